@@ -1,0 +1,181 @@
+/*
+ * The seam: what a device must do for flashgmm. Start reading here.
+ *
+ *   rows --block--> backend --> sums (double, on the host) --M-step (lib)--> parameters --> backend ...
+ *
+ * A backend is one const table of operations shaped like the problem. lib/ validates every argument before
+ * it gets here; a backend re-checks nothing. A new backend is one folder and one line in lib/dispatch.c.
+ *
+ * How an E-step must behave, whatever runs it:
+ *  - Rows are numbered through the whole pass (fgmm_block_source.first_row); blocks come in order, each but the last a multiple of
+ *    FGMM_CHUNK_ROWS long. All partial sums are formed on chunks fixed by that number and combined in row
+ *    order, so the same device gives the same bits for any block size and number of threads.
+ *  - Screen, then refine: a cheap product gives each logit with a rigorous bound and names the components that could hold
+ *    r/w above the row's cut; only these are evaluated exactly. A row with too many survivors goes to the dense engine.
+ *  - The row's cut. Dropping component k from row x takes r from N_k, at most r sqrt(2q) deviations from its mean and r 2q variances
+ *    from its variance (q: half the squared Mahalanobis distance). So a component may go only if r/w (1 + 2q) <= cut; since
+ *    q = C_k - log p(x) - log(r/w) for C_k = log_norm[k], it is enough, with C the largest C_k, that
+ *        log(r/w) <= log cut - log(1 + 2 (C - log p(x) - log cut)).
+ *    All that is lost of component k is then at most cut * w_k N, of its variance as of its count.
+ *  - The N x K responsibilities are never stored; a tile of fixed size may be.
+ */
+#ifndef FGMM_LIB_BACKEND_H
+#define FGMM_LIB_BACKEND_H
+
+#include <flashgmm/flashgmm.h>
+
+/* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
+#define FGMM_BACKEND_ABI 1
+
+/* Rows a chunk: the grain of partial sums and the unit of block sizes. */
+enum { FGMM_CHUNK_ROWS = 1024 };
+
+/* Most components that fgmm_assign returns a row. */
+enum { FGMM_TOP_MAX = 64 };
+
+/* Services of the context for a backend, which links to nothing of lib/. */
+typedef struct fgmm_host {
+    void *user;
+    void *(*alloc)(void *user, size_t bytes); /* 64-byte aligned, not zeroed; NULL if none */
+    void (*free)(void *user, void *pointer);
+    /* Stores the message and returns status: `return host->fail(host->user, FGMM_ERR_DEVICE, "...", ...)`. */
+    fgmm_status (*fail)(void *user, fgmm_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+    void (*log)(void *user, fgmm_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+    int (*cancelled)(void *user); /* nonzero: give up soon, with FGMM_ERR_CANCELLED */
+    int threads;                  /* 0: as many as OpenMP would use */
+    size_t device_memory_limit;   /* 0: the backend's own choice */
+} fgmm_host;
+
+typedef struct fgmm_device fgmm_device; /* an opened device; each backend defines its own */
+typedef struct fgmm_block fgmm_block;   /* rows on a device; each backend defines its own */
+
+/* What to open: by selector, or over handles that the application owns. */
+typedef struct fgmm_open_request {
+    const char
+        *selector; /* cpu: the instruction set or NULL; opencl: NULL (best GPU, then accelerator), "NAME", "P.D" */
+    int any_kind;  /* opencl: 1 if a CPU OpenCL device will do (the caller asked for "opencl" by name) */
+    void *cl_context, *cl_device, *cl_queue; /* opencl: all or none */
+} fgmm_open_request;
+
+typedef struct fgmm_device_facts {
+    char name[256];           /* "avx512", "NVIDIA H200" */
+    int64_t memory_bytes;     /* what blocks and work space may take together; 0: host memory, no limit of its own */
+    int64_t max_block_bytes;  /* one block's rows at most; 0: no limit */
+    int64_t peak_bytes;       /* most device memory held so far; 0 on the CPU */
+    int64_t host_bytes;       /* most host work space held so far */
+    int zero_copy;            /* 1: put only borrows host rows, which must then stay until release */
+    double sum_epsilon;       /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
+    int has_double, has_fast; /* whether FGMM_DOUBLE and FGMM_FAST have kernels here */
+} fgmm_device_facts;
+
+/* A block of rows on its way to a device. Exactly one of data and cl_mem is set. */
+typedef struct fgmm_block_source {
+    const void *data; /* host rows, row i at data + i * stride_bytes */
+    void *cl_mem;     /* or a buffer of the device's own context, row i at offset + i * stride_bytes */
+    size_t offset;
+    unsigned n_wait; /* events to wait for before the first use of cl_mem */
+    void *const *wait_list;
+    size_t stride_bytes;
+    fgmm_dtype type;   /* any of the row types */
+    int64_t first_row; /* number of row 0 in the pass, a multiple of FGMM_CHUNK_ROWS */
+    int64_t n, d;
+    const double *weights; /* [n] on the host, or NULL for all 1 */
+    const double *centre;  /* [D] or NULL: FGMM_F64 rows are narrowed to f32 after this is subtracted, where the
+                               device cannot keep them as they are; everything else then speaks of x itself */
+} fgmm_block_source;
+
+/* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller until the next begin. */
+typedef struct fgmm_params {
+    fgmm_covariance covariance_type; /* FGMM_SPHERICAL or FGMM_DIAG */
+    int64_t k, d;
+    const double *means;        /* [K, D] */
+    const double *half_inv_var; /* 1 / (2 var): [K] or [K, D]; finite, > 0 */
+    const double *log_weights;  /* [K]; FGMM_LOG_ZERO for weight 0: such a component is left out everywhere */
+    const double *weights;      /* [K] */
+    const double *log_norm;     /* [K]: -D/2 log 2pi - 1/2 log|S_k|, so that log p(x, k) = log_weights + log_norm - q,
+                                  q = sum_d half_inv_var (x_d - mean_d)^2 */
+    const double
+        *centre; /* [D]: weighted mean of the means, rounded to f32: what a screen subtracts from rows and means */
+    const double
+        *scale; /* [D]: powers of two near 1 / (deviation of the column), for a screen; all equal if spherical */
+    const double
+        *sum_centres;    /* [K, D]: what the sums are taken about; the same pointer as means in all but rare passes */
+    double cut;          /* what may be dropped, see the row's cut above; 0: keep all */
+    double log_norm_max; /* the largest log_norm of a component with weight */
+    fgmm_precision precision;
+    fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
+    int hard;           /* 1: responsibility 1 for the best component, 0 for the others (k-means) */
+} fgmm_params;
+
+/* The finite stand-in for log 0. */
+#define FGMM_LOG_ZERO (-1e30)
+
+/* Sums of an E-step; a backend adds to them. */
+typedef struct fgmm_sums {
+    double *s0;            /* [K]: sum of w r */
+    double *s1;            /* [K, D]: sum of w r (x - sum_centre) */
+    double *s2;            /* [K, D] if diag, [K] if spherical: sum of w r (x - sum_centre)^2 */
+    double log_likelihood; /* sum of w log p(x); of hard passes: sum of w max_k log p(x, k) */
+    double weight;         /* sum of w */
+    double survivors;      /* components evaluated exactly and kept, over all rows */
+    double dense_rows;     /* rows that went through the dense engine */
+    double dropped;        /* bound on the dropped responsibility, over all rows */
+} fgmm_sums;
+
+/* Column sums about a centre, with the first row that holds NaN or Inf. */
+typedef struct fgmm_moments {
+    double *sum;        /* [D]: sum of w (x - centre) */
+    double *square;     /* [D]: sum of w (x - centre)^2 */
+    double weight;      /* sum of w */
+    int64_t bad_row;    /* number (through the pass) of the first row with NaN or Inf; -1 if none so far */
+    int64_t bad_column; /* its first such column */
+    int64_t bad_count;  /* rows with any; their values are kept out of the sums */
+} fgmm_moments;
+
+/* Every function returns a status with its message already stored through host->fail. */
+typedef struct fgmm_backend {
+    unsigned abi;     /* FGMM_BACKEND_ABI */
+    const char *name; /* "cpu", "opencl" */
+
+    /* Fills infos (room for cap) and *n; *n may be 0. @param why_none room for why_size bytes, may stay empty. Required. */
+    fgmm_status (*list)(const fgmm_host *host, fgmm_device_info *infos, int cap, int *n, char *why_none,
+                        size_t why_size);
+    /* Opens a device; the host table is copied. Required. */
+    fgmm_status (*open)(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out);
+    void (*close)(fgmm_device *device);
+    void (*describe)(const fgmm_device *device, fgmm_device_facts *out);
+
+    /* Starts bringing a block to the device. The source's host memory must stay until wait (zero_copy: until release). */
+    fgmm_status (*put)(fgmm_device *device, const fgmm_block_source *source, fgmm_block **out);
+    fgmm_status (*wait)(fgmm_device *device, fgmm_block *block);
+    void (*release)(fgmm_device *device, fgmm_block *block); /* NULL is ignored; also while work on it is under way */
+
+    /* Adds to *io. centre is [D]. Required. */
+    fgmm_status (*moments)(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io);
+    /* Copies rows (numbers within the block, any order) as double: out [count, d]. Required. */
+    fgmm_status (*gather)(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out);
+
+    /* Sets the parameters for estep and assign, and starts the device's sums at zero. Required. */
+    fgmm_status (*begin)(fgmm_device *device, const fgmm_params *params);
+    /* E-step over a block. log_prob: NULL or [n] for log p(x). May be asynchronous unless log_prob is given. Required. */
+    fgmm_status (*estep)(fgmm_device *device, fgmm_block *block, double *log_prob);
+    /* Adds the sums since begin to *out and waits for them. Required; once after the last estep. */
+    fgmm_status (*collect)(fgmm_device *device, fgmm_sums *out);
+    /* The best m components of each row, best first, ids -1 for those below the row's cut. ids, resp [n, m], log_prob [n]: each may be NULL. Required. */
+    fgmm_status (*assign)(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+
+    /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional: opencl. */
+    fgmm_status (*share)(fgmm_device *device, int keep, void *cl_mem, size_t bytes, void *const *events,
+                         unsigned count);
+    /* An event after all work enqueued so far, retained for the caller. Optional: opencl. */
+    fgmm_status (*last_use)(fgmm_device *device, void **event);
+} fgmm_backend;
+
+/* The backend that is always there. */
+extern const fgmm_backend fgmm_backend_cpu;
+
+/* A loadable backend's one exported symbol. @return NULL if it was built for another abi. */
+typedef const fgmm_backend *(*fgmm_backend_entry)(unsigned abi);
+#define FGMM_BACKEND_ENTRY "fgmm_backend_module"
+
+#endif

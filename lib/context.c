@@ -1,0 +1,276 @@
+#include "dispatch.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+const char *fgmm_status_name(fgmm_status status) {
+    static const char *const names[] = {
+        "ok",           "invalid argument", "out of memory", "input or output error", "bad file format", "bad data",
+        "device error", "unsupported",      "cancelled",     "internal error"};
+    return (unsigned)status < sizeof names / sizeof *names ? names[status] : "unknown status";
+}
+
+#define FGMM_TEXT_(x) #x
+#define FGMM_TEXT(x) FGMM_TEXT_(x)
+
+const char *fgmm_version(void) {
+    return FGMM_TEXT(FGMM_VERSION_MAJOR) "." FGMM_TEXT(FGMM_VERSION_MINOR) "." FGMM_TEXT(FGMM_VERSION_PATCH);
+}
+
+size_t fgmm_dtype_size(fgmm_dtype type) {
+    static const unsigned char sizes[] = {4, 8, 2, 2, 1, 1, 4, 8};
+    return (unsigned)type < sizeof sizes ? sizes[type] : 0;
+}
+
+/* ---- messages and log ---- */
+
+static fgmm_status fail_with(fgmm_context *ctx, fgmm_status status, const char *format, va_list arguments) {
+    if (!ctx) return status;
+    /* Of several failures, the first is the cause. Worker threads may fail at once. */
+    if (atomic_exchange(&ctx->failing, 1) == 0) vsnprintf(ctx->message, sizeof ctx->message, format, arguments);
+    return status;
+}
+
+fgmm_status fgmm_fail(fgmm_context *ctx, fgmm_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fail_with(ctx, status, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+static void log_with(fgmm_context *ctx, fgmm_log_level level, const char *format, va_list arguments) {
+    if (!ctx || !ctx->log || level > ctx->log_level) return;
+    char line[1024];
+    vsnprintf(line, sizeof line, format, arguments);
+    ctx->log(ctx->log_user, level, line);
+}
+
+void fgmm_log(fgmm_context *ctx, fgmm_log_level level, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    log_with(ctx, level, format, arguments);
+    va_end(arguments);
+}
+
+void fgmm_enter(fgmm_context *ctx) {
+    ctx->message[0] = 0;
+    atomic_store(&ctx->failing, 0);
+}
+
+int fgmm_threads(const fgmm_context *ctx) {
+#ifdef _OPENMP
+    return ctx->host.threads > 0 ? ctx->host.threads : omp_get_max_threads();
+#else
+    (void)ctx;
+    return 1;
+#endif
+}
+
+int fgmm_cancelled(fgmm_context *ctx) {
+    return atomic_load_explicit(&ctx->cancelled, memory_order_relaxed);
+}
+
+/* ---- memory ---- */
+
+/* Before each aligned block: where it came from and how large it is. */
+typedef struct {
+    void *raw;
+    size_t bytes;
+} alloc_header;
+
+enum { ALLOC_ALIGN = 64 };
+
+static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
+    if (bytes > SIZE_MAX - 2 * ALLOC_ALIGN - sizeof(alloc_header)) return NULL;
+    size_t whole = bytes + ALLOC_ALIGN + sizeof(alloc_header);
+    char *raw = ctx->allocator.alloc(ctx->allocator.user, whole);
+    if (!raw) return NULL;
+    uintptr_t at = ((uintptr_t)raw + sizeof(alloc_header) + ALLOC_ALIGN - 1) & ~(uintptr_t)(ALLOC_ALIGN - 1);
+    *((alloc_header *)at - 1) = (alloc_header){raw, whole};
+    long long now = atomic_fetch_add(&ctx->bytes, (long long)whole) + (long long)whole;
+    long long peak = atomic_load(&ctx->peak_bytes);
+    while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
+    }
+    return (void *)at;
+}
+
+void fgmm_free(fgmm_context *ctx, void *pointer) {
+    if (!pointer) return;
+    alloc_header header = *((alloc_header *)pointer - 1);
+    atomic_fetch_sub(&ctx->bytes, (long long)header.bytes);
+    ctx->allocator.free(ctx->allocator.user, header.raw);
+}
+
+void *fgmm_alloc(fgmm_context *ctx, size_t bytes, const char *what) {
+    void *pointer = alloc_counted(ctx, bytes);
+    if (!pointer) fgmm_fail(ctx, FGMM_ERR_MEMORY, "no memory for %s (%zu bytes)", what, bytes);
+    return pointer;
+}
+
+void *fgmm_calloc(fgmm_context *ctx, size_t count, size_t size, const char *what) {
+    if (size && count > SIZE_MAX / size) {
+        fgmm_fail(ctx, FGMM_ERR_MEMORY, "no memory for %s (%zu x %zu bytes)", what, count, size);
+        return NULL;
+    }
+    void *pointer = fgmm_alloc(ctx, count * size, what);
+    if (pointer) memset(pointer, 0, count * size);
+    return pointer;
+}
+
+char *fgmm_strdup(fgmm_context *ctx, const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = fgmm_alloc(ctx, size, "a string");
+    return copy ? memcpy(copy, text, size) : NULL;
+}
+
+/* ---- the services of a backend ---- */
+
+static void *host_alloc(void *user, size_t bytes) {
+    return alloc_counted(user, bytes);
+}
+static void host_free(void *user, void *pointer) {
+    fgmm_free(user, pointer);
+}
+static int host_cancelled(void *user) {
+    return fgmm_cancelled(user);
+}
+
+static fgmm_status host_fail(void *user, fgmm_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fail_with(user, status, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+static void host_log(void *user, fgmm_log_level level, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    log_with(user, level, format, arguments);
+    va_end(arguments);
+}
+
+/* ---- the context ---- */
+
+static void *system_alloc(void *user, size_t bytes) {
+    (void)user;
+    return malloc(bytes);
+}
+
+static void system_free(void *user, void *pointer) {
+    (void)user;
+    free(pointer);
+}
+
+static fgmm_status creation_failed(const fgmm_context_options *options, fgmm_status status, const char *message) {
+    if (options && options->error && options->error_size) snprintf(options->error, options->error_size, "%s", message);
+    return status;
+}
+
+/* The caller's options over the defaults; a caller built against an older header has a shorter struct. */
+static fgmm_status read_options(fgmm_context_options *to, const fgmm_context_options *from) {
+    *to = (fgmm_context_options)FGMM_CONTEXT_OPTIONS_INIT;
+    if (!from) return FGMM_OK;
+    if (from->struct_size < sizeof(size_t) || from->struct_size > sizeof *to)
+        return creation_failed(NULL, FGMM_ERR_INVALID, "");
+    memcpy(to, from, from->struct_size);
+    return FGMM_OK;
+}
+
+/* Makes a context that has no device yet. */
+static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *options) {
+    fgmm_allocator allocator = options->allocator;
+    if (!allocator.alloc != !allocator.free)
+        return creation_failed(options, FGMM_ERR_INVALID, "the allocator has one of alloc and free without the other");
+    if (!allocator.alloc) allocator = (fgmm_allocator){system_alloc, system_free, NULL};
+    if (options->threads < 0) return creation_failed(options, FGMM_ERR_INVALID, "threads is negative");
+    const char *device = options->device ? options->device : getenv("FLASHGMM_DEVICE");
+    const char *isa = options->cpu_isa ? options->cpu_isa : getenv("FLASHGMM_CPU_ISA");
+    if (!device || !*device) device = "auto";
+    fgmm_context *ctx = allocator.alloc(allocator.user, sizeof *ctx);
+    if (!ctx) return creation_failed(options, FGMM_ERR_MEMORY, "no memory for a context");
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = allocator;
+    ctx->log = options->log;
+    ctx->log_user = options->log_user;
+    ctx->log_level = options->log_level ? options->log_level : FGMM_LOG_INFO;
+    ctx->progress = options->progress;
+    ctx->progress_user = options->progress_user;
+    ctx->label = "";
+    snprintf(ctx->device, sizeof ctx->device, "%s", device);
+    snprintf(ctx->cpu_isa, sizeof ctx->cpu_isa, "%s", isa ? isa : "");
+    ctx->host = (fgmm_host){.user = ctx,
+                            .alloc = host_alloc,
+                            .free = host_free,
+                            .fail = host_fail,
+                            .log = host_log,
+                            .cancelled = host_cancelled,
+                            .threads = options->threads,
+                            .device_memory_limit = options->device_memory_limit};
+    *out = ctx;
+    return FGMM_OK;
+}
+
+static fgmm_status context_finish(fgmm_context **out, fgmm_context *ctx, const fgmm_context_options *options,
+                                  fgmm_status status) {
+    if (status == FGMM_OK) {
+        *out = ctx;
+        return FGMM_OK;
+    }
+    creation_failed(options, status, ctx->message);
+    fgmm_context_free(ctx);
+    return status;
+}
+
+fgmm_status fgmm_context_create(fgmm_context **out, const fgmm_context_options *given) {
+    if (!out) return FGMM_ERR_INVALID;
+    *out = NULL;
+    fgmm_context_options options;
+    fgmm_context *ctx = NULL;
+    FGMM_TRY(read_options(&options, given));
+    FGMM_TRY(context_new(&ctx, &options));
+    return context_finish(out, ctx, &options, fgmm_dispatch_named(ctx));
+}
+
+fgmm_status fgmm_context_create_over(fgmm_context **out, const fgmm_context_options *given,
+                                     const fgmm_backend *(*find)(fgmm_context *, char *, size_t),
+                                     const fgmm_open_request *request) {
+    *out = NULL;
+    fgmm_context_options options;
+    fgmm_context *ctx = NULL;
+    FGMM_TRY(read_options(&options, given));
+    FGMM_TRY(context_new(&ctx, &options));
+    snprintf(ctx->device, sizeof ctx->device, "opencl");
+    char why[512] = "";
+    const fgmm_backend *backend = find(ctx, why, sizeof why);
+    fgmm_status status = backend ? fgmm_dispatch_open(ctx, &ctx->opencl, backend, request)
+                                 : fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED, "%s", why);
+    return context_finish(out, ctx, &options, status);
+}
+
+void fgmm_context_free(fgmm_context *ctx) {
+    if (!ctx) return;
+    fgmm_dispatch_close(&ctx->opencl);
+    fgmm_dispatch_close(&ctx->cpu);
+    fgmm_allocator allocator = ctx->allocator;
+    allocator.free(allocator.user, ctx);
+}
+
+const char *fgmm_context_message(const fgmm_context *ctx) {
+    return ctx ? ctx->message : "no context";
+}
+const char *fgmm_context_device(const fgmm_context *ctx) {
+    return ctx ? ctx->label : "";
+}
+
+void fgmm_context_cancel(fgmm_context *ctx) {
+    if (ctx) atomic_store(&ctx->cancelled, 1);
+}

@@ -1,0 +1,39 @@
+/* The context: messages, memory, log, cancel, and the opened device. */
+#ifndef FGMM_LIB_CONTEXT_H
+#define FGMM_LIB_CONTEXT_H
+
+#include "backend.h"
+
+/* Forwards a failure. */
+#define FGMM_TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        fgmm_status fgmm_try_ = (call);                                                                                \
+        if (fgmm_try_ != FGMM_OK) return fgmm_try_;                                                                    \
+    } while (0)
+
+/* Forwards a failure to the single exit of a function that holds something: `done:` returns `status`. */
+#define FGMM_GO(call)                                                                                                  \
+    do {                                                                                                               \
+        status = (call);                                                                                               \
+        if (status != FGMM_OK) goto done;                                                                              \
+    } while (0)
+
+/* Stores a message and returns status. ctx may be NULL (the message is then lost). */
+fgmm_status fgmm_fail(fgmm_context *ctx, fgmm_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void fgmm_log(fgmm_context *ctx, fgmm_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* 64-byte aligned memory through the caller's allocator; counted for peak_host_bytes. NULL only with the message
+ * "no memory for ..." stored; bytes 0 gives a valid pointer. */
+void *fgmm_alloc(fgmm_context *ctx, size_t bytes, const char *what);
+/* count * size with an overflow check, zeroed. */
+void *fgmm_calloc(fgmm_context *ctx, size_t count, size_t size, const char *what);
+void fgmm_free(fgmm_context *ctx, void *pointer);
+char *fgmm_strdup(fgmm_context *ctx, const char *text);
+
+int fgmm_cancelled(fgmm_context *ctx);
+
+/* Threads that loops of lib/ may use: the option, else what OpenMP would. */
+int fgmm_threads(const fgmm_context *ctx);
+
+#endif

@@ -1,0 +1,55 @@
+/* The context's state, and the choice of a device for a call. */
+#ifndef FGMM_LIB_DISPATCH_H
+#define FGMM_LIB_DISPATCH_H
+
+#include <stdatomic.h>
+
+#include "context.h"
+
+/* An opened device. */
+typedef struct fgmm_target {
+    const fgmm_backend *backend; /* NULL: not opened */
+    fgmm_device *device;
+    fgmm_device_facts facts;
+    char label[300]; /* "cpu (avx512)", "opencl: NAME" */
+} fgmm_target;
+
+struct fgmm_context {
+    fgmm_allocator allocator;
+    fgmm_log_fn log;
+    void *log_user;
+    fgmm_log_level log_level;
+    fgmm_progress_fn progress;
+    void *progress_user;
+    fgmm_host host;
+    char device[256]; /* "auto", "cpu", "opencl", "opencl:..." */
+    char cpu_isa[32]; /* "" for the best */
+    char message[2048];
+    const char *label;
+    atomic_int cancelled;
+    atomic_llong bytes, peak_bytes;
+    atomic_int failing; /* guards message: the first failure of a call, from whatever thread, is kept */
+    fgmm_target cpu, opencl;
+    int opencl_tried; /* "auto" looked for a device already */
+};
+
+/* Starts a public call: forgets the last message. */
+void fgmm_enter(fgmm_context *ctx);
+
+/* The device for a call. @param work multiply-adds the call is likely to take, for "auto".
+ * @param cl_rows 1 if the rows are a caller's cl_mem, which only the context's OpenCL device can read. */
+fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows,
+                          const fgmm_target **out);
+
+/* Opens what fgmm_context_options.device names; "auto" opens nothing yet. */
+fgmm_status fgmm_dispatch_named(fgmm_context *ctx);
+fgmm_status fgmm_dispatch_open(fgmm_context *ctx, fgmm_target *target, const fgmm_backend *backend,
+                               const fgmm_open_request *request);
+void fgmm_dispatch_close(fgmm_target *target);
+
+/* A context over an application's own device handles. `find` gives the backend, or NULL and why. */
+fgmm_status fgmm_context_create_over(fgmm_context **out, const fgmm_context_options *options,
+                                     const fgmm_backend *(*find)(fgmm_context *, char *, size_t),
+                                     const fgmm_open_request *request);
+
+#endif

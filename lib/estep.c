@@ -1,0 +1,115 @@
+#include "estep.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "params.h"
+#include "pass_check.h"
+
+fgmm_precision fgmm_precision_on(const fgmm_target *target, fgmm_precision asked) {
+    return asked == FGMM_FAST && !target->facts.has_fast ? FGMM_EXACT : asked;
+}
+
+/* Below this many components a screen saves nothing over direct differences. */
+static const int64_t dense_components = 8;
+
+fgmm_engine fgmm_engine_next(const fgmm_engine_choice *choice, fgmm_precision precision, int64_t k) {
+    if (precision == FGMM_DOUBLE) return FGMM_ENGINE_DENSE;
+    if (choice->asked != FGMM_ENGINE_AUTO) return choice->asked;
+    if (k <= dense_components) return FGMM_ENGINE_DENSE;
+    return choice->now == FGMM_ENGINE_AUTO ? FGMM_ENGINE_SCREEN : choice->now;
+}
+
+/* Screening pays while most rows pass it; after two failures it is not tried again in this fit. */
+static void engine_learn(fgmm_engine_choice *choice, fgmm_engine ran, const fgmm_pass_counts *counts) {
+    choice->now = ran;
+    if (ran == FGMM_ENGINE_SCREEN && counts->dense_fraction > 0.25) {
+        choice->screen_failures++;
+        choice->now = FGMM_ENGINE_DENSE;
+    } else if (ran == FGMM_ENGINE_DENSE && counts->survivors_per_row < 6 && choice->screen_failures < 2) {
+        choice->now = FGMM_ENGINE_SCREEN;
+    }
+}
+
+typedef struct {
+    const fgmm_target *target;
+    double weight, rows;
+} estep_state;
+
+static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
+    estep_state *state = user;
+    state->rows += (double)(block->n - block->n_bad);
+    return state->target->backend->estep(state->target->device, block->block, NULL);
+}
+
+/* Nothing is dropped that holds more than e^-69 of a row. */
+static const double cut_min = 1e-30;
+
+/* To the new means. */
+static void move_centres(fgmm_stats *stats) {
+    int64_t k = stats->model->k, d = stats->model->d;
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < d && stats->s0[i] > 0; j++)
+            stats->centres[i * d + j] += stats->s1[i * d + j] / stats->s0[i];
+}
+
+static void stats_clear(fgmm_stats *stats) {
+    int64_t k = stats->model->k, d = stats->model->d;
+    memset(stats->s0, 0, (size_t)k * sizeof(double));
+    memset(stats->s1, 0, (size_t)(k * d) * sizeof(double));
+    memset(stats->s2, 0, (size_t)fgmm_covariances_size(stats->model->type, k, d) * sizeof(double));
+    stats->log_likelihood = stats->weight = stats->rows = 0;
+}
+
+static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_target *target, const fgmm_params *params,
+                            fgmm_stats *stats, fgmm_sums *sums) {
+    *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
+    estep_state state = {.target = target};
+    FGMM_TRY(target->backend->begin(target->device, params));
+    FGMM_TRY(fgmm_feed_run(feed, stage, estep_visit, &state));
+    FGMM_TRY(target->backend->collect(target->device, sums));
+    stats->log_likelihood = sums->log_likelihood;
+    stats->weight = sums->weight;
+    stats->rows = state.rows;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
+                            fgmm_precision precision, int hard, fgmm_engine_choice *choice, fgmm_pass_counts *counts) {
+    const fgmm_target *target = fgmm_feed_target(feed);
+    const fgmm_model *model = stats->model;
+    fgmm_prepared prepared = {0};
+    fgmm_status status = FGMM_OK;
+    fgmm_sums sums;
+    fgmm_pass_counts seen = {0};
+    FGMM_GO(fgmm_prepare(ctx, &prepared, model));
+    fgmm_params *params = &prepared.params;
+    params->precision = fgmm_precision_on(target, precision);
+    params->engine = fgmm_engine_next(choice, params->precision, model->k);
+    /* A hard pass needs the best component alone. */
+    params->cut = params->precision == FGMM_DOUBLE ? 0 : hard ? 0.5 : choice->cut > 0 ? choice->cut : FGMM_CUT;
+    params->hard = hard;
+    params->sum_centres = stats->centres;
+    FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
+    double tolerance = params->precision == FGMM_DOUBLE ? 1e-13 : 1e-6;
+    fgmm_pass_check check = fgmm_check_pass(stats, target->facts.sum_epsilon, tolerance);
+    int too_much_dropped = !hard && params->cut > check.cut && params->cut > cut_min;
+    if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped)) {
+        if (check.recentre) move_centres(stats);
+        if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
+        stats_clear(stats);
+        FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
+    }
+    /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */
+    if (!hard) choice->cut = fmin(100 * params->cut, FGMM_CUT);
+    if (stats->rows > 0) {
+        seen.survivors_per_row = sums.survivors / stats->rows;
+        seen.dropped_mass = sums.weight > 0 ? sums.dropped / sums.weight : 0;
+        seen.dense_fraction = sums.dense_rows / stats->rows;
+    }
+    engine_learn(choice, params->engine, &seen);
+    if (counts) *counts = seen;
+done:
+    fgmm_prepared_free(ctx, &prepared);
+    return status;
+}

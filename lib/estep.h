@@ -1,0 +1,36 @@
+/* One E-step over a feed, as statistics. */
+#ifndef FGMM_LIB_ESTEP_H
+#define FGMM_LIB_ESTEP_H
+
+#include "feed.h"
+#include "stats.h"
+
+/* What may be dropped (backend.h, the row's cut) in a pass that nothing is known about; pass_check.c tells when it was too much. */
+#define FGMM_CUT 1e-8
+
+/* Which engine and cut to start with, from what the last pass saw. Zero-initialised at the start of a fit. */
+typedef struct fgmm_engine_choice {
+    fgmm_engine asked, now;
+    int screen_failures;
+    double cut; /* for the next pass; 0: FGMM_CUT */
+} fgmm_engine_choice;
+
+typedef struct fgmm_pass_counts {
+    double survivors_per_row, dropped_mass, dense_fraction;
+} fgmm_pass_counts;
+
+/* Statistics without rows under model, which is copied. */
+fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
+
+/* Adds an E-step under stats->model over the feed. stats must hold no rows yet: its centres may be moved.
+ * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */
+fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
+                            fgmm_precision precision, int hard, fgmm_engine_choice *choice, fgmm_pass_counts *counts);
+
+/* What will run where `asked` was asked for. */
+fgmm_precision fgmm_precision_on(const fgmm_target *target, fgmm_precision asked);
+
+/* The engine for the next pass over a model of k components. */
+fgmm_engine fgmm_engine_next(const fgmm_engine_choice *choice, fgmm_precision precision, int64_t k);
+
+#endif

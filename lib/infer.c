@@ -1,0 +1,153 @@
+/* Scores and assignments of rows under a model. */
+#include <math.h>
+#include <string.h>
+
+#include "params.h"
+#include "report.h"
+
+typedef struct {
+    const fgmm_target *target;
+    int m;
+    double min_resp;
+    int32_t *ids;
+    float *resp;
+    double *log_prob;
+    /* for fgmm_score: the sums, with log_prob as room for one block */
+    int scoring;
+    double sum, weight;
+} infer_state;
+
+/* Row by row in chunks, so that the sum does not depend on the size of blocks. */
+static void score_block(infer_state *state, const fgmm_feed_block *block) {
+    for (int64_t from = 0; from < block->n; from += FGMM_CHUNK_ROWS) {
+        int64_t to = from + FGMM_CHUNK_ROWS < block->n ? from + FGMM_CHUNK_ROWS : block->n;
+        double sum = 0, weight = 0;
+        for (int64_t i = from; i < to; i++) {
+            double w = block->weights ? block->weights[i] : 1;
+            sum += w > 0 ? w * state->log_prob[i] : 0;
+            weight += w;
+        }
+        state->sum += sum;
+        state->weight += weight;
+    }
+}
+
+static fgmm_status infer_visit(void *user, const fgmm_feed_block *block) {
+    infer_state *state = user;
+    int64_t m = state->m;
+    int32_t *ids = state->ids ? state->ids + block->first * m : NULL;
+    float *resp = state->resp ? state->resp + block->first * m : NULL;
+    double *log_prob = state->log_prob;
+    if (log_prob && !state->scoring) log_prob += block->first;
+    FGMM_TRY(state->target->backend->assign(state->target->device, block->block, (int)m, ids, resp, log_prob));
+    if (state->scoring) {
+        score_block(state, block);
+        return FGMM_OK;
+    }
+    for (int64_t b = 0; b < block->n_bad; b++) {
+        int64_t i = block->bad[b] - block->first;
+        for (int64_t j = 0; j < m; j++) {
+            if (ids) ids[i * m + j] = -1;
+            if (resp) resp[i * m + j] = 0;
+        }
+        if (log_prob) log_prob[i] = NAN;
+    }
+    if (state->min_resp > 0 && resp)
+        for (int64_t i = 0; i < block->n * m; i++)
+            if (resp[i] < state->min_resp) {
+                resp[i] = 0;
+                ids[i] = -1;
+            }
+    return FGMM_OK;
+}
+
+/* One pass over rows under model. */
+static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model *model, const fgmm_rows *rows,
+                         const fgmm_compute_options *given, infer_state *state, fgmm_report *report) {
+    if (!model || !rows) return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: a pointer is NULL", stage);
+    fgmm_compute_options compute;
+    FGMM_TRY(fgmm_compute_read(ctx, &compute, given));
+    if (rows->d != model->d)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: the rows have %lld features, the model %lld", stage,
+                         (long long)rows->d, (long long)model->d);
+    fgmm_status status = FGMM_OK;
+    fgmm_report_scope scope;
+    FGMM_TRY(fgmm_report_begin(ctx, &scope, report));
+    fgmm_feed *feed = NULL;
+    fgmm_prepared prepared = {0};
+    double *room = NULL;
+    double work = (double)rows->n * (double)rows->d * (double)model->k;
+    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, &state->target));
+    FGMM_GO(fgmm_feed_open(ctx, &feed, rows, state->target, &compute, 1));
+    if (state->scoring) {
+        room = fgmm_alloc(ctx, (size_t)fgmm_feed_block_rows(feed) * sizeof *room, "log-probabilities of a block");
+        if (!room) status = FGMM_ERR_MEMORY;
+        if (!room) goto done;
+        state->log_prob = room;
+    }
+    FGMM_GO(fgmm_prepare(ctx, &prepared, model));
+    fgmm_engine_choice choice = {.asked = compute.engine};
+    fgmm_params *params = &prepared.params;
+    params->precision = fgmm_precision_on(state->target, compute.precision);
+    params->engine = fgmm_engine_next(&choice, params->precision, model->k);
+    params->cut = params->precision == FGMM_DOUBLE ? 0 : FGMM_CUT;
+    FGMM_GO(state->target->backend->begin(state->target->device, params));
+    FGMM_GO(fgmm_feed_run(feed, stage, infer_visit, state));
+    fgmm_report_pass(&scope, feed, params->engine, compute.precision, NULL);
+done:
+    fgmm_report_end(&scope, status);
+    fgmm_prepared_free(ctx, &prepared);
+    fgmm_free(ctx, room);
+    fgmm_feed_close(ctx, feed);
+    return status;
+}
+
+fgmm_status fgmm_score_samples(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                               const fgmm_compute_options *options, double *log_prob, fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!log_prob) return fgmm_fail(ctx, FGMM_ERR_INVALID, "score_samples: log_prob is NULL");
+    infer_state state = {.log_prob = log_prob};
+    return infer(ctx, "score", model, rows, options, &state, report);
+}
+
+fgmm_status fgmm_score(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                       const fgmm_compute_options *options, fgmm_score_result *out, fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!out) return fgmm_fail(ctx, FGMM_ERR_INVALID, "score: out is NULL");
+    infer_state state = {.scoring = 1};
+    FGMM_TRY(infer(ctx, "score", model, rows, options, &state, report));
+    if (!(state.weight > 0))
+        return fgmm_fail(ctx, FGMM_ERR_DATA, "score: no rows are left to score: the weights sum to %g", state.weight);
+    double parameters = (double)fgmm_model_parameters(model);
+    *out = (fgmm_score_result){.log_likelihood = state.sum / state.weight,
+                               .aic = 2 * parameters - 2 * state.sum,
+                               .bic = parameters * log(state.weight) - 2 * state.sum,
+                               .weight = state.weight};
+    if (report) report->lower_bound = out->log_likelihood;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_predict(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                         const fgmm_compute_options *options, int32_t *labels, fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!labels) return fgmm_fail(ctx, FGMM_ERR_INVALID, "predict: labels is NULL");
+    infer_state state = {.m = 1, .ids = labels};
+    return infer(ctx, "predict", model, rows, options, &state, report);
+}
+
+fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                        const fgmm_compute_options *options, int m, double min_resp, int32_t *ids, float *resp,
+                        double *log_prob, fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!ids || !resp) return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: ids or resp is NULL");
+    if (m < 1 || m > FGMM_TOP_MAX)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: m = %d must be 1 to %d", m, FGMM_TOP_MAX);
+    if (!(min_resp >= 0 && min_resp <= 1))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: min_resp = %g must be within 0 and 1", min_resp);
+    infer_state state = {.m = m, .min_resp = min_resp, .ids = ids, .resp = resp, .log_prob = log_prob};
+    return infer(ctx, "predict", model, rows, options, &state, report);
+}

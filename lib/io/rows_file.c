@@ -1,0 +1,299 @@
+/* Rows in files, read by pread, a range at a time.
+ *
+ *   npy                 NumPy's header, then [N, D] (or [D, N] in memory, for Fortran order)
+ *   fbin u8bin i8bin    uint32 N, uint32 D, then [N, D]             (big-ann-benchmarks)
+ *   fvecs bvecs         each row: int32 D, then D elements          (TexMex)
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "../dispatch.h"
+#include "infile.h"
+#include "npy.h"
+#include "rows_file.h"
+
+typedef enum layout { PACKED, PREFIXED, COLUMNS } layout;
+
+typedef struct file_rows {
+    char *path;
+    int fd;
+    layout layout;
+    fgmm_dtype type;
+    int64_t size;   /* bytes of the file */
+    int64_t offset; /* bytes before the rows */
+    int64_t n, d;
+    size_t item;
+    unsigned char *buffer; /* for layouts that need rearranging */
+    size_t buffer_bytes;
+} file_rows;
+
+/* ---- reading ---- */
+
+static fgmm_status read_at(fgmm_context *ctx, const file_rows *file, void *dst, size_t bytes, int64_t offset) {
+    char *at = dst;
+    while (bytes > 0) {
+        ssize_t n = pread(file->fd, at, bytes < (1u << 30) ? bytes : 1u << 30, offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fgmm_fail_errno(ctx, errno, "cannot read", file->path);
+        if (n == 0)
+            return fgmm_fail(ctx, FGMM_ERR_IO, "cannot read %s: it ends at byte %lld; it had %lld when it was opened",
+                             file->path, (long long)offset, (long long)file->size);
+        at += n;
+        offset += n;
+        bytes -= (size_t)n;
+    }
+    return FGMM_OK;
+}
+
+static fgmm_status read_packed(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
+    const file_rows *file = state;
+    size_t row = file->item * (size_t)file->d;
+    return read_at(ctx, file, dst, (size_t)n * row, file->offset + first * (int64_t)row);
+}
+
+/* Drops the int32 before each row, having seen that it is still D. */
+static fgmm_status read_prefixed(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
+    const file_rows *file = state;
+    size_t row = file->item * (size_t)file->d, stride = row + 4;
+    int64_t at_once = (int64_t)(file->buffer_bytes / stride);
+    unsigned char *to = dst;
+    while (n > 0) {
+        int64_t count = n < at_once ? n : at_once;
+        FGMM_TRY(read_at(ctx, file, file->buffer, (size_t)count * stride, first * (int64_t)stride));
+        for (int64_t i = 0; i < count; i++) {
+            const unsigned char *from = file->buffer + (size_t)i * stride;
+            int32_t d;
+            memcpy(&d, from, 4);
+            if (d != file->d)
+                return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: row %lld has %ld features; row 0 has %lld", file->path,
+                                 (long long)(first + i), (long)d, (long long)file->d);
+            memcpy(to, from + 4, row);
+            to += row;
+        }
+        first += count;
+        n -= count;
+    }
+    return FGMM_OK;
+}
+
+/* Turns a piece of each column; several columns a piece, so that a write touches whole stretches of a row. */
+static fgmm_status read_columns(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
+    enum { GROUP = 64 };
+    const file_rows *file = state;
+    size_t item = file->item, row = item * (size_t)file->d;
+    int64_t at_once = (int64_t)(file->buffer_bytes / (GROUP * item));
+    for (int64_t done = 0; done < n; done += at_once) {
+        int64_t count = n - done < at_once ? n - done : at_once;
+        for (int64_t c0 = 0; c0 < file->d; c0 += GROUP) {
+            int64_t columns = file->d - c0 < GROUP ? file->d - c0 : GROUP;
+            unsigned char *to = (unsigned char *)dst + (size_t)done * row + (size_t)c0 * item;
+            for (int64_t c = 0; c < columns; c++)
+                FGMM_TRY(read_at(ctx, file, file->buffer + (size_t)(c * count) * item, (size_t)count * item,
+                                 file->offset + ((c0 + c) * file->n + first + done) * (int64_t)item));
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t c = 0; c < columns; c++)
+                    memcpy(to + (size_t)i * row + (size_t)c * item, file->buffer + (size_t)(c * count + i) * item,
+                           item);
+        }
+    }
+    return FGMM_OK;
+}
+
+static void close_file(fgmm_context *ctx, void *state) {
+    file_rows *file = state;
+    if (file->fd >= 0) close(file->fd);
+    fgmm_free(ctx, file->buffer);
+    fgmm_free(ctx, file->path);
+    fgmm_free(ctx, file);
+}
+
+static const fgmm_rows_ops layouts[] = {
+    [PACKED] = {.read = read_packed, .close = close_file},
+    [PREFIXED] = {.read = read_prefixed, .close = close_file},
+    [COLUMNS] = {.read = read_columns, .close = close_file},
+};
+
+/* ---- headers ---- */
+
+static fgmm_status no_rows(fgmm_context *ctx, const file_rows *file) {
+    return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: holds %lld rows of %lld features; both must be positive", file->path,
+                     (long long)file->n, (long long)file->d);
+}
+
+/* The file must be exactly as long as header and rows. */
+static fgmm_status check_size(fgmm_context *ctx, const file_rows *file) {
+    int64_t bytes;
+    if (file->n <= 0 || file->d <= 0 || file->d > INT32_MAX) return no_rows(ctx, file);
+    if (__builtin_mul_overflow(file->n, file->d, &bytes) ||
+        __builtin_mul_overflow(bytes, (int64_t)file->item, &bytes) ||
+        __builtin_add_overflow(bytes, file->offset, &bytes))
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: its header claims %lld x %lld elements, which overflows",
+                         file->path, (long long)file->n, (long long)file->d);
+    if (bytes != file->size)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT,
+                         "%s: %s: its header claims %lld x %lld elements, %lld bytes, but the file has %lld",
+                         file->path, bytes > file->size ? "truncated" : "too long", (long long)file->n,
+                         (long long)file->d, (long long)bytes, (long long)file->size);
+    return FGMM_OK;
+}
+
+typedef struct header_source {
+    fgmm_npy_source base;
+    const file_rows *file;
+    int64_t at;
+} header_source;
+
+static fgmm_status read_header_bytes(fgmm_context *ctx, fgmm_npy_source *base, void *dst, size_t bytes) {
+    header_source *source = (header_source *)base;
+    if ((int64_t)bytes > source->file->size - source->at)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: its %lld bytes end inside the .npy header", base->label,
+                         (long long)source->file->size);
+    FGMM_TRY(read_at(ctx, source->file, dst, bytes, source->at));
+    source->at += (int64_t)bytes;
+    return FGMM_OK;
+}
+
+static fgmm_status open_npy(fgmm_context *ctx, file_rows *file) {
+    static const fgmm_dtype rows_types[] = {FGMM_F32, FGMM_F64, FGMM_F16, FGMM_U8, FGMM_I8};
+    header_source source = {{file->path, read_header_bytes}, file, 0};
+    fgmm_npy_header header;
+    char why[128];
+    bool known = false;
+    FGMM_TRY(fgmm_npy_read_header(ctx, &source.base, &header));
+    for (size_t i = 0; i < sizeof rows_types / sizeof *rows_types; i++) {
+        const char *descr = fgmm_npy_descr(rows_types[i]);
+        if (header.order != '>' && header.kind == descr[1] && (int)header.item == descr[2] - '0') {
+            file->type = rows_types[i];
+            known = true;
+        }
+    }
+    if (!known) {
+        if (fgmm_npy_is_numeric(&header, why, sizeof why) || header.order != '>')
+            return fgmm_fail(ctx, FGMM_ERR_FORMAT,
+                             "%s: its dtype is %s; rows are f4, f8, f2, u1 or i1: convert it with x.astype('float32')",
+                             file->path, header.descr);
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: %s", file->path, why);
+    }
+    if (header.ndim != 2)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: has %d dimensions; rows are [N, D]: use x.reshape(len(x), -1)",
+                         file->path, header.ndim);
+    file->layout = header.fortran ? COLUMNS : PACKED;
+    file->offset = header.offset;
+    file->n = header.shape[0];
+    file->d = header.shape[1];
+    file->item = header.item;
+    return check_size(ctx, file);
+}
+
+static fgmm_status open_bin(fgmm_context *ctx, file_rows *file) {
+    uint32_t sizes[2];
+    if (file->size < 8)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: %lld bytes, less than its header of 8", file->path,
+                         (long long)file->size);
+    FGMM_TRY(read_at(ctx, file, sizes, 8, 0));
+    file->layout = PACKED;
+    file->offset = 8;
+    file->n = sizes[0];
+    file->d = sizes[1];
+    return check_size(ctx, file);
+}
+
+static fgmm_status open_vecs(fgmm_context *ctx, file_rows *file) {
+    int32_t d;
+    int64_t stride;
+    if (file->size < 4)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: %lld bytes, less than a row's header of 4", file->path,
+                         (long long)file->size);
+    FGMM_TRY(read_at(ctx, file, &d, 4, 0));
+    stride = 4 + (int64_t)file->item * d;
+    if (d <= 0)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: row 0 claims %ld features; there must be at least one", file->path,
+                         (long)d);
+    file->layout = PREFIXED;
+    file->d = d;
+    file->n = file->size / stride;
+    if (file->size % stride != 0)
+        return fgmm_fail(
+            ctx, FGMM_ERR_FORMAT,
+            "%s: truncated, or not of one dimension: rows of %ld features take %lld bytes, and the file's %lld are no "
+            "multiple of that",
+            file->path, (long)d, (long long)stride, (long long)file->size);
+    return FGMM_OK;
+}
+
+static const struct file_format {
+    const char *name;
+    fgmm_status (*open)(fgmm_context *ctx, file_rows *file);
+    fgmm_dtype type;
+} formats[] = {
+    {"npy", open_npy, FGMM_F32},  {"fvecs", open_vecs, FGMM_F32}, {"bvecs", open_vecs, FGMM_U8},
+    {"fbin", open_bin, FGMM_F32}, {"u8bin", open_bin, FGMM_U8},   {"i8bin", open_bin, FGMM_I8},
+};
+
+/* ---- opening ---- */
+
+static fgmm_status make_buffer(fgmm_context *ctx, file_rows *file) {
+    size_t row = file->item * (size_t)file->d + 4;
+    if (file->layout == PACKED) return FGMM_OK;
+    file->buffer_bytes = (size_t)1 << 20;
+    if (file->layout == PREFIXED && file->buffer_bytes < row) file->buffer_bytes = row;
+    file->buffer = fgmm_alloc(ctx, file->buffer_bytes, "a buffer for a file");
+    return file->buffer ? FGMM_OK : FGMM_ERR_MEMORY;
+}
+
+static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path, const struct file_format *format) {
+    file_rows *file = fgmm_calloc(ctx, 1, sizeof *file, "a file of rows");
+    struct stat info;
+    fgmm_status status;
+    if (!file) return FGMM_ERR_MEMORY;
+    file->fd = -1;
+    file->path = fgmm_strdup(ctx, path);
+    if (!file->path) {
+        status = FGMM_ERR_MEMORY;
+        goto done;
+    }
+    FGMM_GO(fgmm_infile_open(ctx, path, &file->fd, &info));
+    file->size = info.st_size;
+    file->type = format->type;
+    file->item = fgmm_dtype_size(format->type);
+    FGMM_GO(format->open(ctx, file));
+    FGMM_GO(make_buffer(ctx, file));
+    return fgmm_rows_new(ctx, out, &layouts[file->layout], file, file->type, file->n, file->d);
+done:
+    close_file(ctx, file);
+    return status;
+}
+
+/* ".h5" and ".hdf5" with or without ":DATASET". */
+static bool is_hdf5(const char *path) {
+    static const char *const endings[] = {".h5", ".hdf5"};
+    const char *colon = strrchr(path, ':');
+    size_t whole = strlen(path), lengths[2] = {whole, colon ? (size_t)(colon - path) : whole};
+    for (int i = 0; i < 4; i++) {
+        size_t length = lengths[i / 2], ending = strlen(endings[i % 2]);
+        if (length > ending && strncasecmp(path + length - ending, endings[i % 2], ending) == 0) return true;
+    }
+    return false;
+}
+
+fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format) {
+    static const char *const list = "npy, fvecs, bvecs, fbin, u8bin, i8bin, hdf5";
+    const char *name = format;
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!out || !path) return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from a file: a pointer is NULL");
+    *out = NULL;
+    if (!name && is_hdf5(path)) name = "hdf5";
+    if (!name) {
+        const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
+        name = dot ? dot + 1 : "";
+    }
+    if (strcasecmp(name, "hdf5") == 0) return fgmm_rows_open_hdf5(ctx, out, path);
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcasecmp(name, formats[i].name) == 0) return open_as(ctx, out, path, &formats[i]);
+    if (format) return fgmm_fail(ctx, FGMM_ERR_INVALID, "unknown format \"%s\" of rows; known: %s", format, list);
+    return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: the ending tells no known format of rows (%s)", path, list);
+}

@@ -1,0 +1,38 @@
+/* Sources of rows. */
+#ifndef FGMM_LIB_ROWS_H
+#define FGMM_LIB_ROWS_H
+
+#include "context.h"
+
+/* How a kind of rows is read; lib/io/ adds kinds through fgmm_rows_new. */
+typedef struct fgmm_rows_ops {
+    /* Fills dst with rows first .. first+n-1, packed, of the rows' type. Called in any order, one thread at a time. */
+    fgmm_status (*read)(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst);
+    void (*close)(fgmm_context *ctx, void *state); /* NULL if nothing to free */
+} fgmm_rows_ops;
+
+struct fgmm_rows {
+    fgmm_dtype type;
+    int64_t n, d;
+    const void *data; /* host memory, row i at data + i * stride_bytes; NULL for the other kinds */
+    size_t stride_bytes;
+    void *cl_mem; /* a caller's buffer (retained), or NULL */
+    size_t offset;
+    unsigned n_wait;
+    void **wait_list;         /* retained events */
+    const fgmm_rows_ops *ops; /* file or callback; NULL for memory and cl_mem */
+    void *state;
+    int once;                /* ranges can be read only once, in order */
+    const fgmm_rows *parent; /* a slice reads through its parent */
+    int64_t parent_first;
+    const double *weights; /* [n] borrowed, or NULL */
+};
+
+/* Rows over ops; on failure state is closed. */
+fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_ops *ops, void *state, fgmm_dtype type,
+                          int64_t n, int64_t d);
+
+/* Packed copy of a range, for host kinds (memory, file, callback, slices of them). */
+fgmm_status fgmm_rows_read(fgmm_context *ctx, const fgmm_rows *rows, int64_t first, int64_t n, void *dst);
+
+#endif

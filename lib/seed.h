@@ -1,0 +1,22 @@
+/* Starting models, from a bounded sample of the rows. */
+#ifndef FGMM_LIB_SEED_H
+#define FGMM_LIB_SEED_H
+
+#include "estep.h"
+
+typedef struct fgmm_seeder fgmm_seeder;
+
+/* Draws the sample: at most `sample` rows (0: max(8192, 16 K)), at least k, spread evenly over the feed. The feed must have run once. */
+fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *feed, const fgmm_rows *rows, int64_t k,
+                             int64_t sample, uint64_t seed);
+void fgmm_seeder_free(fgmm_context *ctx, fgmm_seeder *seeder);
+
+/* A starting model; the same (seed, restart) gives the same one. */
+fgmm_status fgmm_seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init init, fgmm_covariance type, int64_t k,
+                            double reg_covar, int restart);
+
+/* Moves component i of model to the worst explained row of the sample, with the data's variances. `used` counts
+ * the rows that earlier calls took. */
+fgmm_status fgmm_seed_move(fgmm_seeder *seeder, fgmm_model *model, int64_t i, double reg_covar, int64_t *used);
+
+#endif

@@ -1,0 +1,198 @@
+#include "stats.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "dispatch.h"
+#include "estep.h"
+#include "report.h"
+
+fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
+    int64_t k = model->k, d = model->d, size = fgmm_covariances_size(model->type, k, d);
+    fgmm_status status = FGMM_OK;
+    *out = NULL;
+    fgmm_stats *stats = fgmm_calloc(ctx, 1, sizeof *stats, "statistics");
+    if (!stats) return FGMM_ERR_MEMORY;
+    FGMM_GO(fgmm_model_copy(ctx, &stats->model, model));
+    status = FGMM_ERR_MEMORY;
+    if (!(stats->centres = fgmm_alloc(ctx, (size_t)(k * d) * sizeof(double), "statistics"))) goto done;
+    if (!(stats->s0 = fgmm_calloc(ctx, (size_t)k, sizeof(double), "statistics"))) goto done;
+    if (!(stats->s1 = fgmm_calloc(ctx, (size_t)(k * d), sizeof(double), "statistics"))) goto done;
+    if (!(stats->s2 = fgmm_calloc(ctx, (size_t)size, sizeof(double), "statistics"))) goto done;
+    memcpy(stats->centres, model->means, (size_t)(k * d) * sizeof(double));
+    stats->fingerprint = fgmm_model_fingerprint(model);
+    *out = stats;
+    return FGMM_OK;
+done:
+    fgmm_stats_free(ctx, stats);
+    return status;
+}
+
+fgmm_status fgmm_stats_create(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!out || !model) return fgmm_fail(ctx, FGMM_ERR_INVALID, "statistics: a pointer is NULL");
+    return fgmm_stats_new(ctx, out, model);
+}
+
+void fgmm_stats_free(fgmm_context *ctx, fgmm_stats *stats) {
+    if (!stats) return;
+    fgmm_model_free(ctx, stats->model);
+    fgmm_free(ctx, stats->centres);
+    fgmm_free(ctx, stats->s0);
+    fgmm_free(ctx, stats->s1);
+    fgmm_free(ctx, stats->s2);
+    fgmm_free(ctx, stats);
+}
+
+/* Gives `to` what `from` holds and frees what it held. */
+static void stats_replace(fgmm_context *ctx, fgmm_stats *to, fgmm_stats *from) {
+    fgmm_stats held = *to;
+    *to = *from;
+    *from = held;
+    fgmm_stats_free(ctx, from);
+}
+
+fgmm_status fgmm_stats_reset(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!stats) return fgmm_fail(ctx, FGMM_ERR_INVALID, "statistics: a pointer is NULL");
+    fgmm_stats *fresh = NULL;
+    FGMM_TRY(fgmm_stats_new(ctx, &fresh, model ? model : stats->model));
+    stats_replace(ctx, stats, fresh);
+    return FGMM_OK;
+}
+
+/* sum w r (x - c')   = s1 - s0 h                with h = c' - c
+ * sum w r (x - c')^2 = s2 - 2 h s1 + s0 h^2 */
+void fgmm_stats_shift(fgmm_stats *stats, const double *centres) {
+    int64_t k = stats->model->k, d = stats->model->d;
+    int spherical = stats->model->type == FGMM_SPHERICAL;
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < d; j++) {
+            int64_t at = i * d + j;
+            double h = centres[at] - stats->centres[at], s0 = stats->s0[i];
+            stats->s2[spherical ? i : at] += h * (s0 * h - 2 * stats->s1[at]);
+            stats->s1[at] -= s0 * h;
+            stats->centres[at] = centres[at];
+        }
+}
+
+/* dst += src, same model. Where dst has no rows yet it takes src's centres, which suit them. */
+static void stats_add(fgmm_stats *dst, fgmm_stats *src) {
+    int64_t k = dst->model->k, d = dst->model->d;
+    if (dst->weight == 0) fgmm_stats_shift(dst, src->centres);
+    fgmm_stats_shift(src, dst->centres);
+    for (int64_t i = 0; i < k; i++) dst->s0[i] += src->s0[i];
+    for (int64_t i = 0; i < k * d; i++) dst->s1[i] += src->s1[i];
+    for (int64_t i = 0; i < fgmm_covariances_size(dst->model->type, k, d); i++) dst->s2[i] += src->s2[i];
+    dst->log_likelihood += src->log_likelihood;
+    dst->weight += src->weight;
+    dst->rows += src->rows;
+}
+
+fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fgmm_rows *rows,
+                                  const fgmm_compute_options *given, fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!stats || !rows) return fgmm_fail(ctx, FGMM_ERR_INVALID, "accumulate: a pointer is NULL");
+    fgmm_compute_options compute;
+    FGMM_TRY(fgmm_compute_read(ctx, &compute, given));
+    if (rows->d != stats->model->d)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "accumulate: the rows have %lld features, the model %lld",
+                         (long long)rows->d, (long long)stats->model->d);
+    fgmm_status status = FGMM_OK;
+    fgmm_report_scope scope;
+    FGMM_TRY(fgmm_report_begin(ctx, &scope, report));
+    const fgmm_target *target = NULL;
+    fgmm_feed *feed = NULL;
+    fgmm_stats *added = NULL;
+    fgmm_engine_choice choice = {.asked = compute.engine};
+    fgmm_pass_counts counts;
+    double work = (double)rows->n * (double)rows->d * (double)stats->model->k;
+    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, &target));
+    FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &compute, 1));
+    FGMM_GO(fgmm_stats_new(ctx, &added, stats->model));
+    /* Rows kept for the rare second pass would cost more than reading them again. */
+    fgmm_engine ran = fgmm_engine_next(&choice, fgmm_precision_on(target, compute.precision), stats->model->k);
+    FGMM_GO(fgmm_estep_pass(ctx, feed, "accumulate", added, compute.precision, 0, &choice, &counts));
+    stats_add(stats, added);
+    if (report) {
+        fgmm_report_pass(&scope, feed, ran, compute.precision, &counts);
+        report->lower_bound = stats->weight > 0 ? stats->log_likelihood / stats->weight : NAN;
+        report->n_iter = 1;
+    }
+done:
+    fgmm_report_end(&scope, status);
+    fgmm_stats_free(ctx, added);
+    fgmm_feed_close(ctx, feed);
+    return status;
+}
+
+fgmm_status fgmm_stats_merge(fgmm_context *ctx, fgmm_stats *dst, const fgmm_stats *src) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!dst || !src) return fgmm_fail(ctx, FGMM_ERR_INVALID, "merge: a pointer is NULL");
+    if (dst->fingerprint != src->fingerprint || dst->model->k != src->model->k || dst->model->d != src->model->d)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "merge: the statistics were taken under different models");
+    fgmm_stats *copy = NULL;
+    FGMM_TRY(fgmm_stats_new(ctx, &copy, src->model));
+    int64_t k = src->model->k, d = src->model->d;
+    memcpy(copy->centres, src->centres, (size_t)(k * d) * sizeof(double));
+    memcpy(copy->s0, src->s0, (size_t)k * sizeof(double));
+    memcpy(copy->s1, src->s1, (size_t)(k * d) * sizeof(double));
+    memcpy(copy->s2, src->s2, (size_t)fgmm_covariances_size(src->model->type, k, d) * sizeof(double));
+    copy->log_likelihood = src->log_likelihood;
+    copy->weight = src->weight;
+    copy->rows = src->rows;
+    stats_add(dst, copy);
+    fgmm_stats_free(ctx, copy);
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_stats_scale(fgmm_context *ctx, fgmm_stats *stats, double factor) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!stats) return fgmm_fail(ctx, FGMM_ERR_INVALID, "scale: a pointer is NULL");
+    if (!(factor >= 0) || !isfinite(factor))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "scale: the factor is %g; it must be finite and >= 0", factor);
+    int64_t k = stats->model->k, d = stats->model->d;
+    for (int64_t i = 0; i < k; i++) stats->s0[i] *= factor;
+    for (int64_t i = 0; i < k * d; i++) stats->s1[i] *= factor;
+    for (int64_t i = 0; i < fgmm_covariances_size(stats->model->type, k, d); i++) stats->s2[i] *= factor;
+    stats->log_likelihood *= factor;
+    stats->weight *= factor;
+    stats->rows *= factor;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_stats_finalize(fgmm_context *ctx, const fgmm_stats *stats, const fgmm_finalize_options *options,
+                                fgmm_model **out) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!stats || !out) return fgmm_fail(ctx, FGMM_ERR_INVALID, "finalize: a pointer is NULL");
+    fgmm_finalize_options use = FGMM_FINALIZE_OPTIONS_INIT;
+    if (options) {
+        if (options->struct_size != sizeof use)
+            return fgmm_fail(ctx, FGMM_ERR_INVALID, "finalize: struct_size of the options is not set");
+        use = *options;
+    }
+    *out = NULL;
+    double reg_covar;
+    FGMM_TRY(fgmm_reg_covar_read(ctx, use.reg_covar, &reg_covar));
+    return fgmm_mstep(ctx, stats, reg_covar, use.freeze, out, NULL);
+}
+
+void fgmm_stats_export(const fgmm_stats *stats, fgmm_stats_view *out) {
+    *out = (fgmm_stats_view){.k = stats->model->k,
+                             .d = stats->model->d,
+                             .covariance_type = stats->model->type,
+                             .centres = stats->centres,
+                             .s0 = stats->s0,
+                             .s1 = stats->s1,
+                             .s2 = stats->s2,
+                             .log_likelihood = stats->log_likelihood,
+                             .weight = stats->weight,
+                             .rows = stats->rows,
+                             .fingerprint = stats->fingerprint};
+}

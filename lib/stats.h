@@ -1,0 +1,30 @@
+#ifndef FGMM_LIB_STATS_H
+#define FGMM_LIB_STATS_H
+
+#include "model.h"
+
+struct fgmm_stats {
+    fgmm_model *model; /* owned: what the responsibilities were taken under */
+    double *centres;   /* [K, D] */
+    double *s0;        /* [K] */
+    double *s1;        /* [K, D] */
+    double *s2;        /* [K, D] if diag, [K] if spherical: fgmm_covariances_size(model) doubles */
+    double log_likelihood, weight, rows;
+    uint64_t fingerprint; /* fgmm_model_fingerprint(model) */
+};
+
+/* A hash of the shape and of every number of a model. */
+uint64_t fgmm_model_fingerprint(const fgmm_model *model);
+fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model);
+
+/* Moves the sums to other centres, exactly up to rounding in double. @param centres [K, D]. */
+void fgmm_stats_shift(fgmm_stats *stats, const double *centres);
+
+/* What an M-step noticed about a component. */
+typedef enum fgmm_fate { FGMM_ALIVE = 0, FGMM_DEAD = 1, FGMM_COLLAPSED = 2 } fgmm_fate;
+
+/* The M-step. reg_covar >= 0 is added. @param fates [K], or NULL. */
+fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model **out,
+                       fgmm_fate *fates);
+
+#endif
