@@ -1,0 +1,45 @@
+/* The best components of each row. */
+#include "cl_engine.h"
+
+static fgmm_status run_top_sparse(fgmm_device *device, const cl_slice *slice, cl_uint m) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    CL_TRY(cl_kernel_get(device, &kernel, "top", "", "top_sparse"));
+    size_t local = 64, global = cl_round_up(slice->n, local);
+    return CL_RUN(device, kernel, "best components", 1, &global, &local, CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->cand_v.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
+                  CL_ARG(slice->n), CL_ARG(m), CL_ARG(engine->top_ids.mem), CL_ARG(engine->top_resp.mem));
+}
+
+/* Results of a slice to the caller, with the caller's numbers of components. */
+static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, size_t m, int32_t *ids, float *resp) {
+    const cl_engine *engine = device->engine;
+    size_t count = slice->n * m, at = slice->row0 * m;
+    if (resp) CL_TRY(cl_read(device, engine->top_resp.mem, count * sizeof *resp, resp + at, "responsibilities"));
+    if (!ids) return FGMM_OK;
+    CL_TRY(cl_read(device, engine->top_ids.mem, count * sizeof *ids, ids + at, "components"));
+    for (size_t i = at; i < at + count; i++)
+        if (ids[i] >= 0) ids[i] = engine->ids[ids[i]];
+    return FGMM_OK;
+}
+
+fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob) {
+    cl_engine *engine = device->engine;
+    cl_uint best = (cl_uint)m;
+    CL_TRY(cl_prepare(device, block->centre));
+    int64_t most = cl_slice_rows(device) < 1 << 16 ? cl_slice_rows(device) : 1 << 16;
+    for (int64_t row0 = 0; row0 < block->n;) {
+        cl_slice slice = cl_slice_at(engine, block, row0, most);
+        cl_uint entries = 0, dense = 0;
+        int side = 0;
+        CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
+        CL_TRY(cl_room_fit(device, &engine->top_ids, (size_t)slice.n * best * sizeof(cl_uint), "components"));
+        CL_TRY(cl_room_fit(device, &engine->top_resp, (size_t)slice.n * best * sizeof(float), "responsibilities"));
+        if (!engine->all_dense) CL_TRY(run_top_sparse(device, &slice, best));
+        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, best));
+        CL_TRY(read_top(device, &slice, best, ids, resp));
+        if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
+        row0 += slice.n;
+    }
+    return FGMM_OK;
+}

@@ -1,0 +1,130 @@
+/*
+ * Known-answer test: one E-step of a small mixture, spherical and diagonal, against the same sums in double. Half of
+ * the components lie so close together that the rows near them overflow their lists of candidates, so both engines run.
+ */
+#include "cl_engine.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS = 70, COMPONENTS = 70, ALIKE = 30, FEATURES = 5, CELLS = COMPONENTS * FEATURES };
+static const double TOLERANCE = 1e-4;
+
+typedef struct check_case {
+    float x[ROWS][FEATURES];
+    double means[COMPONENTS][FEATURES], inverse[CELLS], weights[COMPONENTS], log_weights[COMPONENTS];
+    double log_norm[COMPONENTS], centre[FEATURES], scale[FEATURES];
+    double s0[COMPONENTS], s1[CELLS], s2[CELLS], log_prob[ROWS];
+    double want_s0[COMPONENTS], want_s1[CELLS], want_s2[CELLS], want_log_prob[ROWS];
+    fgmm_params params;
+} check_case;
+
+/* In [0, 1): the multiplier is Knuth's. */
+static double next_value(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) * 0x1p-24;
+}
+
+static void make_case(check_case *c, int diag) {
+    uint32_t state = 7;
+    memset(c, 0, sizeof *c);
+    for (int k = 0; k < COMPONENTS; k++) {
+        double log_det = 0.0;
+        for (int f = 0; f < FEATURES; f++) {
+            double inverse = 8.0 + 4.0 * next_value(&state);
+            c->means[k][f] = k && k < ALIKE ? c->means[0][f] + 0.05 * next_value(&state) : 6.0 * next_value(&state);
+            if (diag || f == 0) c->inverse[diag ? k * FEATURES + f : k] = inverse;
+            log_det -= log(2.0 * c->inverse[diag ? k * FEATURES + f : k]);
+            c->centre[f] = 3.0;
+            c->scale[f] = 0.5;
+        }
+        c->weights[k] = 1.0 / COMPONENTS;
+        c->log_weights[k] = log(c->weights[k]);
+        c->log_norm[k] = -0.5 * (FEATURES * log(6.283185307179586) + log_det);
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int f = 0; f < FEATURES; f++)
+            c->x[i][f] = (float)(c->means[i % COMPONENTS][f] + 0.4 * (next_value(&state) - 0.5));
+    c->params = (fgmm_params){.covariance_type = diag ? FGMM_DIAG : FGMM_SPHERICAL,
+                              .k = COMPONENTS,
+                              .d = FEATURES,
+                              .means = c->means[0],
+                              .half_inv_var = c->inverse,
+                              .log_weights = c->log_weights,
+                              .weights = c->weights,
+                              .log_norm = c->log_norm,
+                              .centre = c->centre,
+                              .scale = c->scale,
+                              .sum_centres = c->means[0],
+                              .cut = 1e-7,
+                              .engine = FGMM_ENGINE_SCREEN};
+}
+
+static void expect(check_case *c, int diag) {
+    for (int i = 0; i < ROWS; i++) {
+        double l[COMPONENTS], best = -INFINITY, sum = 0.0;
+        for (int k = 0; k < COMPONENTS; k++) {
+            l[k] = c->log_weights[k] + c->log_norm[k];
+            for (int f = 0; f < FEATURES; f++) {
+                double t = c->x[i][f] - c->means[k][f];
+                l[k] -= c->inverse[diag ? k * FEATURES + f : k] * t * t;
+            }
+            if (l[k] > best) best = l[k];
+        }
+        for (int k = 0; k < COMPONENTS; k++) sum += exp(l[k] - best);
+        c->want_log_prob[i] = best + log(sum);
+        for (int k = 0; k < COMPONENTS; k++) {
+            double r = exp(l[k] - c->want_log_prob[i]);
+            c->want_s0[k] += r;
+            for (int f = 0; f < FEATURES; f++) {
+                double t = c->x[i][f] - c->means[k][f];
+                c->want_s1[k * FEATURES + f] += r * t;
+                c->want_s2[diag ? k * FEATURES + f : k] += r * t * t;
+            }
+        }
+    }
+}
+
+static int differ(const double *got, const double *want, int count) {
+    for (int i = 0; i < count; i++)
+        if (!(fabs(got[i] - want[i]) <= TOLERANCE * (1.0 + fabs(want[i])))) return 1;
+    return 0;
+}
+
+static fgmm_status run_case(fgmm_device *device, check_case *c) {
+    const fgmm_host *host = &device->host;
+    fgmm_block *block = NULL;
+    fgmm_sums sums = {.s0 = c->s0, .s1 = c->s1, .s2 = c->s2};
+    fgmm_block_source source = {
+        .data = c->x, .stride_bytes = sizeof c->x[0], .type = FGMM_F32, .n = ROWS, .d = FEATURES};
+    fgmm_status status = FGMM_OK;
+    CL_GO(cl_put(device, &source, &block));
+    CL_GO(cl_wait(device, block));
+    CL_GO(cl_begin(device, &c->params));
+    CL_GO(cl_estep(device, block, c->log_prob));
+    CL_GO(cl_collect(device, &sums));
+    const char *wrong = differ(c->log_prob, c->want_log_prob, ROWS)         ? "log-densities"
+                        : differ(c->s0, c->want_s0, COMPONENTS)             ? "counts"
+                        : differ(c->s1, c->want_s1, CELLS)                  ? "means"
+                        : differ(c->s2, c->want_s2, CELLS)                  ? "variances"
+                        : sums.dense_rows < 1 || sums.dense_rows > ROWS - 1 ? "choice of engines"
+                                                                            : NULL;
+    if (wrong)
+        CL_GO(host->fail(host->user, FGMM_ERR_DEVICE, "%s fails the known-answer test: wrong %s", device->name, wrong));
+done:
+    cl_release(device, block);
+    return status;
+}
+
+fgmm_status cl_known_answer(fgmm_device *device) {
+    check_case *c = cl_alloc(device, sizeof *c);
+    if (!c) return FGMM_ERR_MEMORY;
+    fgmm_status status = FGMM_OK;
+    for (int diag = 0; diag < 2 && status == FGMM_OK; diag++) {
+        make_case(c, diag);
+        expect(c, diag);
+        status = run_case(device, c);
+    }
+    cl_release_memory(device, c);
+    return status;
+}

@@ -1,0 +1,208 @@
+/* The dense engine: groups of rows by tiles of components. */
+#include "cl_engine.h"
+
+#include <stdio.h>
+
+enum { LANES = 64, LEAST_GRAIN = 128, SPREAD = 1 << 17, PART_BYTES = 32 << 20 };
+
+static int64_t power_of_two_at_least(int64_t value) {
+    int64_t power = 1;
+    while (power < value) power *= 2;
+    return power;
+}
+
+/* Groups depend on K, superchunks on K and D alone, so that the sums' bits do. Superchunks are made small enough that
+ * a group of them occupies a device, where K and D alone do not. */
+void cl_dense_plan(cl_engine *engine) {
+    int64_t k = engine->k, d = engine->d;
+    engine->dense_width = k < CL_DENSE_WIDTH ? (cl_uint)k : CL_DENSE_WIDTH;
+    int64_t group = CL_DENSE_CELLS / engine->dense_width;
+    if (group > 65536) group = 65536;
+    engine->dense_group = (cl_uint)group;
+    int64_t sums = k * (2 * d + 1) * (int64_t)sizeof(cl_float2);
+    int64_t grain = k * d >= SPREAD ? group : power_of_two_at_least(group * k * d / SPREAD);
+    if (grain < LEAST_GRAIN) grain = LEAST_GRAIN;
+    int64_t slots = group / grain;
+    if (slots > PART_BYTES / sums) slots = PART_BYTES / sums;
+    if (slots < 2) grain = 0, slots = 1;
+    cl_tally_reset(&engine->dense, grain, (uint32_t)slots);
+}
+
+/* A group: rows base .. base + n - 1 of the list. */
+typedef struct dense_group {
+    const cl_slice *slice;
+    cl_mem list; /* NULL: all rows of the slice */
+    const uint32_t *rows;
+    cl_uint base, n, row0;
+} dense_group;
+
+static int64_t superchunk(const dense_group *group, int64_t grain, cl_uint i) {
+    cl_uint row = group->list ? group->rows[group->base + i] : group->base + i;
+    return (group->slice->first + row) / grain;
+}
+
+static fgmm_status run_logits(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = group->slice->block;
+    const cl_tile *tile = &engine->tile;
+    cl_kernel kernel = NULL;
+    cl_tile_options options;
+    cl_tiled_options(&options, engine, block);
+    CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_logits"));
+    size_t rows = (size_t)(tile->gy * tile->rm), columns = (size_t)(tile->gx * tile->rn);
+    size_t step = (size_t)(engine->batch_budget / 2 / ((int64_t)width * engine->d) + 1);
+    step = cl_round_up(step, rows);
+    for (size_t i = 0; i < group->n; i += step) {
+        size_t count = i + step < group->n ? step : group->n - i;
+        cl_uint i0 = (cl_uint)i;
+        size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+        size_t global[2] = {cl_round_up(width, columns) / columns * local[0],
+                            cl_round_up(count, rows) / rows * local[1]};
+        CL_TRY(CL_RUN(device, kernel, "dense logits", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(group->row0), CL_ARG(group->list), CL_ARG(group->base), CL_ARG(i0),
+                      CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(k0), CL_ARG(width), CL_ARG(engine->mean_hi.mem),
+                      CL_ARG(engine->mean_lo.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->constants.mem),
+                      CL_ARG(engine->logits.mem)));
+    }
+    return FGMM_OK;
+}
+
+static fgmm_status run_lse(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    cl_tile_options options;
+    cl_tiled_options(&options, engine, group->slice->block);
+    CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_lse"));
+    size_t local = LANES, global = (size_t)group->n * LANES;
+    return CL_RUN(device, kernel, "dense log-densities", 1, &global, &local, CL_ARG(engine->logits.mem), CL_ARG(k0),
+                  CL_ARG(width), CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem), CL_ARG(engine->sum.mem));
+}
+
+static fgmm_status run_resp(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    cl_tile_options options;
+    cl_tiled_options(&options, engine, group->slice->block);
+    CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_resp"));
+    size_t local = LANES, global = (size_t)group->n * LANES;
+    cl_uint hard = engine->params.hard != 0;
+    cl_float log_cut = engine->resp_log_cut;
+    return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->logits.mem),
+                  CL_ARG(group->row0), CL_ARG(group->list), CL_ARG(group->base), CL_ARG(k0), CL_ARG(width),
+                  CL_ARG(engine->constants.mem), CL_ARG(group->slice->block->weights), CL_ARG(log_cut), CL_ARG(hard),
+                  CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem), CL_ARG(engine->sum.mem),
+                  CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
+}
+
+static fgmm_status run_top(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width, cl_uint m) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    CL_TRY(cl_kernel_get(device, &kernel, "top", "", "top_dense"));
+    size_t local = LANES, global = (size_t)group->n * LANES;
+    return CL_RUN(device, kernel, "best components", 1, &global, &local, CL_ARG(engine->logits.mem),
+                  CL_ARG(group->list), CL_ARG(group->base), CL_ARG(k0), CL_ARG(width), CL_ARG(m),
+                  CL_ARG(engine->top_ids.mem), CL_ARG(engine->top_resp.mem));
+}
+
+/* Where the rows of each superchunk start within the group. */
+static fgmm_status send_starts(fgmm_device *device, const dense_group *group, int64_t first, cl_uint slots) {
+    cl_engine *engine = device->engine;
+    int64_t grain = engine->dense.grain;
+    size_t bytes = ((size_t)slots + 1) * sizeof(cl_uint);
+    cl_uint *starts = cl_alloc(device, bytes);
+    if (!starts) return FGMM_ERR_MEMORY;
+    cl_uint i = 0;
+    for (cl_uint s = 0; s < slots; s++) {
+        if (grain)
+            while (i < group->n && superchunk(group, grain, i) < first + s) i++;
+        starts[s] = i;
+    }
+    starts[slots] = group->n;
+    fgmm_status status = cl_room_fit(device, &engine->dense_starts, bytes, "superchunks");
+    if (status == FGMM_OK) status = cl_write(device, engine->dense_starts.mem, bytes, starts, "superchunks");
+    cl_release_memory(device, starts);
+    return status;
+}
+
+static fgmm_status run_sums(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width, cl_uint slots,
+                            cl_uint resume, cl_mem part) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = group->slice->block;
+    cl_kernel kernel = NULL;
+    char row[64], options[160];
+    cl_row_options(row, sizeof row, block);
+    int side = device->max_work_group >= 256 ? 16 : 8;
+    int gx = engine->d > 4 ? side : 4, gy = engine->k > 4 ? side : 4;
+    int ad = engine->d > (cl_uint)side ? 2 : 1, am = engine->k > (cl_uint)side ? 2 : 1;
+    snprintf(options, sizeof options, "%s -DGX=%d -DGY=%d -DAD=%d -DAM=%d", row, gx, gy, ad, am);
+    CL_TRY(cl_kernel_get(device, &kernel, "dense_sums", options, "dense_sums"));
+    size_t columns = (size_t)(gx * ad), components = (size_t)(gy * am);
+    size_t step = (size_t)(engine->batch_budget / 2 / ((int64_t)group->n * engine->d) + 1);
+    step = cl_round_up(step, components);
+    for (size_t k = 0; k < width; k += step) {
+        size_t count = k + step < width ? step : width - k;
+        cl_uint kt0 = (cl_uint)k;
+        size_t local[3] = {(size_t)gx, (size_t)gy, 1};
+        size_t global[3] = {cl_round_up(engine->d, columns) / columns * local[0],
+                            cl_round_up(count, components) / components * local[1], slots};
+        CL_TRY(CL_RUN(device, kernel, "dense sums", 3, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(group->row0), CL_ARG(group->list), CL_ARG(group->base),
+                      CL_ARG(engine->d), CL_ARG(engine->k), CL_ARG(k0), CL_ARG(kt0), CL_ARG(width),
+                      CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(engine->logits.mem),
+                      CL_ARG(engine->dense_starts.mem), CL_ARG(resume), CL_ARG(part)));
+    }
+    return FGMM_OK;
+}
+
+static fgmm_status run_group(fgmm_device *device, const dense_group *group, cl_uint m) {
+    cl_engine *engine = device->engine;
+    cl_tally *tally = &engine->dense;
+    cl_uint wide = engine->dense_width, k = engine->k, slots = 1, resume = 0;
+    int64_t first = 0;
+    cl_mem part = NULL;
+    if (!m) {
+        if (tally->grain) {
+            first = superchunk(group, tally->grain, 0);
+            slots = (cl_uint)(superchunk(group, tally->grain, group->n - 1) - first + 1);
+        }
+        CL_TRY(send_starts(device, group, first, slots));
+        CL_TRY(cl_tally_open(device, tally, first, slots, &resume, &part));
+    }
+    for (cl_uint k0 = 0; k0 < k; k0 += wide) {
+        cl_uint width = k0 + wide < k ? wide : k - k0;
+        CL_TRY(run_logits(device, group, k0, width));
+        CL_TRY(run_lse(device, group, k0, width));
+    }
+    for (cl_uint k0 = 0; k0 < k; k0 += wide) {
+        cl_uint width = k0 + wide < k ? wide : k - k0;
+        if (k > wide) CL_TRY(run_logits(device, group, k0, width));
+        CL_TRY(run_resp(device, group, k0, width));
+        if (m)
+            CL_TRY(run_top(device, group, k0, width, m));
+        else
+            CL_TRY(run_sums(device, group, k0, width, slots, resume, part));
+    }
+    return m ? FGMM_OK : cl_tally_close(device, tally, slots);
+}
+
+fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m) {
+    cl_engine *engine = device->engine;
+    const fgmm_host *host = &device->host;
+    size_t most = count < engine->dense_group ? count : engine->dense_group;
+    CL_TRY(cl_room_fit(device, &engine->logits, most * engine->dense_width * sizeof(cl_float2), "a tile of logits"));
+    CL_TRY(cl_room_fit(device, &engine->best, most * sizeof(cl_float2), "a dense group"));
+    CL_TRY(cl_room_fit(device, &engine->best_id, most * sizeof(cl_uint), "a dense group"));
+    CL_TRY(cl_room_fit(device, &engine->sum, most * sizeof(cl_float2), "a dense group"));
+    dense_group group = {
+        .slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list, .row0 = slice->row0};
+    int64_t grain = m ? 0 : engine->dense.grain;
+    for (; group.base < count; group.base += group.n) {
+        if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
+        group.n = count - group.base < engine->dense_group ? count - group.base : engine->dense_group;
+        if (grain) /* no more superchunks than there are slots */
+            while (superchunk(&group, grain, group.n - 1) - superchunk(&group, grain, 0) >= engine->dense.slots)
+                group.n = (group.n + 1) / 2;
+        CL_TRY(run_group(device, &group, m));
+    }
+    return FGMM_OK;
+}

@@ -1,0 +1,246 @@
+/* An E-step: begin, blocks slice by slice, collect. */
+#include "cl_engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
+
+void cl_row_options(char *out, size_t size, const fgmm_block *block) {
+    snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
+}
+
+void cl_tiled_options(cl_tile_options *out, const cl_engine *engine, const fgmm_block *block) {
+    const cl_tile *tile = &engine->tile;
+    snprintf(out->text, sizeof out->text, "-DROW_TYPE=%d -DDIAG=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d", (int)block->type,
+             engine->diag, tile->gx, tile->gy, tile->rm, tile->rn);
+}
+
+/* Superchunks of the sparse sums: from K and D alone, so that the sums' bits do not depend on blocks. */
+static void plan_sparse(cl_engine *engine) {
+    int64_t sums = (int64_t)engine->k * (2 * (int64_t)engine->d + 1) * (int64_t)sizeof(cl_float2);
+    int64_t grain = LEAST_GRAIN;
+    while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
+    int64_t slots = PART_BYTES / sums;
+    if (slots < 2) grain = 0, slots = 1;
+    cl_tally_reset(&engine->sparse, grain, (uint32_t)(slots < 256 ? slots : 256));
+}
+
+fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
+    cl_engine *engine = device->engine;
+    if (!engine) {
+        engine = cl_alloc(device, sizeof *engine);
+        if (!engine) return FGMM_ERR_MEMORY;
+        memset(engine, 0, sizeof *engine);
+        device->engine = engine;
+    }
+    cl_release_memory(device, engine->ids);
+    engine->ids = cl_alloc(device, (size_t)params->k * sizeof *engine->ids);
+    if (!engine->ids) return FGMM_ERR_MEMORY;
+    cl_release_memory(device, engine->frame);
+    engine->frame = NULL;
+    engine->prepared = 0;
+    engine->params = *params;
+    engine->diag = params->covariance_type == FGMM_DIAG;
+    engine->d = (cl_uint)params->d;
+    engine->k = 0;
+    for (int64_t i = 0; i < params->k; i++)
+        if (params->log_weights[i] > FGMM_LOG_ZERO) engine->ids[engine->k++] = (int32_t)i;
+    engine->resp_log_cut = params->cut > 0 ? (float)log(params->cut) : -INFINITY;
+    engine->log_cut = params->hard ? 0.0f : engine->resp_log_cut;
+    plan_sparse(engine);
+    cl_dense_plan(engine);
+    engine->log_likelihood = engine->weight = engine->survivors = engine->dense_rows = engine->dropped = 0.0;
+    return FGMM_OK;
+}
+
+int64_t cl_slice_rows(const fgmm_device *device) {
+    const cl_engine *engine = device->engine;
+    const cl_tally *tally = &engine->sparse;
+    int64_t most = device->global_bytes > ((int64_t)4 << 30) && device->type != CL_DEVICE_TYPE_CPU ? 1 << 18 : 1 << 16;
+    if (tally->grain && most > tally->grain * tally->slots) most = tally->grain * tally->slots;
+    return most;
+}
+
+cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most) {
+    int64_t first = block->first_row + row0, grain = engine->sparse.grain, end = first + most;
+    if (grain && grain <= most) end = end / grain * grain;
+    int64_t n = end - first < block->n - row0 ? end - first : block->n - row0;
+    return (cl_slice){.block = block, .row0 = (cl_uint)row0, .n = (cl_uint)n, .first = first};
+}
+
+static fgmm_status fit_slice(fgmm_device *device, size_t n) {
+    cl_engine *engine = device->engine;
+    if (!engine->all_dense) {
+        CL_TRY(cl_room_fit(device, &engine->cand_id, n * CL_CAP * sizeof(cl_uint), "candidates"));
+        CL_TRY(cl_room_fit(device, &engine->cand_v, n * CL_CAP * sizeof(cl_float), "candidates"));
+        CL_TRY(cl_room_fit(device, &engine->cand_count, n * sizeof(cl_uint), "candidates"));
+    }
+    CL_TRY(cl_room_fit(device, &engine->kept, n * sizeof(cl_uint), "survivors"));
+    CL_TRY(cl_room_fit(device, &engine->dense_flag, n * sizeof(cl_uint), "survivors"));
+    CL_TRY(cl_room_fit(device, &engine->logz, n * sizeof(cl_float2), "log-densities"));
+    return cl_room_fit(device, &engine->kept_weight, n * sizeof(cl_float), "survivors");
+}
+
+static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    const cl_tile *tile = &engine->tile;
+    cl_kernel kernel = NULL;
+    cl_tile_options options;
+    cl_tiled_options(&options, engine, block);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
+    cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
+    size_t rows = (size_t)(tile->gy * tile->rm);
+    int64_t depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1);
+    size_t step = cl_round_up((size_t)(engine->batch_budget / depth + 1), rows);
+    for (size_t i = 0; i < slice->n; i += step) {
+        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
+        size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+        size_t global[2] = {local[0], cl_round_up(n, rows) / rows * local[1]};
+        CL_TRY(CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d),
+                      CL_ARG(engine->dp), CL_ARG(engine->k), CL_ARG(engine->kp), CL_ARG(engine->centre.mem),
+                      CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
+                      CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
+                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem)));
+    }
+    return FGMM_OK;
+}
+
+static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    cl_kernel kernel = NULL;
+    char options[64];
+    int lanes = engine->d >= 128 ? 32 : engine->d >= 32 ? 16 : engine->d >= 8 ? 4 : 1;
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DDIAG=%d -DLANES=%d", (int)block->type, engine->diag, lanes);
+    CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
+    cl_uint out0 = 0, hard = engine->params.hard != 0;
+    size_t local = 64, rows = local / (size_t)lanes, global = cl_round_up(slice->n, rows) / rows * local;
+    return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                  CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(out0), CL_ARG(slice->n), CL_ARG(engine->d),
+                  CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->inverse.mem),
+                  CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(hard),
+                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
+                  CL_ARG(engine->kept_weight.mem));
+}
+
+fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side) {
+    cl_engine *engine = device->engine;
+    const fgmm_host *host = &device->host;
+    if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
+    CL_TRY(fit_slice(device, slice->n));
+    *entries = 0;
+    *side = 0;
+    *dense = slice->n;
+    if (engine->all_dense) {
+        const cl_uint one = 1;
+        CL_CHECK(device,
+                 clEnqueueFillBuffer(device->queue, engine->dense_flag.mem, &one, sizeof one, 0,
+                                     slice->n * sizeof(cl_uint), 0, NULL, NULL),
+                 "marking dense rows");
+        return FGMM_OK;
+    }
+    CL_TRY(run_screen(device, slice));
+    CL_TRY(run_refine(device, slice));
+    return cl_compact(device, slice, entries, dense, side);
+}
+
+/* Sums over the rows of a slice, chunk by chunk in row order. */
+static fgmm_status add_row_sums(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t chunks = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS, bytes = chunks * ROW_SUMS * 4;
+    size_t local = 64, global = chunks * local;
+    cl_float cut = (float)engine->params.cut;
+    CL_TRY(cl_room_fit(device, &engine->chunks, bytes, "sums over rows"));
+    CL_TRY(cl_kernel_get(device, &kernel, "row_sums", "", "row_sums"));
+    CL_TRY(CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
+                  CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(cut), CL_ARG(engine->logz.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->kept_weight.mem),
+                  CL_ARG(engine->chunks.mem)));
+    union {
+        uint32_t u;
+        float f;
+    } *sums = cl_alloc(device, bytes);
+    if (!sums) return FGMM_ERR_MEMORY;
+    fgmm_status status = cl_read(device, engine->chunks.mem, bytes, sums, "sums over rows");
+    for (size_t i = 0; status == FGMM_OK && i < chunks * ROW_SUMS; i += ROW_SUMS) {
+        engine->log_likelihood += (double)sums[i].f + (double)sums[i + 1].f;
+        engine->weight += (double)sums[i + 2].f + (double)sums[i + 3].f;
+        engine->dropped += (double)sums[i + 4].f + (double)sums[i + 5].f;
+        engine->survivors += sums[i + 6].u;
+        engine->dense_rows += sums[i + 7].u;
+    }
+    cl_release_memory(device, sums);
+    return status;
+}
+
+fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob) {
+    size_t bytes = (size_t)slice->n * sizeof(cl_float2);
+    cl_float2 *pairs = cl_alloc(device, bytes);
+    if (!pairs) return FGMM_ERR_MEMORY;
+    fgmm_status status = cl_read(device, device->engine->logz.mem, bytes, pairs, "log-densities");
+    if (status == FGMM_OK)
+        for (size_t i = 0; i < slice->n; i++) log_prob[slice->row0 + i] = (double)pairs[i].s[0] + (double)pairs[i].s[1];
+    cl_release_memory(device, pairs);
+    return status;
+}
+
+fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
+    cl_engine *engine = device->engine;
+    CL_TRY(cl_prepare(device, block->centre));
+    for (int64_t row0 = 0; row0 < block->n;) {
+        cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
+        cl_uint entries = 0, dense = 0;
+        int side = 0;
+        CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
+        if (entries) CL_TRY(cl_accumulate(device, &slice, entries, side));
+        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0));
+        CL_TRY(add_row_sums(device, &slice));
+        if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
+        row0 += slice.n;
+    }
+    return FGMM_OK;
+}
+
+fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
+    cl_engine *engine = device->engine;
+    CL_TRY(cl_tally_collect(device, &engine->sparse, out));
+    CL_TRY(cl_tally_collect(device, &engine->dense, out));
+    out->log_likelihood += engine->log_likelihood;
+    out->weight += engine->weight;
+    out->survivors += engine->survivors;
+    out->dense_rows += engine->dense_rows;
+    out->dropped += engine->dropped;
+    return FGMM_OK;
+}
+
+void cl_engine_free(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    if (!engine) return;
+    cl_room *rooms[] = {&engine->centre,     &engine->scale,        &engine->screen_a,     &engine->screen_b,
+                        &engine->screen_c,   &engine->mean_hi,      &engine->mean_lo,      &engine->inverse,
+                        &engine->constants,  &engine->sum_hi,       &engine->sum_lo,       &engine->cand_id,
+                        &engine->cand_v,     &engine->cand_count,   &engine->kept,         &engine->dense_flag,
+                        &engine->logz,       &engine->kept_weight,  &engine->offsets,      &engine->dense_offsets,
+                        &engine->dense_list, &engine->keys[0],      &engine->keys[1],      &engine->values[0],
+                        &engine->values[1],  &engine->histogram,    &engine->digit_starts, &engine->segments,
+                        &engine->chunks,     &engine->logits,       &engine->best,         &engine->best_id,
+                        &engine->sum,        &engine->dense_starts, &engine->top_ids,      &engine->top_resp};
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
+    for (int i = 0; i < 4; i++) {
+        cl_room_free(device, &engine->scan_totals[i]);
+        cl_room_free(device, &engine->scan_sums[i]);
+    }
+    cl_tally_free(device, &engine->sparse);
+    cl_tally_free(device, &engine->dense);
+    cl_release_memory(device, engine->ids);
+    cl_release_memory(device, engine->frame);
+    cl_release_memory(device, engine->list);
+    cl_release_memory(device, engine);
+    device->engine = NULL;
+}

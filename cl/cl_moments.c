@@ -1,0 +1,149 @@
+/* Column sums, the scan for NaN and Inf, and single rows. */
+#include "cl_engine.h"
+
+enum { SUM_BYTES = 16 << 20, GATHER_BYTES = 16 << 20, SCAN_ROWS = 1 << 18 };
+
+/* Rows with NaN or Inf: bad [n] on the device, or NULL where the type has none. */
+static fgmm_status find_bad(fgmm_device *device, const fgmm_block *block, cl_mem *bad, fgmm_moments *io) {
+    cl_kernel kernel = NULL;
+    char options[64];
+    cl_mem found_mem = NULL;
+    cl_uint found[2] = {0, UINT32_MAX}, d = (cl_uint)block->d;
+    fgmm_status status = FGMM_OK;
+    *bad = NULL;
+    if (block->type == FGMM_U8 || block->type == FGMM_I8) return FGMM_OK;
+    cl_row_options(options, sizeof options, block);
+    CL_TRY(cl_kernel_get(device, &kernel, "moments", options, "find_bad"));
+    CL_GO(cl_buffer(device, bad, (size_t)block->n * sizeof(cl_uint), "marks of bad rows"));
+    CL_GO(cl_buffer(device, &found_mem, sizeof found, "marks of bad rows"));
+    CL_GO(cl_write(device, found_mem, sizeof found, found, "marks of bad rows"));
+    for (int64_t row = 0; row < block->n; row += SCAN_ROWS) {
+        cl_uint first = (cl_uint)row;
+        size_t rows = (size_t)(block->n - row < SCAN_ROWS ? block->n - row : SCAN_ROWS), local = 64;
+        size_t global = rows * local;
+        CL_GO(CL_RUN(device, kernel, "looking for NaN", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                     CL_ARG(block->pitch), CL_ARG(first), CL_ARG(d), CL_ARG(*bad), CL_ARG(found_mem)));
+    }
+    CL_GO(cl_read(device, found_mem, sizeof found, found, "marks of bad rows"));
+    io->bad_count += found[0];
+    if (found[0] && io->bad_row < 0) {
+        cl_uint column = 0;
+        cl_int code = clEnqueueReadBuffer(device->queue, *bad, CL_TRUE, found[1] * sizeof column, sizeof column,
+                                          &column, 0, NULL, NULL);
+        if (code != CL_SUCCESS) CL_GO(cl_fail(device, code, "marks of bad rows"));
+        io->bad_row = block->first_row + found[1];
+        io->bad_column = column;
+    }
+done:
+    cl_buffer_free(device, found_mem);
+    return status;
+}
+
+/* The centre as two floats, as the block's rows see it. */
+static fgmm_status send_centre(fgmm_device *device, const fgmm_block *block, const double *centre, cl_mem out[2]) {
+    size_t d = (size_t)block->d;
+    fgmm_status status = FGMM_OK;
+    float *parts = cl_alloc(device, 2 * d * sizeof *parts);
+    if (!parts) return FGMM_ERR_MEMORY;
+    for (size_t f = 0; f < d; f++) {
+        double value = centre[f] - (block->centre ? block->centre[f] : 0.0);
+        parts[f] = (float)value;
+        parts[d + f] = (float)(value - (double)parts[f]);
+    }
+    for (int i = 0; i < 2; i++) {
+        CL_GO(cl_buffer(device, &out[i], d * sizeof *parts, "a centre"));
+        CL_GO(cl_write(device, out[i], d * sizeof *parts, parts + (size_t)i * d, "a centre"));
+    }
+done:
+    cl_release_memory(device, parts);
+    return status;
+}
+
+static void add_chunks(const cl_float4 *sums, size_t chunks, size_t d, fgmm_moments *io) {
+    for (size_t i = 0; i < chunks; i++, sums += d + 1) {
+        for (size_t f = 0; f < d; f++) {
+            io->sum[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
+            io->square[f] += (double)sums[f].s[2] + (double)sums[f].s[3];
+        }
+        io->weight += (double)sums[d].s[0] + (double)sums[d].s[1];
+    }
+}
+
+fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io) {
+    cl_kernel kernel = NULL;
+    cl_mem bad = NULL, centres[2] = {NULL, NULL}, out = NULL;
+    cl_float4 *sums = NULL;
+    char options[64];
+    cl_uint d = (cl_uint)block->d;
+    fgmm_status status = FGMM_OK;
+    size_t width = ((size_t)d + 1) * sizeof *sums, chunks = ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
+    size_t step = SUM_BYTES / width ? SUM_BYTES / width : 1;
+    if (step > chunks) step = chunks;
+    cl_row_options(options, sizeof options, block);
+    CL_GO(find_bad(device, block, &bad, io));
+    CL_GO(send_centre(device, block, centre, centres));
+    CL_GO(cl_buffer(device, &out, step * width, "column sums"));
+    sums = cl_alloc(device, step * width);
+    if (!sums) CL_GO(FGMM_ERR_MEMORY);
+    CL_GO(cl_kernel_get(device, &kernel, "moments", options, "column_sums"));
+    for (size_t i = 0; i < chunks; i += step) {
+        size_t count = i + step < chunks ? step : chunks - i, local = 64, global = cl_round_up(count * (d + 1u), local);
+        int64_t rest = block->n - (int64_t)i * FGMM_CHUNK_ROWS, most = (int64_t)count * FGMM_CHUNK_ROWS;
+        cl_uint first = (cl_uint)(i * FGMM_CHUNK_ROWS), n = (cl_uint)(rest < most ? rest : most);
+        CL_GO(CL_RUN(device, kernel, "column sums", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                     CL_ARG(block->pitch), CL_ARG(first), CL_ARG(n), CL_ARG(d), CL_ARG(centres[0]), CL_ARG(centres[1]),
+                     CL_ARG(block->weights), CL_ARG(bad), CL_ARG(out)));
+        CL_GO(cl_read(device, out, count * width, sums, "column sums"));
+        add_chunks(sums, count, d, io);
+    }
+done:
+    cl_release_memory(device, sums);
+    cl_buffer_free(device, out);
+    cl_buffer_free(device, centres[0]);
+    cl_buffer_free(device, centres[1]);
+    cl_buffer_free(device, bad);
+    return status;
+}
+
+/* One batch: numbers and values are scratch of `count` rows on the host, mems on the device. */
+static fgmm_status gather_batch(fgmm_device *device, const fgmm_block *block, cl_kernel kernel, const int64_t *rows,
+                                size_t count, cl_uint *numbers, float *values, const cl_mem mems[2], double *out) {
+    cl_uint d = (cl_uint)block->d;
+    cl_ulong many = count;
+    for (size_t i = 0; i < count; i++) numbers[i] = (cl_uint)rows[i];
+    CL_TRY(cl_write(device, mems[0], count * sizeof *numbers, numbers, "gathering rows"));
+    size_t local = 64, global = cl_round_up(count * d, local);
+    CL_TRY(CL_RUN(device, kernel, "gathering rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                  CL_ARG(block->pitch), CL_ARG(d), CL_ARG(mems[0]), CL_ARG(many), CL_ARG(mems[1])));
+    CL_TRY(cl_read(device, mems[1], count * d * sizeof *values, values, "gathering rows"));
+    for (size_t i = 0; i < count; i++)
+        for (size_t f = 0; f < d; f++)
+            out[i * d + f] = (double)values[i * d + f] + (block->centre ? block->centre[f] : 0.0);
+    return FGMM_OK;
+}
+
+fgmm_status cl_gather(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out) {
+    cl_kernel kernel = NULL;
+    cl_mem mems[2] = {NULL, NULL};
+    char options[64];
+    size_t d = (size_t)block->d, total = (size_t)count, step = GATHER_BYTES / (d * sizeof(float)) + 1;
+    fgmm_status status = FGMM_OK;
+    if (total == 0) return FGMM_OK;
+    if (step > total) step = total;
+    cl_row_options(options, sizeof options, block);
+    float *values = cl_alloc(device, step * (d + 1) * sizeof *values);
+    if (!values) return FGMM_ERR_MEMORY;
+    cl_uint *numbers = (cl_uint *)(values + step * d);
+    CL_GO(cl_kernel_get(device, &kernel, "moments", options, "gather"));
+    CL_GO(cl_buffer(device, &mems[0], step * sizeof *numbers, "gathering rows"));
+    CL_GO(cl_buffer(device, &mems[1], step * d * sizeof *values, "gathering rows"));
+    for (size_t i = 0; i < total; i += step) {
+        size_t many = i + step < total ? step : total - i;
+        CL_GO(gather_batch(device, block, kernel, rows + i, many, numbers, values, mems, out + i * d));
+    }
+done:
+    cl_buffer_free(device, mems[0]);
+    cl_buffer_free(device, mems[1]);
+    cl_release_memory(device, values);
+    return status;
+}

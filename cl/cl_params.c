@@ -1,0 +1,194 @@
+/*
+ * Parameters on the device, from the doubles of fgmm_params: in the screen's form (rows and means centred and scaled,
+ * constants with their error bounds, see screen.cl) and in the exact form (means and sum centres as two floats).
+ */
+#include "cl_engine.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A double as two floats. */
+static void split(double value, float *hi, float *lo) {
+    *hi = (float)value;
+    *lo = isfinite(*hi) ? (float)(value - (double)*hi) : 0.0f;
+}
+
+static double inverse_at(const fgmm_params *params, int64_t component, int64_t feature) {
+    return params->covariance_type == FGMM_DIAG ? params->half_inv_var[component * params->d + feature]
+                                                : params->half_inv_var[component];
+}
+
+/* Where the screen's centre lies, once the frame is taken off: an exact float. */
+static float screen_centre(const fgmm_params *params, const double *frame, int64_t feature) {
+    return (float)(params->centre[feature] - (frame ? frame[feature] : 0.0));
+}
+
+/* Few shapes, since each is a program to build. */
+static void choose_tile(const fgmm_device *device, cl_engine *engine) {
+    int side = device->max_work_group >= 256 ? 16 : 8;
+    engine->tile = (cl_tile){.gx = side, .gy = side, .rm = 4, .rn = engine->k > (cl_uint)side ? 4 : 1};
+    engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
+}
+
+/* Sends `count` floats made by the caller in `from`. */
+static fgmm_status send(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
+    CL_TRY(cl_room_fit(device, room, count * sizeof(float), what));
+    return cl_write(device, room->mem, count * sizeof(float), from, what);
+}
+
+/* Two floats a cell of values [., D] less the frame, for the components in use. */
+static fgmm_status send_split(fgmm_device *device, const double *values, const double *frame, cl_room *hi, cl_room *lo,
+                              float *scratch, const char *what) {
+    const cl_engine *engine = device->engine;
+    size_t d = engine->d, cells = engine->k * d;
+    for (int part = 0; part < 2; part++) {
+        for (size_t i = 0; i < engine->k; i++)
+            for (size_t f = 0; f < d; f++) {
+                float two[2];
+                split(values[(size_t)engine->ids[i] * d + f] - (frame ? frame[f] : 0.0), &two[0], &two[1]);
+                scratch[i * d + f] = two[part];
+            }
+        CL_TRY(send(device, part ? lo : hi, scratch, cells, what));
+    }
+    return FGMM_OK;
+}
+
+/* The screen's constants c1, c2, a, M of each component, and its bounds. Returns whether the screen can be trusted. */
+static int screen_constants(cl_engine *engine, const double *frame, float *out) {
+    const fgmm_params *params = &engine->params;
+    const double unit = 0x1p-24;
+    double depth = engine->diag ? 2.0 * engine->d : engine->d;
+    double g = (depth + 16.0) * unit;
+    double most = -INFINITY;
+    int sound = g < 0.05;
+    memset(out, 0, (size_t)engine->kp * 4 * sizeof *out);
+    for (size_t i = 0; i < engine->kp; i++) out[4 * i] = out[4 * i + 1] = -3e38f;
+    for (size_t i = 0; i < engine->k; i++) {
+        int64_t c = engine->ids[i];
+        double norm = params->log_norm[c], log_w = params->log_weights[c], m = 0.0, a = 0.0;
+        for (int64_t f = 0; f < params->d; f++) {
+            double centre = screen_centre(params, frame, f) + (frame ? frame[f] : 0.0);
+            double scale = params->scale[f], mean = (params->means[c * params->d + f] - centre) * scale;
+            a = inverse_at(params, c, f) / (scale * scale);
+            m += a * mean * mean;
+            /* Outside these a float's relative rounding no longer holds, or products overflow. */
+            if (!(a > 1e-30 && a < 1e30 && fabs(mean) < 1e18)) sound = 0;
+        }
+        double error = 7.0 * g * m + 8.0 * unit * (fabs(norm) + fabs(log_w)) + 1e-6;
+        if (!(m < 1e30 && error < 1e30 && fabs(norm) < 1e30)) sound = 0;
+        out[4 * i] = (float)(norm + log_w - error);
+        out[4 * i + 1] = (float)(norm + error);
+        out[4 * i + 2] = (float)a;
+        out[4 * i + 3] = (float)m;
+        if (norm > most) most = norm;
+    }
+    engine->bounds.s[0] = engine->log_cut;
+    engine->bounds.s[1] = (float)(10.0 * g);
+    engine->bounds.s[2] = (float)most;
+    engine->bounds.s[3] = (float)(16.0 * unit * (fabs(most) + fabs((double)engine->log_cut)) + 1e-6);
+    return sound;
+}
+
+/* [dp, kp] of m (spherical), or of -a and 2 a m (diagonal). */
+static fgmm_status send_screen(fgmm_device *device, const double *frame, float *scratch) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t cells = (size_t)engine->dp * engine->kp;
+    for (int part = 0; part < (engine->diag ? 2 : 1); part++) {
+        memset(scratch, 0, cells * sizeof *scratch);
+        for (size_t i = 0; i < engine->k; i++) {
+            int64_t c = engine->ids[i];
+            for (int64_t f = 0; f < params->d; f++) {
+                double centre = screen_centre(params, frame, f) + (frame ? frame[f] : 0.0);
+                double scale = params->scale[f], mean = (params->means[c * params->d + f] - centre) * scale;
+                double a = inverse_at(params, c, f) / (scale * scale);
+                scratch[(size_t)f * engine->kp + i] = (float)(!engine->diag ? mean : part ? 2.0 * a * mean : -a);
+            }
+        }
+        CL_TRY(send(device, part ? &engine->screen_b : &engine->screen_a, scratch, cells, "the screen's parameters"));
+    }
+    return FGMM_OK;
+}
+
+/* Constants of the exact form: L_hi, L_lo, log w, w of each component; and 1 / (2 var). */
+static fgmm_status send_exact(fgmm_device *device, float *scratch) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    for (size_t i = 0; i < engine->k; i++) {
+        int64_t c = engine->ids[i];
+        split(params->log_norm[c] + params->log_weights[c], &scratch[4 * i], &scratch[4 * i + 1]);
+        scratch[4 * i + 2] = (float)params->log_weights[c];
+        scratch[4 * i + 3] = (float)params->weights[c];
+    }
+    CL_TRY(send(device, &engine->constants, scratch, (size_t)engine->k * 4, "the components' constants"));
+    size_t count = 0;
+    for (size_t i = 0; i < engine->k; i++) {
+        int64_t c = engine->ids[i];
+        if (engine->diag)
+            for (int64_t f = 0; f < params->d; f++) scratch[count++] = (float)inverse_at(params, c, f);
+        else {
+            split(inverse_at(params, c, 0), &scratch[count], &scratch[count + 1]);
+            count += 2;
+        }
+    }
+    return send(device, &engine->inverse, scratch, count, "the inverse variances");
+}
+
+static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
+    cl_engine *engine = device->engine;
+    cl_release_memory(device, engine->frame);
+    engine->frame = NULL;
+    if (!frame) return FGMM_OK;
+    size_t bytes = engine->d * sizeof(double);
+    engine->frame = cl_alloc(device, bytes);
+    if (!engine->frame) return FGMM_ERR_MEMORY;
+    memcpy(engine->frame, frame, bytes);
+    return FGMM_OK;
+}
+
+static size_t largest(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    fgmm_status status = FGMM_OK;
+    if (engine->prepared && !frame == !engine->frame &&
+        (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
+        return FGMM_OK;
+    engine->prepared = 0;
+
+    choose_tile(device, engine);
+    engine->kp = (cl_uint)cl_round_up(engine->k, (size_t)(engine->tile.gx * engine->tile.rn));
+    engine->dp = (cl_uint)cl_round_up(engine->d, CL_DEPTH_TILE);
+    size_t cells = largest((size_t)engine->dp * engine->kp, (size_t)engine->kp * 4);
+    float *scratch = cl_alloc(device, cells * sizeof *scratch);
+    if (!scratch) return FGMM_ERR_MEMORY;
+
+    engine->all_dense = params->engine == FGMM_ENGINE_DENSE || !(engine->log_cut > -1e30f);
+    if (!screen_constants(engine, frame, scratch)) engine->all_dense = 1;
+    if (!engine->all_dense) {
+        CL_GO(send(device, &engine->screen_c, scratch, (size_t)engine->kp * 4, "the screen's constants"));
+        CL_GO(send_screen(device, frame, scratch));
+        for (size_t f = 0; f < engine->d; f++) scratch[f] = screen_centre(params, frame, (int64_t)f);
+        CL_GO(send(device, &engine->centre, scratch, engine->d, "the screen's centre"));
+        for (size_t f = 0; f < engine->d; f++) scratch[f] = (float)params->scale[f];
+        CL_GO(send(device, &engine->scale, scratch, engine->d, "the screen's scale"));
+    }
+    CL_GO(send_exact(device, scratch));
+    CL_GO(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, scratch, "the means"));
+    engine->sum_hi_at = engine->mean_hi.mem;
+    engine->sum_lo_at = engine->mean_lo.mem;
+    if (params->sum_centres != params->means) {
+        CL_GO(send_split(device, params->sum_centres, frame, &engine->sum_hi, &engine->sum_lo, scratch,
+                         "the sums' centres"));
+        engine->sum_hi_at = engine->sum_hi.mem;
+        engine->sum_lo_at = engine->sum_lo.mem;
+    }
+    CL_GO(keep_frame(device, frame));
+    engine->prepared = 1;
+done:
+    cl_release_memory(device, scratch);
+    return status;
+}

@@ -1,0 +1,27 @@
+/* Programs of a device: built from embedded source, cached on disk, kept. Part of cl/ only. */
+#ifndef FGMM_CL_PROGRAM_H
+#define FGMM_CL_PROGRAM_H
+
+#include "cl_runtime.h"
+
+/* Every fgmm_device of this backend is the first member of one of these. */
+typedef struct cl_opened {
+    fgmm_device device;
+    int unoptimised;    /* build everything with -cl-opt-disable: this compiler gave wrong numbers */
+    int build_failed;   /* some kernel did not build, in any way */
+    int cache_hits;     /* programs loaded from the disk cache */
+    int programs_built; /* programs built from source */
+} cl_opened;
+
+static inline cl_opened *cl_opened_of(fgmm_device *device) {
+    return (cl_opened *)device;
+}
+
+/* cl_kernel_get for a source that need not be among cl_sources. */
+fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source *source, const char *options,
+                           const char *kernel);
+
+/* Releases every kernel and program; the next cl_kernel_get builds or loads again. */
+void cl_kernels_free(fgmm_device *device);
+
+#endif

@@ -1,0 +1,99 @@
+/*
+ * What the OpenCL backend's engine stands on: an opened device, its programs (built once, cached, checked)
+ * and its memory. Part of cl/ only.
+ */
+#ifndef FGMM_CL_RUNTIME_H
+#define FGMM_CL_RUNTIME_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+
+#include "../lib/backend.h"
+
+#define CL_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        fgmm_status cl_try_ = (call);                                                                                  \
+        if (cl_try_ != FGMM_OK) return cl_try_;                                                                        \
+    } while (0)
+
+#define CL_GO(call)                                                                                                    \
+    do {                                                                                                               \
+        status = (call);                                                                                               \
+        if (status != FGMM_OK) goto done;                                                                              \
+    } while (0)
+
+typedef struct cl_engine cl_engine; /* the E-step's own state: cl_estep.c */
+typedef struct cl_kernel_slot cl_kernel_slot;
+
+/* A kernel's source, embedded by the build from cl/NAME.cl. */
+typedef struct cl_source {
+    const char *name; /* "screen" */
+    const char *text; /* NUL-terminated */
+} cl_source;
+extern const cl_source cl_sources[]; /* ends with a NULL name */
+
+struct fgmm_device {
+    fgmm_host host;
+    cl_platform_id platform;
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue; /* in order */
+    char name[256];
+    cl_device_type type;
+    int has_fp64;
+    size_t local_bytes, max_work_group, max_alloc;
+    int64_t global_bytes;
+    cl_uint compute_units;
+    cl_uint base_align;        /* CL_DEVICE_MEM_BASE_ADDR_ALIGN, in bytes */
+    int64_t bytes, peak_bytes; /* device memory held through cl_buffer */
+    int64_t limit_bytes;       /* what cl_buffer may hold in all */
+    cl_kernel_slot *kernels;   /* built so far */
+    cl_engine *engine;         /* owned by cl_estep.c; NULL until its first use */
+};
+
+/* Stores "WHAT failed on DEVICE: CL_OUT_OF_RESOURCES (-5)" and returns FGMM_ERR_MEMORY for the out-of-memory codes,
+ * else FGMM_ERR_DEVICE. */
+fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what);
+#define CL_CHECK(device, code, what)                                                                                   \
+    do {                                                                                                               \
+        cl_int cl_check_ = (code);                                                                                     \
+        if (cl_check_ != CL_SUCCESS) return cl_fail(device, cl_check_, what);                                          \
+    } while (0)
+
+/* A device buffer, counted; fails with FGMM_ERR_MEMORY naming `what` when over the limit or max_alloc. bytes 0 gives 16. */
+fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char *what);
+void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
+
+/* A kernel of program `name`.cl built with `options` ("-DROW_TYPE=2 -DDIAG=1"); built, cached on disk and
+ * kept for the life of the device. One cl_kernel per (name, options, kernel): arguments must be set before each enqueue.
+ * A build that fails gives FGMM_ERR_DEVICE with the compiler's log in the message. */
+fgmm_status cl_kernel_get(fgmm_device *device, cl_kernel *out, const char *name, const char *options,
+                          const char *kernel);
+/* CL_KERNEL_WORK_GROUP_SIZE of a kernel on this device. */
+size_t cl_kernel_group(fgmm_device *device, cl_kernel kernel);
+
+/* Sets arguments 0.. in order and enqueues: cl_run(dev, k, "screen", 2, global, local, CL_ARGS(A(buf), A(n), ...)). */
+typedef struct cl_arg {
+    size_t size;
+    const void *value;
+} cl_arg;
+#define CL_ARG(variable) ((cl_arg){sizeof(variable), &(variable)})
+fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_uint dimensions, const size_t *global,
+                   const size_t *local, const cl_arg *arguments, int count);
+
+/* The engine's part (cl_estep.c and its siblings), called by the table in cl_backend.c. */
+fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_block **out);
+fgmm_status cl_wait(fgmm_device *device, fgmm_block *block);
+void cl_release(fgmm_device *device, fgmm_block *block);
+fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io);
+fgmm_status cl_gather(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out);
+fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params);
+fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob);
+fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out);
+fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
+
+/* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */
+fgmm_status cl_known_answer(fgmm_device *device);
+
+#endif

@@ -1,0 +1,62 @@
+// variants: -DCHUNK=2048
+/*
+ * Sums over each chunk of rows: out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
+ * dropped = w cut (1 - weights of the kept components), an upper bound. Floats are stored as their bits.
+ */
+#include "ff.clh"
+
+// CHUNK: rows a chunk, FGMM_CHUNK_ROWS (default 1024).
+#ifndef CHUNK
+#define CHUNK 1024
+#endif
+#define GROUP 64
+#if CHUNK % GROUP
+#error "CHUNK must be a multiple of 64"
+#endif
+
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+row_sums(__global const float *weights, uint row0, uint n, float cut, __global const float2 *logz,
+         __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global uint *out)
+{
+    __local ff likelihood[GROUP], weight[GROUP], dropped[GROUP];
+    __local uint survivors[GROUP], dense_rows[GROUP];
+    const uint lid = get_local_id(0);
+    ff sum_l = (ff)(0.0f, 0.0f), sum_w = sum_l, sum_d = sum_l;
+    uint sum_s = 0, sum_r = 0;
+    for (uint i = lid; i < CHUNK; i += GROUP) {
+        const uint row = get_group_id(0) * CHUNK + i;
+        if (row >= n) break;
+        const float w = weights ? weights[row0 + row] : 1.0f;
+        if (w > 0.0f) sum_l = ff_sum(sum_l, ff_scale(logz[row], w));
+        sum_w = ff_add(sum_w, w);
+        sum_d = ff_add(sum_d, w * cut * fmax(0.0f, 1.0f - kept_weight[row]));
+        sum_s += kept[row];
+        sum_r += dense[row];
+    }
+    likelihood[lid] = sum_l;
+    weight[lid] = sum_w;
+    dropped[lid] = sum_d;
+    survivors[lid] = sum_s;
+    dense_rows[lid] = sum_r;
+    for (uint step = GROUP / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lid < step) {
+            likelihood[lid] = ff_sum(likelihood[lid], likelihood[lid + step]);
+            weight[lid] = ff_sum(weight[lid], weight[lid + step]);
+            dropped[lid] = ff_sum(dropped[lid], dropped[lid + step]);
+            survivors[lid] += survivors[lid + step];
+            dense_rows[lid] += dense_rows[lid + step];
+        }
+    }
+    if (lid == 0) {
+        __global uint *o = out + (ulong)get_group_id(0) * 8;
+        o[0] = as_uint(likelihood[0].x);
+        o[1] = as_uint(likelihood[0].y);
+        o[2] = as_uint(weight[0].x);
+        o[3] = as_uint(weight[0].y);
+        o[4] = as_uint(dropped[0].x);
+        o[5] = as_uint(dropped[0].y);
+        o[6] = survivors[0];
+        o[7] = dense_rows[0];
+    }
+}

@@ -1,0 +1,209 @@
+// variants: -DDIAG=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 | -DROW_TYPE=5 -DDIAG=1 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DRM=8 -DRN=8
+/*
+ * Screen: which components can matter for a row.
+ *
+ *   v[n,k] = sum_d 2 a m x - a x^2 - a m^2 = -q[n,k],   x, m centred and scaled, a = 1 / (2 var scale^2)
+ *
+ * spherical: v = 2 a (m . x) - a |x|^2 - a |m|^2        depth D
+ * diagonal:  v = [x^2, x] . [-a, 2 a m] - sum a m^2     depth 2D
+ *
+ *            k ->  GX * RN components a tile
+ *        +---------------+
+ *  rows  |  RM x RN a    |   a work-group owns GY * RM rows and walks all tiles of components; per row it keeps
+ *  n |   |  work-item    |   the best lower logit B so far and a list of the components that still can matter.
+ *    v   +---------------+
+ *
+ * The bound. With u = 2^-24, P = sum a x^2, M = sum a m^2, the terms of v sum to at most T = 2P + 2M in absolute
+ * value, and P <= 2q + 2M, so T <= 4q + 6M. Rounding of x, m, a, of the products, of the depth-long fma chain and of the last few
+ * sums perturbs each term by at most (depth + 16) u =: g (relative), so |v + q| <= g (4q + 6M).
+ * Let C_k = log_norm, L_k = C_k + log w_k, l_k = L_k - q_k. Component k matters if C_k - q_k > log Z + log cut.
+ *   B = max_j v_j + L_j - 6 g M_j <= L_j - q_j (1 - 4g), so q_j <= (L_j - B) / (1 - 4g) and
+ *   log Z >= l_j >= B - 4g / (1 - 4g) (Lmax - B).
+ *   If k matters, q_k < C_k - log Z - log cut, and v_k + C_k + 6 g M_k >= C_k - q_k - 4 g q_k
+ *     >= log Z + log cut - 4g (C_k - log Z - log cut) >= B + log cut - 10 g (Cmax - B - log cut)     for g <= 0.05.
+ * The host puts 7 g M_k and the rounding of the constants into c1 and c2; so B = max v + c1, and k stays on the list while
+ * v + c2 >= B + log cut - 10 g (Cmax - B - log cut) - pad. NaN counts as staying.
+ *
+ * The list is a set: the order in which work-items append does not matter, refine sorts it.
+ * Lists that outgrow CAP, and rows without a finite B, are marked CAP + 1 for the dense engine.
+ */
+#pragma OPENCL FP_CONTRACT OFF
+#include "rows.clh"
+
+// DIAG: 1 for diagonal covariances (default 0).
+#ifndef DIAG
+#define DIAG 0
+#endif
+// GX, GY: work-group shape (default 16 x 16). RM, RN: rows and components a work-item (default 4 x 4).
+#ifndef GX
+#define GX 16
+#endif
+#ifndef GY
+#define GY 16
+#endif
+#ifndef RM
+#define RM 4
+#endif
+#ifndef RN
+#define RN 4
+#endif
+// DT: features a step (default 16).
+#ifndef DT
+#define DT 16
+#endif
+// CAP: most candidates of a row (default 16).
+#ifndef CAP
+#define CAP 16
+#endif
+#if GX < 1 || GY < 1 || RM < 1 || RN < 1 || DT < 1 || CAP < 1
+#error "GX, GY, RM, RN, DT and CAP must be positive"
+#endif
+#if GX * GY < GY * RM
+#error "a work-group needs one work-item a row"
+#endif
+
+#define TR (GY * RM)
+#define TC (GX * RN)
+#define GROUP (GX * GY)
+
+// rows [n] from row0 of the block; candidates go to out0 of the slice. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
+// constants [kp]: c1, c2, a, M. bounds: log cut, 10 g, Cmax, pad.
+__kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
+screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
+       uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
+       __global const float *pb, __global const float4 *constants, float4 bounds, __global uint *cand_id,
+       __global float *cand_v, __global uint *cand_count)
+{
+    __local float xs[DT * (TR + 1)];
+    __local float as[DT * TC];
+#if DIAG
+    __local float bs[DT * TC];
+#else
+    __local float norms[TR];
+#endif
+    __local float tile_best[TR * GX];
+    __local float floors[TR];
+    __local uint counts[TR];
+
+    const uint lx = get_local_id(0);
+    const uint ly = get_local_id(1);
+    const uint lid = ly * GX + lx;
+    const uint first = get_group_id(1) * TR;
+    const uint mine = first + lid; // the row this work-item keeps the list of, if lid < TR
+    const float log_cut = bounds.x;
+    float best = -3e38f;
+#if !DIAG
+    float norm = 0.0f;
+    (void)pb;
+#endif
+
+    if (lid < TR) {
+        counts[lid] = 0;
+        floors[lid] = -3e38f;
+    }
+
+    for (uint k0 = 0; k0 < kp; k0 += TC) {
+        float acc[RM][RN];
+        for (uint i = 0; i < RM; i++)
+            for (uint j = 0; j < RN; j++) acc[i][j] = 0.0f;
+
+        for (uint d0 = 0; d0 < dp; d0 += DT) {
+            barrier(CLK_LOCAL_MEM_FENCE);
+            for (uint t = lid; t < TR * DT; t += GROUP) {
+                const uint dd = t % DT, r = t / DT;
+                float x = 0.0f;
+                if (first + r < n && d0 + dd < d)
+                    x = (ROW_AT(rows, offset + (ulong)(row0 + first + r) * pitch + (d0 + dd)) - centre[d0 + dd]) *
+                        scale[d0 + dd];
+                xs[dd * (TR + 1) + r] = x;
+            }
+            for (uint t = lid; t < TC * DT; t += GROUP) {
+                const uint c = t % TC, dd = t / TC;
+                const ulong at = (ulong)(d0 + dd) * kp + k0 + c;
+                as[t] = pa[at];
+#if DIAG
+                bs[t] = pb[at];
+#endif
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+#if !DIAG
+            if (k0 == 0 && lid < TR)
+                for (uint dd = 0; dd < DT; dd++) norm = fma(xs[dd * (TR + 1) + lid], xs[dd * (TR + 1) + lid], norm);
+#endif
+            for (uint dd = 0; dd < DT; dd++) {
+                float xr[RM];
+                for (uint i = 0; i < RM; i++) xr[i] = xs[dd * (TR + 1) + ly + i * GY];
+                for (uint j = 0; j < RN; j++) {
+                    const float av = as[dd * TC + lx + j * GX];
+#if DIAG
+                    const float bv = bs[dd * TC + lx + j * GX];
+                    for (uint i = 0; i < RM; i++) acc[i][j] = fma(xr[i], bv, fma(xr[i] * xr[i], av, acc[i][j]));
+#else
+                    for (uint i = 0; i < RM; i++) acc[i][j] = fma(xr[i], av, acc[i][j]);
+#endif
+                }
+            }
+        }
+#if !DIAG
+        if (k0 == 0 && lid < TR) norms[lid] = norm;
+        barrier(CLK_LOCAL_MEM_FENCE);
+#endif
+        // Logits of the tile and each row's best.
+        for (uint i = 0; i < RM; i++) {
+            float top = -3e38f;
+            for (uint j = 0; j < RN; j++) {
+                const float4 c = constants[k0 + lx + j * GX];
+#if DIAG
+                const float v = acc[i][j] - c.w;
+#else
+                const float v = (2.0f * c.z * acc[i][j] - c.z * norms[ly + i * GY]) - c.w;
+#endif
+                top = fmax(top, v + c.x);
+                acc[i][j] = v + c.y;
+            }
+            tile_best[(ly + i * GY) * GX + lx] = top;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        // One work-item a row: raise the best, drop from the list what it rules out.
+        if (lid < TR && mine < n && counts[lid] <= CAP) {
+            float top = best;
+            for (uint i = 0; i < GX; i++) top = fmax(top, tile_best[lid * GX + i]);
+            if (top > best) {
+                best = top;
+                const float floor_v = (best + log_cut) - (bounds.y * ((bounds.z - best) - log_cut) + bounds.w);
+                const ulong at = (ulong)(out0 + mine) * CAP;
+                uint kept = 0;
+                for (uint i = 0; i < counts[lid]; i++) {
+                    const uint id = cand_id[at + i];
+                    const float v = cand_v[at + i];
+                    if (!(v < floor_v)) {
+                        cand_id[at + kept] = id;
+                        cand_v[at + kept] = v;
+                        kept++;
+                    }
+                }
+                counts[lid] = kept;
+                floors[lid] = floor_v;
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+        for (uint i = 0; i < RM; i++) {
+            const uint r = ly + i * GY;
+            for (uint j = 0; j < RN; j++) {
+                const uint id = k0 + lx + j * GX;
+                if (id < k && first + r < n && !(acc[i][j] < floors[r])) {
+                    const uint slot = atomic_inc(&counts[r]);
+                    if (slot < CAP) {
+                        cand_id[(ulong)(out0 + first + r) * CAP + slot] = id;
+                        cand_v[(ulong)(out0 + first + r) * CAP + slot] = acc[i][j];
+                    }
+                }
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+    }
+    if (lid < TR && mine < n) {
+        const int sound = best > -1e38f && best < 1e38f;
+        cand_count[out0 + mine] = sound ? min(counts[lid], (uint)(CAP + 1)) : CAP + 1;
+    }
+}

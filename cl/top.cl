@@ -1,0 +1,100 @@
+// variants: -DCAP=8
+/*
+ * The best m components of each row by responsibility, of equal ones the first; component NONE and responsibility 0 after the last.
+ */
+// CAP: most survivors of a row (default 16).
+#ifndef CAP
+#define CAP 16
+#endif
+#if CAP < 1
+#error "CAP must be positive"
+#endif
+#define NONE 0xffffffffu
+#define LANES 64
+#define TOP_MAX 64
+
+// Whether (r, id) stands before (s, other).
+static inline int before(float r, uint id, float s, uint other)
+{
+    return r > s || (r == s && id < other);
+}
+
+// Rows that the dense engine does not take. ids, resp [n, m] of the slice.
+__kernel void top_sparse(__global const uint *surv_id, __global const float *surv_r, __global const uint *kept,
+                         __global const uint *dense, uint n, uint m, __global uint *ids, __global float *resp)
+{
+    const uint row = get_global_id(0);
+    if (row >= n || dense[row]) return;
+    const uint count = kept[row];
+    float last_r = INFINITY;
+    uint last_id = 0;
+    for (uint j = 0; j < m; j++) {
+        float r = -1.0f;
+        uint id = NONE;
+        for (uint i = 0; i < count && j < count; i++) {
+            const float ri = surv_r[(ulong)row * CAP + i];
+            const uint ki = surv_id[(ulong)row * CAP + i];
+            if (before(last_r, last_id, ri, ki) && before(ri, ki, r, id)) {
+                r = ri;
+                id = ki;
+            }
+        }
+        ids[(ulong)row * m + j] = id;
+        resp[(ulong)row * m + j] = id == NONE ? 0.0f : r;
+        last_r = r;
+        last_id = id;
+    }
+}
+
+// One work-group a row of a dense group: merges a tile's responsibilities resp_tile [n, width] of (w r, r) into the row's list.
+__kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
+top_dense(__global const float2 *resp_tile, __global const uint *list, uint base, uint k0, uint width, uint m,
+          __global uint *ids, __global float *resp)
+{
+    __local float old_r[TOP_MAX], best_r[LANES];
+    __local uint old_id[TOP_MAX], best_id[LANES];
+    const uint lid = get_local_id(0);
+    const uint at = list ? list[base + get_group_id(0)] : base + get_group_id(0);
+    __global const float2 *row = resp_tile + (ulong)get_group_id(0) * width;
+    __global uint *row_ids = ids + (ulong)at * m;
+    __global float *row_resp = resp + (ulong)at * m;
+    if (lid < m) {
+        old_id[lid] = k0 ? row_ids[lid] : NONE;
+        old_r[lid] = k0 ? row_resp[lid] : 0.0f;
+    }
+    float last_r = INFINITY;
+    uint last_id = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint j = 0; j < m; j++) {
+        float r = 0.0f;
+        uint id = NONE;
+        if (lid < m && old_id[lid] != NONE && before(last_r, last_id, old_r[lid], old_id[lid])) {
+            r = old_r[lid];
+            id = old_id[lid];
+        }
+        for (uint c = lid; c < width; c += LANES) {
+            const float rc = row[c].y;
+            if (rc > 0.0f && before(last_r, last_id, rc, k0 + c) && before(rc, k0 + c, r, id)) {
+                r = rc;
+                id = k0 + c;
+            }
+        }
+        best_r[lid] = r;
+        best_id[lid] = id;
+        for (uint step = LANES / 2; step > 0; step /= 2) {
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (lid < step && before(best_r[lid + step], best_id[lid + step], best_r[lid], best_id[lid])) {
+                best_r[lid] = best_r[lid + step];
+                best_id[lid] = best_id[lid + step];
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        last_r = best_r[0];
+        last_id = best_id[0];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lid == 0) {
+            row_ids[j] = last_id;
+            row_resp[j] = last_id == NONE ? 0.0f : last_r;
+        }
+    }
+}
