@@ -1,0 +1,27 @@
+/* Made data for benchmarks: the same numbers in every program, on every machine, for any number of threads. */
+#ifndef FLASHGMM_TOOLS_BENCH_DATA_H
+#define FLASHGMM_TOOLS_BENCH_DATA_H
+
+#include <stdint.h>
+
+typedef struct bench_data {
+    int64_t n, k, d;
+    int overlapping; /* centres 0.1 N(0, I), not 2 N(0, I) */
+    uint64_t seed;
+} bench_data;
+
+/* @param centres [k, d] */
+void bench_centres(const bench_data *b, float *centres);
+
+/* Rows x = c_label + N(0, I). @param x [n, d] */
+void bench_rows(const bench_data *b, const float *centres, float *x);
+
+/* Where an iteration starts: the centres moved by 0.15 of their spread. @param means [k, d] */
+void bench_start(const bench_data *b, const float *centres, float *means);
+
+double bench_clock(void); /* seconds */
+
+/* Sorts v and returns its median. @param n at least 1 */
+double bench_median(double *v, int n);
+
+#endif

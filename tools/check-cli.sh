@@ -1,0 +1,174 @@
+#!/bin/sh
+# The command line as a user meets it: what it prints, what it writes, and how it fails.
+#
+#   tools/check-cli.sh FLASHGMM
+set -u
+flashgmm=$(realpath "$1")
+here=$(cd "$(dirname "$0")/.." && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+export FLASHGMM_DEVICE=cpu
+passed=0 failed=0
+digits=$here/data/digits/X.npy
+
+# expect CODE PATTERN ARGUMENT...: the exit code, and a pattern that stdout and stderr together must hold
+expect() {
+    code=$1 pattern=$2
+    shift 2
+    "$flashgmm" "$@" > out.txt 2> err.txt < /dev/null
+    got=$?
+    if [ $got = "$code" ] && { [ -z "$pattern" ] || cat out.txt err.txt | grep -qE -- "$pattern"; }; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: flashgmm $* gave $got where $code was expected, with /$pattern/ in:"
+        sed 's/^/    /' out.txt err.txt
+    fi
+}
+
+# holds WHAT COMMAND...: a plain condition
+holds() {
+    what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $what"
+    fi
+}
+
+json_has() {
+    python3 -c 'import json, sys; d = json.load(open("out.txt")); sys.exit(any(k not in d for k in sys.argv[1:]))' "$@"
+}
+
+# ---- files to work on
+python3 - << 'PYTHON'
+import array, random
+def save(name, n, d, values):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }" % (n, d)
+    header += " " * (117 - len(header)) + "\n"
+    with open(name, "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+        array.array("f", values).tofile(file)
+random.seed(1)
+save("large.npy", 60000, 32, [random.gauss(0, 1) for _ in range(60000 * 32)])
+save("small.npy", 8, 8, [float(i * i % 13) for i in range(64)])
+save("nan.npy", 8, 8, [float("nan") if i == 37 else float(i * i % 13) for i in range(64)])
+save("negative.npy", 8, 1, [1, 1, -1, 1, 1, 1, 1, 1])
+PYTHON
+
+# ---- usage
+expect 2 'usage: flashgmm COMMAND'
+expect 0 'bench estep' --help
+expect 0 '^flashgmm [0-9]+\.[0-9]+\.[0-9]+$' --version
+expect 2 "unknown command 'fitt'" fitt
+expect 2 "unknown option '--versio'" --versio
+for command in devices fit predict score sample info "bench estep"; do
+    expect 0 'example:' $command --help
+    expect 2 "unknown option '--frob'" $command --frob
+done
+expect 2 'missing' fit
+expect 2 '-k, the number' fit "$digits"
+expect 2 "'x' is not a whole number" fit "$digits" -k x
+expect 2 "'4x' is not a whole number" fit "$digits" -k 4x
+expect 2 'outside' fit "$digits" -k 0
+expect 2 'outside' fit "$digits" -k 99999999999999999999
+expect 2 "'nan' is not a number" fit "$digits" -k 2 --tol nan
+expect 2 'outside' fit "$digits" -k 2 --tol -1
+expect 2 'spherical\|diag' fit "$digits" -k 2 --covariance round
+expect 2 "'mean' is not one of" fit "$digits" -k 2 --freeze weights,mean
+expect 2 'kmeans\+\+, kmeans' fit "$digits" -k 2 --init magic
+expect 2 'needs a value' fit "$digits" -k
+expect 2 'one file name too many' fit "$digits" other.npy -k 2
+expect 2 "'-1' is not a whole number" fit "$digits" -k 2 --seed -1
+expect 2 'must end in .npz' fit "$digits" -k 2 -o model.txt
+expect 2 'unknown device' fit "$digits" -k 2 --device gpu
+expect 2 '--min-resp needs --top' predict "$digits" -m m.npz -o l.npy --min-resp 0.1
+
+# ---- the way through
+expect 0 'cpu' devices
+expect 0 '"devices"' devices --json
+holds 'devices --json is JSON' json_has devices note
+expect 0 'converged' fit "$digits" -k 10 --seed 1 --max-iter 200 -o m.npz
+expect 0 '"n_iter": 7,' fit "$digits" -k 10 --covariance diag --seed 1 --max-iter 7 --tol 0 -o d.npz --json
+holds 'fit --json has its keys' json_has n_rows n_features n_components covariance_type device precision engine n_iter \
+    converged lower_bound seconds seconds_per_iteration survivors_per_row dropped_mass peak_host_bytes peak_device_bytes \
+    warnings
+expect 0 '' fit "$digits" -k 10 --seed 1 --max-iter 200 -o again.npz --quiet
+holds 'the same seed gives the same file' cmp m.npz again.npz
+holds '--quiet prints nothing' [ ! -s out.txt ]
+expect 0 '10 components' fit "$digits" --init m.npz --freeze means,covariances --max-iter 2
+expect 0 '10 components x 64 features, spherical' info m.npz
+expect 0 '"kind": "model"' info d.npz --json
+expect 0 '1797 rows x 64 features, u8' info "$digits"
+expect 0 'BIC' score "$digits" -m m.npz -o density.npy
+expect 0 '"aic"' score "$digits" -m m.npz --json
+expect 0 'rows  ' predict "$digits" -m m.npz -o labels.npy
+expect 0 'entries_per_row' predict "$digits" -m m.npz -o top.npz --top 3 --min-resp 0.01 --json
+expect 0 '50 x 64' sample -m m.npz -n 50 --seed 3 -o drawn.npy --labels drawn-labels.npy
+expect 0 '50 rows x 64 features, f64' info drawn.npy
+expect 0 'GFLOP/s' bench estep --n 4096 --k 16 --d 8 --reps 3
+expect 0 '"ms"' bench estep --n 4096 --k 16 --d 8 --reps 3 --covariance diag --data overlapping --json
+
+# ---- what goes wrong: named, exit 1, nothing written over
+cp m.npz kept.npz
+expect 1 'nothing.npy' fit nothing.npy -k 2
+head -c 5000 "$digits" > short.npy
+expect 1 'short.npy' fit short.npy -k 2 -o kept.npz
+printf 'not an array at all, by any measure' > text.npy
+expect 1 'text.npy' fit text.npy -k 2
+: > empty.npy
+expect 1 'empty.npy' info empty.npy
+expect 1 '1798' fit "$digits" -k 1798 -o kept.npz
+expect 1 'nowhere' fit "$digits" -k 2 -o nowhere/model.npz
+mkdir folder.npz
+expect 1 'folder' fit "$digits" -k 2 -o folder.npz
+
+cp "$digits" copy.npy
+expect 2 'input itself' predict copy.npy -m m.npz -o copy.npy
+expect 1 'weights' fit "$digits" -k 2 --weights text.npy -o kept.npz
+expect 1 '50' fit "$digits" -k 2 --weights drawn-labels.npy -o kept.npz
+head -c 500 m.npz > short.npz
+expect 1 'short.npz' info short.npz
+expect 1 'features' score small.npy -m m.npz
+expect 1 'weight' fit small.npy -k 2 --weights negative.npy
+expect 1 'nosuchdevice|OpenCL|opencl' fit "$digits" -k 2 --device opencl:nosuchdevice -o kept.npz
+cp labels.npy kept.npy
+(ulimit -f 1; "$flashgmm" predict "$digits" -m m.npz -o kept.npy > out.txt 2> err.txt)
+holds 'a write that fails exits 1' [ $? = 1 ]
+holds 'a write that fails is named' grep -q 'kept.npy' err.txt
+holds 'a write that fails leaves the old file whole' cmp labels.npy kept.npy
+holds 'a write that fails leaves nothing else' [ "$(ls -A | grep -c 'kept.npy')" = 1 ]
+holds 'failed commands leave an old file whole' cmp m.npz kept.npz
+if [ -w /dev/full ]; then
+    "$flashgmm" fit "$digits" -k 2 --json > /dev/full 2> err.txt
+    holds 'a full standard output is a failure' [ $? = 1 ]
+fi
+# A file system without room: found out before the work.
+mkdir small
+if [ "$(id -u)" = 0 ] && mount -t tmpfs -o size=16k none small 2> /dev/null; then
+    expect 1 'needs about .* bytes' fit "$digits" -k 1000 -o small/model.npz
+    umount small
+fi
+
+# ---- Ctrl-C: the last whole iteration is kept
+expect 1 'row 4.*column 5' fit nan.npy -k 2
+expect 0 '1 left out' fit nan.npy -k 2 --on-nonfinite skip
+python3 - "$flashgmm" << 'PYTHON'
+import signal, subprocess, sys, time
+with open("err.txt", "w") as err:
+    fit = subprocess.Popen([sys.argv[1], *"fit large.npy -k 16 --max-iter 1000000 --tol 0 -q -o stopped.npz".split()], stderr=err)
+    time.sleep(4)
+    fit.send_signal(signal.SIGINT)
+    start = time.time()
+    code = fit.wait(timeout=60)
+    sys.exit(not (code == 1 and time.time() - start < 2))
+PYTHON
+holds 'Ctrl-C exits 1 at once' [ $? = 0 ]
+holds 'Ctrl-C says what it kept' grep -q "'stopped.npz' holds the model of iteration" err.txt
+expect 0 'not converged' info stopped.npz
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,117 @@
+#!/bin/sh
+# Installs what is missing, builds in five ways, runs every test on every backend there is, and ends with the line
+# "N passed, N failed, N skipped". Exit 0 only if none failed.
+#
+#   tools/check.sh [--quick] [--no-install]
+#
+# --quick: the default build and its tests alone. Logs stay in build-check/.
+set -eu
+cd "$(dirname "$0")/.."
+. tools/setup.sh
+
+quick=''
+install=yes
+for argument in "$@"; do
+    case $argument in
+    --quick) quick=yes ;;
+    --no-install) install='' ;;
+    *) echo "usage: tools/check.sh [--quick] [--no-install]" >&2; exit 2 ;;
+    esac
+done
+
+if [ -n "$install" ]; then
+    need gcc g++ libc6-dev meson ninja-build pkg-config python3 python3-numpy check libzip-dev libhdf5-dev \
+        ocl-icd-opencl-dev opencl-headers libclblast-dev pocl-opencl-icd mesa-opencl-icd oclgrind
+    [ -n "$quick" ] || need clang libomp-dev clang-15 llvm-spirv-15 clang-format
+fi
+
+# The tests compare with NumPy; where another python3 stands first on the path, the system's has it.
+if ! python3 -c 'import numpy' 2> /dev/null && /usr/bin/python3 -c 'import numpy' 2> /dev/null; then
+    PATH=/usr/bin:$PATH
+fi
+
+out=build-check
+mkdir -p $out
+results=$out/results.tsv
+: > $results
+
+# note JOB BACKEND PASSED FAILED SKIPPED: a line of the summary
+note() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >> $results; }
+
+# run NAME COMMAND...: a job that is one check, with its log
+run() {
+    name=$1
+    shift
+    start=$(date +%s)
+    # In the background, because a condition would switch "set -e" off within.
+    (set -e; "$@") > "$out/$name.log" 2>&1 &
+    verdict=ok
+    wait $! || verdict=FAILED
+    # A script that counts its own checks ends with "N passed, N failed".
+    counts=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$out/$name.log")
+    case "$verdict $counts" in
+    "ok "[0-9]*) note "$name" - ${counts% *} 0 0 ;;
+    "FAILED "*" "[1-9]*) note "$name" - ${counts% *} ${counts#* } 0 ;;
+    "ok "*) note "$name" - 1 0 0 ;;
+    *) note "$name" - 0 1 0 ;;
+    esac
+    printf '%-10s %s, %d s\n' "$name" "$verdict" $(($(date +%s) - start))
+    [ $verdict = ok ] || tail -n 30 "$out/$name.log"
+}
+
+# build_and_test NAME SUITES SETUP-ARGUMENT...: a build of its own and its tests, each counted; SUITES "" is all of them
+build_and_test() {
+    name=$1
+    suites=''
+    for suite in $2; do suites="$suites --suite $suite"; done
+    shift 2
+    start=$(date +%s)
+    rm -rf "${out:?}/$name"
+    if meson setup "$out/$name" --werror "$@" > "$out/$name.log" 2>&1 && ninja -C "$out/$name" >> "$out/$name.log" 2>&1; then
+        meson test -C "$out/$name" --no-rebuild --print-errorlogs $suites >> "$out/$name.log" 2>&1 || true
+        python3 tools/check_tally.py collect "$name" "$out/$name/meson-logs/testlog.json" >> $results
+        python3 tools/check_tally.py tell "$out/$name/meson-logs/testlog.json"
+    else
+        note "$name" build 0 1 0
+        echo "$name: the build failed"
+        grep -v '^\[' "$out/$name.log" | tail -n 30
+    fi
+    printf '%-10s done, %d s\n' "$name" $(($(date +%s) - start))
+}
+
+# The installed library is what users link to: found by pkg-config, shared and static.
+installed() {
+    prefix=$PWD/$out/installed
+    rm -rf "$prefix"
+    DESTDIR=$prefix meson install -C $out/gcc --no-rebuild
+    pc=$(dirname "$(find "$prefix" -name flashgmm.pc)")
+    flags() { PKG_CONFIG_PATH=$pc pkg-config --define-variable=prefix="$prefix/usr/local" "$@" flashgmm; }
+    library=$(flags --variable=libdir)
+    cc -std=c11 tests/example_fit.c -o $out/example-shared $(flags --cflags --libs)
+    LD_LIBRARY_PATH=$library $out/example-shared data/digits/X.npy $out/example.npz
+    cc -std=c11 tests/example_fit.c -o $out/example-static $(flags --cflags) "$library/libflashgmm.a" \
+        $(flags --libs-only-l --static | sed 's/-lflashgmm//g') -fopenmp
+    $out/example-static data/digits/X.npy $out/example.npz
+    LD_LIBRARY_PATH=$library "$prefix/usr/local/bin/flashgmm" info $out/example.npz
+}
+
+format() { find include lib cl cpu tests tools -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run -Werror; }
+
+build_and_test gcc "" -Dhdf5=enabled
+run cli tools/check-cli.sh $out/gcc/tools/flashgmm
+run installed installed
+if [ -z "$quick" ]; then
+    (export CC=clang; build_and_test clang "cpu-avx2 cpu-avx512 cpu-neon opencl-pocl files house")
+    build_and_test noopencl "cpu-baseline files house" -Dopencl=disabled
+    build_and_test asan "cpu-scalar cpu-avx2 cpu-avx512 cpu-neon opencl-pocl files" \
+        -Dbuildtype=debugoptimized -Db_sanitize=address,undefined
+    # gcc's OpenMP hides its barriers from the thread sanitizer; clang's shows them.
+    export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1
+    (export CC=clang; build_and_test tsan "cpu-avx2 cpu-neon" -Dbuildtype=debugoptimized -Db_sanitize=thread \
+        -Db_lundef=false -Dopencl=disabled)
+    run kernels tools/check-kernels.sh
+    run format format
+fi
+
+echo
+python3 tools/check_tally.py summary $results

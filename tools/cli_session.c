@@ -1,0 +1,161 @@
+/* The session: the context with its log, bar and Ctrl-C, and checks of what will be written. */
+#include "cli.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* A signal handler has nothing but globals to find the context by. */
+static _Atomic(fgmm_context *) interrupted_context;
+
+static void on_interrupt(int signal_number) {
+    (void)signal_number; /* SA_RESETHAND: a second Ctrl-C kills */
+    fgmm_context *ctx = atomic_load(&interrupted_context);
+    if (ctx) fgmm_context_cancel(ctx);
+}
+
+void cli_say(const char *format, ...) {
+    va_list args;
+    progress_wipe();
+    va_start(args, format);
+    fputs("flashgmm: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+static void on_log(void *user, fgmm_log_level level, const char *line) {
+    const cli_session *s = user;
+    if (level == FGMM_LOG_WARNING) {
+        if (!s->quiet) cli_say("warning: %s", line);
+    } else if (level > FGMM_LOG_WARNING) {
+        if (s->verbose) cli_say("%s", line);
+    }
+    /* Errors come back as a status with its message, which is printed once, by cli_failed. */
+}
+
+/* What was ignored from the start stays so, as nohup and background jobs of a shell expect. */
+static void catch_signal(int number, const struct sigaction *action) {
+    struct sigaction old;
+    if (sigaction(number, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(number, action, NULL);
+}
+
+int cli_open(const cli_command *self, cli_session *s) {
+    char why[2048] = "";
+    fgmm_context_options o = FGMM_CONTEXT_OPTIONS_INIT;
+    o.device = s->device;
+    o.threads = s->threads;
+    o.cpu_isa = s->cpu_isa;
+    o.log = on_log;
+    o.log_user = s;
+    o.log_level = s->verbose ? FGMM_LOG_DEBUG : FGMM_LOG_WARNING;
+    o.progress = s->progress ? s->progress : isatty(STDERR_FILENO) && !s->quiet ? progress_draw : NULL;
+    o.progress_user = s->progress_user;
+    o.error = why;
+    o.error_size = sizeof why;
+    fgmm_status status = fgmm_context_create(&s->ctx, &o);
+    if (status == FGMM_ERR_INVALID) return cli_usage(self, "%s", why);
+    if (status != FGMM_OK) {
+        cli_say("%s", why[0] ? why : fgmm_status_name(status));
+        return CLI_FAILED;
+    }
+    atomic_store(&interrupted_context, s->ctx);
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
+    catch_signal(SIGINT, &action);
+    catch_signal(SIGTERM, &action);
+    signal(SIGXFSZ, SIG_IGN); /* a file over the user's limit is then a failed write, with a message */
+    return CLI_DONE;
+}
+
+void cli_close(cli_session *s) {
+    progress_wipe();
+    atomic_store(&interrupted_context, NULL);
+    fgmm_context_free(s->ctx);
+    s->ctx = NULL;
+}
+
+int cli_failed(const cli_session *s, fgmm_status status) {
+    const char *message = fgmm_context_message(s->ctx);
+    if (status == FGMM_ERR_CANCELLED) {
+        cli_say("cancelled");
+    } else {
+        cli_say("%s", message[0] ? message : fgmm_status_name(status));
+    }
+    return CLI_FAILED;
+}
+
+fgmm_compute_options cli_compute_options(const cli_compute *c) {
+    fgmm_compute_options o = FGMM_COMPUTE_OPTIONS_INIT;
+    o.precision = (fgmm_precision)c->precision;
+    o.engine = (fgmm_engine)c->engine;
+    o.nonfinite = (fgmm_nonfinite)c->nonfinite;
+    o.block_rows = c->block_rows;
+    return o;
+}
+
+const char *cli_precision_name(fgmm_precision precision) {
+    return precision == FGMM_DOUBLE ? "double" : precision == FGMM_FAST ? "fast" : "exact";
+}
+
+const char *cli_engine_name(fgmm_engine engine) {
+    return engine == FGMM_ENGINE_SCREEN ? "screen" : engine == FGMM_ENGINE_DENSE ? "dense" : "auto";
+}
+
+const char *cli_dtype_name(fgmm_dtype type) {
+    static const char *const names[] = {"f32", "f64", "f16", "bf16", "u8", "i8", "i32", "i64"};
+    return (unsigned)type < sizeof names / sizeof names[0] ? names[type] : "unknown";
+}
+
+int cli_ends_with(const char *text, const char *ending) {
+    size_t n = strlen(text), m = strlen(ending);
+    return n > m && strcmp(text + n - m, ending) == 0;
+}
+
+int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, const char *input) {
+    struct stat at_path, at_input, at_folder;
+    struct statvfs space;
+    if (!cli_ends_with(path, ending)) return cli_usage(self, "the output '%s' must end in %s", path, ending);
+    int exists = stat(path, &at_path) == 0;
+    if (exists && S_ISDIR(at_path.st_mode)) return cli_say("cannot write '%s': it is a folder", path), CLI_FAILED;
+    if (exists && input && stat(input, &at_input) == 0 && at_path.st_dev == at_input.st_dev &&
+        at_path.st_ino == at_input.st_ino) {
+        return cli_usage(self, "the output '%s' is the input itself", path);
+    }
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == path ? 1 : slash ? (size_t)(slash - path) : 1;
+    char *folder = malloc(length + 1);
+    if (!folder) return cli_say("no memory"), CLI_FAILED;
+    memcpy(folder, slash ? path : ".", length);
+    folder[length] = 0;
+    int rc = CLI_FAILED;
+    if (stat(folder, &at_folder) != 0) {
+        cli_say("cannot write '%s': folder '%s': %s", path, folder, strerror(errno));
+    } else if (!S_ISDIR(at_folder.st_mode)) {
+        cli_say("cannot write '%s': '%s' is not a folder", path, folder);
+    } else if (access(folder, W_OK | X_OK) != 0) {
+        cli_say("cannot write '%s': folder '%s': %s", path, folder, strerror(errno));
+    } else if (statvfs(folder, &space) == 0 && (double)space.f_bavail * (double)space.f_frsize < bytes) {
+        cli_say("cannot write '%s': needs about %.0f bytes, and '%s' has %.0f left", path, bytes, folder,
+                (double)space.f_bavail * (double)space.f_frsize);
+    } else {
+        rc = CLI_DONE;
+    }
+    free(folder);
+    return rc;
+}
+
+void *cli_alloc(int64_t count, size_t size, const char *what) {
+    void *p = NULL;
+    if (count >= 0 && (uint64_t)count <= SIZE_MAX / size) p = malloc(count ? (size_t)count * size : 1);
+    if (!p) cli_say("no memory for %s (%lld x %zu bytes)", what, (long long)count, size);
+    return p;
+}

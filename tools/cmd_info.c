@@ -1,0 +1,141 @@
+/* flashgmm info: what a data, model or statistics file holds. */
+#include "cli.h"
+
+#include <sys/stat.h>
+
+typedef struct info_args {
+    cli_session session;
+    const char *path, *format;
+} info_args;
+
+static void range(const double *v, int64_t n, double *low, double *high) {
+    *low = *high = v[0];
+    for (int64_t i = 1; i < n; i++) {
+        if (v[i] < *low) *low = v[i];
+        if (v[i] > *high) *high = v[i];
+    }
+}
+
+static void print_model(const info_args *a, const fgmm_model *m) {
+    int64_t k = fgmm_model_components(m), d = fgmm_model_features(m);
+    const char *type = fgmm_covariance_name(fgmm_model_covariance_type(m));
+    double weight_low, weight_high, low, high;
+    range(fgmm_model_weights(m), k, &weight_low, &weight_high);
+    range(fgmm_model_covariances(m), fgmm_model_covariances_size(m), &low, &high);
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_text(&j, "kind", "model");
+        json_text(&j, "covariance_type", type);
+        json_int(&j, "n_components", k);
+        json_int(&j, "n_features", d);
+        json_int(&j, "n_parameters", fgmm_model_parameters(m));
+        json_real(&j, "weight_min", weight_low);
+        json_real(&j, "weight_max", weight_high);
+        json_real(&j, "covariance_min", low);
+        json_real(&j, "covariance_max", high);
+        json_int(&j, "n_iter", fgmm_model_iterations(m));
+        json_bool(&j, "converged", fgmm_model_converged(m));
+        json_real(&j, "lower_bound", fgmm_model_lower_bound(m));
+        json_end(&j);
+        return;
+    }
+    printf("model       %lld components x %lld features, %s, %lld free parameters\n", (long long)k, (long long)d, type,
+           (long long)fgmm_model_parameters(m));
+    printf("weights     %.6g .. %.6g\ncovariances %.6g .. %.6g\n", weight_low, weight_high, low, high);
+    double bound = fgmm_model_lower_bound(m);
+    if (bound == bound) { /* not NaN: it was fitted */
+        printf("fit         %d iterations, %s, %.10g nats a row\n", fgmm_model_iterations(m),
+               fgmm_model_converged(m) ? "converged" : "not converged", bound);
+    }
+}
+
+static void print_stats(const info_args *a, const fgmm_stats *stats) {
+    fgmm_stats_view v;
+    fgmm_stats_export(stats, &v);
+    double bound = v.weight > 0 ? v.log_likelihood / v.weight : 0;
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_text(&j, "kind", "statistics");
+        json_text(&j, "covariance_type", fgmm_covariance_name(v.covariance_type));
+        json_int(&j, "n_components", v.k);
+        json_int(&j, "n_features", v.d);
+        json_real(&j, "n_rows", v.rows);
+        json_real(&j, "weight", v.weight);
+        json_real(&j, "log_likelihood", bound);
+        json_end(&j);
+        return;
+    }
+    printf("statistics  of %.10g rows, weight %.10g, %.10g nats a row\n", v.rows, v.weight, bound);
+    printf("model       %lld components x %lld features, %s\n", (long long)v.k, (long long)v.d,
+           fgmm_covariance_name(v.covariance_type));
+}
+
+static void print_rows(const info_args *a, const fgmm_rows *rows) {
+    struct stat file;
+    long long bytes = stat(a->path, &file) == 0 ? (long long)file.st_size : -1; /* -1: PATH:DATASET is no file name */
+    long long n = fgmm_rows_count(rows), d = fgmm_rows_features(rows);
+    const char *type = cli_dtype_name(fgmm_rows_type(rows));
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_text(&j, "kind", "data");
+        json_text(&j, "type", type);
+        json_int(&j, "n_rows", n);
+        json_int(&j, "n_features", d);
+        json_int(&j, "file_bytes", bytes);
+        json_end(&j);
+        return;
+    }
+    printf("data        %lld rows x %lld features, %s", n, d, type);
+    if (bytes >= 0) printf(", %lld bytes", bytes);
+    printf("\n");
+}
+
+static int info_npz(const info_args *a) {
+    fgmm_context *ctx = a->session.ctx;
+    fgmm_model *model = NULL;
+    fgmm_stats *stats = NULL;
+    if (fgmm_stats_load(ctx, &stats, a->path) == FGMM_OK) {
+        print_stats(a, stats);
+        fgmm_stats_free(ctx, stats);
+        return CLI_DONE;
+    }
+    fgmm_status status = fgmm_model_load(ctx, &model, a->path);
+    if (status != FGMM_OK) return cli_failed(&a->session, status);
+    print_model(a, model);
+    fgmm_model_free(ctx, model);
+    return CLI_DONE;
+}
+
+static int info_rows(const info_args *a) {
+    fgmm_rows *rows = NULL;
+    fgmm_status status = fgmm_rows_open(a->session.ctx, &rows, a->path, a->format);
+    if (status != FGMM_OK) return cli_failed(&a->session, status);
+    print_rows(a, rows);
+    fgmm_rows_free(a->session.ctx, rows);
+    return CLI_DONE;
+}
+
+static int run(const cli_command *self, int argc, char **argv) {
+    info_args a = {.session.device = "cpu"};
+    const cli_option options[] = {
+        {"format", 0, CLI_TEXT, &a.format, 0, 0, "NAME", "npy, fvecs, bvecs, fbin, u8bin, i8bin or hdf5"},
+        {"json", 0, CLI_FLAG, &a.session.json, 0, 0, NULL, "print one JSON object on stdout"},
+        {0},
+    };
+    int rc = cli_parse(self, options, argc, argv, &a.path);
+    if (rc != CLI_GO_ON) return rc;
+    rc = cli_open(self, &a.session);
+    if (rc != CLI_DONE) return rc;
+    rc = !a.format && cli_ends_with(a.path, ".npz") ? info_npz(&a) : info_rows(&a);
+    cli_close(&a.session);
+    return rc;
+}
+
+const cli_command cmd_info = {
+    .name = "info",
+    .summary = "what a data, model or statistics file holds",
+    .usage = "FILE [--format NAME] [--json]",
+    .example = "  flashgmm info digits.npz\n",
+    .operands = 1,
+    .run = run,
+};

@@ -1,0 +1,102 @@
+/* The bar on stderr: stage, iteration, log-likelihood, rows a second, time left. */
+#include "cli.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A program has one terminal, so the bar's state is the program's. */
+static struct {
+    int drawn;         /* a line is on the screen */
+    double last;       /* when it was drawn */
+    double fit_start;  /* seconds into the call at which this call's first iteration began; < 0 before it */
+    double call_start; /* clock at which the call began, to tell calls apart */
+} bar;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int columns(void) {
+    struct winsize w;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) != 0 || w.ws_col == 0) return 80;
+    return w.ws_col;
+}
+
+void progress_wipe(void) {
+    if (!bar.drawn) return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    bar.drawn = 0;
+}
+
+/* How much of the work is done, 0 .. 1; a fit that converges is done sooner. */
+static double fraction(const fgmm_progress *p) {
+    double pass = p->rows_total > 0 ? (double)p->rows_done / (double)p->rows_total : 0.0;
+    if (strcmp(p->stage, "fit") != 0 || p->max_iter <= 0) return pass;
+    double one = ((double)p->iteration + (pass < 1.0 ? pass : 0.0)) / p->max_iter;
+    if (one > 1.0) one = 1.0;
+    return p->n_init > 1 ? (p->init + one) / p->n_init : one;
+}
+
+static void put_rate(char *out, size_t size, double rate) {
+    if (rate >= 1e6) {
+        snprintf(out, size, "%.1fM rows/s", rate / 1e6);
+    } else if (rate >= 1e3) {
+        snprintf(out, size, "%.1fk rows/s", rate / 1e3);
+    } else {
+        snprintf(out, size, "%.0f rows/s", rate);
+    }
+}
+
+static void put_left(char *out, size_t size, double done, double spent, int at_most) {
+    out[0] = 0;
+    if (done <= 0.0 || spent < 0.5) return;
+    double left = spent * (1.0 - done) / done;
+    long s = (long)(left + 0.5);
+    const char *sign = at_most ? "<" : "";
+    if (s < 3600) {
+        snprintf(out, size, "  %s%ld:%02ld left", sign, s / 60, s % 60);
+    } else {
+        snprintf(out, size, "  %s%ld:%02ld:%02ld left", sign, s / 3600, s / 60 % 60, s % 60);
+    }
+}
+
+int progress_draw(void *user, const fgmm_progress *p) {
+    (void)user;
+    double t = now();
+    double began = t - p->seconds;
+    if (fabs(began - bar.call_start) > 0.2) { /* another call than before */
+        bar.call_start = began;
+        bar.fit_start = -1.0;
+    }
+    int fitting = strcmp(p->stage, "fit") == 0;
+    if (fitting && bar.fit_start < 0.0) bar.fit_start = p->seconds;
+    if (bar.drawn && t - bar.last < 0.1) return 0;
+    bar.last = t;
+
+    char line[512], restart[48] = "", what[64] = "", rate[32], left[48], graph[24];
+    double done = fraction(p);
+    if (p->n_init > 1) snprintf(restart, sizeof restart, " %d/%d", p->init + 1, p->n_init);
+    if (fitting) snprintf(what, sizeof what, "  iteration %d/%d", p->iteration, p->max_iter);
+    char likelihood[48] = "";
+    if (isfinite(p->lower_bound)) snprintf(likelihood, sizeof likelihood, "  log-likelihood %.6g", p->lower_bound);
+    put_rate(rate, sizeof rate, p->rows_per_second);
+    put_left(left, sizeof left, done, fitting ? p->seconds - bar.fit_start : p->seconds, fitting);
+    int cells = (int)(done * 20.0);
+    for (int i = 0; i < 20; i++) graph[i] = i < cells ? '#' : '.';
+    graph[20] = 0;
+
+    int length =
+        snprintf(line, sizeof line, "%-7s%s [%s]%s%s  %s%s", p->stage, restart, graph, what, likelihood, rate, left);
+    int room = columns() - 1; /* a full line would wrap and stay */
+    if (length > room) line[room > 0 && room < (int)sizeof line ? room : 0] = 0;
+    fprintf(stderr, "\r%s\033[K", line);
+    fflush(stderr);
+    bar.drawn = 1;
+    return 0;
+}
