@@ -1,0 +1,201 @@
+/*
+ * Memory that runs out at the n-th request, for every n: nothing crashes, nothing leaks, and the call says FGMM_ERR_MEMORY
+ * or, where it could do without, succeeds. Only our own allocator fails; a third party's malloc may abort by its own choice.
+ */
+#include "data_sets.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct scarce {
+    atomic_long asked, live, foreign;
+    long fail_at; /* this request and none other; 0: never */
+} scarce;
+
+typedef struct stamp {
+    scarce *owner;
+    char pad[56];
+} stamp;
+
+static void *scarce_alloc(void *user, size_t bytes) {
+    scarce *s = user;
+    if (atomic_fetch_add(&s->asked, 1) + 1 == s->fail_at) return NULL;
+    stamp *block = malloc(sizeof *block + bytes);
+    if (!block) return NULL;
+    block->owner = s;
+    atomic_fetch_add(&s->live, 1);
+    return block + 1;
+}
+
+static void scarce_free(void *user, void *pointer) {
+    scarce *s = user;
+    if (!pointer) return;
+    stamp *block = (stamp *)pointer - 1;
+    if (block->owner != s) atomic_fetch_add(&s->foreign, 1);
+    atomic_fetch_sub(&s->live, 1);
+    free(block);
+}
+
+typedef fgmm_status (*task)(fgmm_context *ctx, const problem *p);
+
+static fgmm_status rows_and_model(fgmm_context *ctx, const problem *p, fgmm_rows **rows, fgmm_model **model) {
+    fgmm_status status = fgmm_rows_from_memory(ctx, rows, p->rows, p->type, p->n, p->d, p->stride);
+    if (status != FGMM_OK) return status;
+    return fgmm_model_create(ctx, model, p->diag ? FGMM_DIAG : FGMM_SPHERICAL, p->k, p->d, p->model_weights, p->means,
+                             p->covariances);
+}
+
+static fgmm_status fit_from(fgmm_context *ctx, const problem *p, fgmm_init init) {
+    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    options.n_components = p->k;
+    options.covariance_type = p->diag ? FGMM_DIAG : FGMM_SPHERICAL;
+    options.init = init;
+    options.n_init = 2;
+    options.max_iter = 2;
+    options.tol = -1;
+    options.compute.block_rows = 1024;
+    fgmm_status status = fgmm_rows_from_memory(ctx, &rows, p->rows, p->type, p->n, p->d, p->stride);
+    if (status == FGMM_OK) status = fgmm_fit(ctx, &model, rows, &options, NULL);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static fgmm_status fit_kmeanspp(fgmm_context *ctx, const problem *p) { return fit_from(ctx, p, FGMM_INIT_KMEANSPP); }
+static fgmm_status fit_kmeans(fgmm_context *ctx, const problem *p) { return fit_from(ctx, p, FGMM_INIT_KMEANS); }
+static fgmm_status fit_random(fgmm_context *ctx, const problem *p) { return fit_from(ctx, p, FGMM_INIT_RANDOM); }
+static fgmm_status fit_rows(fgmm_context *ctx, const problem *p) {
+    return fit_from(ctx, p, FGMM_INIT_RANDOM_FROM_DATA);
+}
+
+static fgmm_status infer(fgmm_context *ctx, const problem *p) {
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    size_t n = (size_t)p->n;
+    double *log_prob = test_alloc(n, sizeof *log_prob), *x = test_alloc(10 * (size_t)p->d, sizeof *x);
+    int32_t *ids = test_alloc(2 * n, sizeof *ids);
+    float *resp = test_alloc(2 * n, sizeof *resp);
+    fgmm_status status = rows_and_model(ctx, p, &rows, &model);
+    if (status == FGMM_OK) status = fgmm_score_samples(ctx, model, rows, NULL, log_prob, NULL);
+    if (status == FGMM_OK) status = fgmm_predict(ctx, model, rows, NULL, ids, NULL);
+    if (status == FGMM_OK) status = fgmm_assign(ctx, model, rows, NULL, 2, 0.0, ids, resp, log_prob, NULL);
+    if (status == FGMM_OK) status = fgmm_sample(ctx, model, 10, 1, x, NULL);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    free(log_prob);
+    free(x);
+    free(ids);
+    free(resp);
+    return status;
+}
+
+static fgmm_status save_and_load(fgmm_context *ctx, const problem *p) {
+    char path[512];
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL, *loaded = NULL;
+    fgmm_stats *stats = NULL, *again = NULL;
+    fgmm_status status = rows_and_model(ctx, p, &rows, &model);
+    snprintf(path, sizeof path, "%s/model.npz", harness_scratch());
+    if (status == FGMM_OK) status = fgmm_model_save(ctx, model, path);
+    if (status == FGMM_OK) status = fgmm_model_load(ctx, &loaded, path);
+    if (status == FGMM_OK) status = fgmm_stats_create(ctx, &stats, model);
+    if (status == FGMM_OK) status = fgmm_stats_accumulate(ctx, stats, rows, NULL, NULL);
+    snprintf(path, sizeof path, "%s/stats.npz", harness_scratch());
+    if (status == FGMM_OK) status = fgmm_stats_save(ctx, stats, path);
+    if (status == FGMM_OK) status = fgmm_stats_load(ctx, &again, path);
+    if (status == FGMM_OK) status = fgmm_stats_merge(ctx, again, stats);
+    fgmm_stats_free(ctx, stats);
+    fgmm_stats_free(ctx, again);
+    fgmm_model_free(ctx, model);
+    fgmm_model_free(ctx, loaded);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static fgmm_status read_file(fgmm_context *ctx, const problem *p) {
+    fgmm_rows *rows = NULL, *slice = NULL;
+    fgmm_model *model = NULL;
+    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
+    (void)p;
+    options.n_components = 2;
+    options.max_iter = 1;
+    fgmm_status status = fgmm_rows_open(ctx, &rows, harness_path("data/iris.npy"), NULL);
+    if (status == FGMM_OK) status = fgmm_rows_slice(ctx, &slice, rows, 10, 100);
+    if (status == FGMM_OK) status = fgmm_fit(ctx, &model, slice, &options, NULL);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, slice);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static const task tasks[] = {fit_kmeanspp, fit_kmeans, fit_random, fit_rows, infer, save_and_load, read_file};
+enum { TASKS = sizeof tasks / sizeof *tasks };
+
+static fgmm_status open_scarce(fgmm_context **ctx, scarce *s) {
+    fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
+    options.allocator = (fgmm_allocator){scarce_alloc, scarce_free, s};
+    return harness_open(ctx, &options);
+}
+
+static void check_outcome(fgmm_status status, const scarce *s, int which) {
+    ck_assert_msg(status == FGMM_OK || status == FGMM_ERR_MEMORY, "task %d, request %ld failing: %s", which, s->fail_at,
+                  fgmm_status_name(status));
+}
+
+/* A fresh context each time, its own making included. */
+START_TEST(from_the_first_request) {
+    problem *p = problem_clusters(50, 300, 3, 2, _i % 2, _i % 2 ? FGMM_F64 : FGMM_F32);
+    long requests = 1;
+    for (long n = 1; n <= requests; n++) {
+        scarce s = {.fail_at = n};
+        fgmm_context *ctx = NULL;
+        fgmm_status status = open_scarce(&ctx, &s);
+        ck_assert(status == FGMM_OK || ctx == NULL);
+        if (status == FGMM_OK) status = tasks[_i](ctx, p);
+        check_outcome(status, &s, _i);
+        fgmm_context_free(ctx);
+        ck_assert_msg(s.live == 0, "task %d, request %ld failing: %ld blocks leak", _i, n, (long)s.live);
+        ck_assert_msg(s.foreign == 0, "task %d: a block went back to another allocator", _i);
+        if (s.asked >= n) requests = n + 1; /* it failed; the next may too */
+    }
+    ck_assert_int_gt(requests, 3);
+    problem_free(p);
+}
+END_TEST
+
+/* One context that lives through them all: what is left of a failure may not spoil the next call. */
+START_TEST(in_a_context_that_lives) {
+    problem *p = problem_clusters(51, 300, 3, 2, _i % 2, FGMM_F32);
+    scarce s = {0};
+    fgmm_context *ctx = NULL;
+    ck_assert_int_eq(open_scarce(&ctx, &s), FGMM_OK);
+    long requests = 1;
+    for (long n = 1; n <= requests; n++) {
+        atomic_store(&s.asked, 0);
+        s.fail_at = n;
+        check_outcome(tasks[_i](ctx, p), &s, _i);
+        if (s.asked >= n) requests = n + 1;
+    }
+    s.fail_at = 0;
+    CHECK_OK(ctx, tasks[_i](ctx, p));
+    fgmm_context_free(ctx);
+    ck_assert_msg(s.live == 0, "%ld blocks leak", (long)s.live);
+    problem_free(p);
+}
+END_TEST
+
+static TCase *failing_alloc(void) {
+    TCase *room = tcase_create("failing allocations");
+    /* Opening an OpenCL device takes long; there the context that lives must do. */
+    if (harness_is_cpu()) tcase_add_loop_test(room, from_the_first_request, 0, TASKS);
+    tcase_add_loop_test(room, in_a_context_that_lives, 0, TASKS);
+    return room;
+}
+
+int main(void) {
+    TCase *(*const rooms[])(void) = {failing_alloc};
+    return harness_main("failing allocations", rooms, 1);
+}
