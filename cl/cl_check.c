@@ -45,6 +45,8 @@ static void make_case(check_case *c, int diag) {
     for (int i = 0; i < ROWS; i++)
         for (int f = 0; f < FEATURES; f++)
             c->x[i][f] = (float)(c->means[i % COMPONENTS][f] + 0.4 * (next_value(&state) - 0.5));
+    double log_norm_max = -INFINITY;
+    for (int k = 0; k < COMPONENTS; k++) log_norm_max = fmax(log_norm_max, c->log_norm[k]);
     c->params = (fgmm_params){.covariance_type = diag ? FGMM_DIAG : FGMM_SPHERICAL,
                               .k = COMPONENTS,
                               .d = FEATURES,
@@ -57,6 +59,7 @@ static void make_case(check_case *c, int diag) {
                               .scale = c->scale,
                               .sum_centres = c->means[0],
                               .cut = 1e-7,
+                              .log_norm_max = log_norm_max,
                               .engine = FGMM_ENGINE_SCREEN};
 }
 

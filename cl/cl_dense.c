@@ -44,10 +44,10 @@ static int64_t superchunk(const dense_group *group, int64_t grain, cl_uint i) {
 static fgmm_status run_logits(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = group->slice->block;
-    const cl_tile *tile = &engine->tile;
+    const cl_tile *tile = &engine->dense_tile;
     cl_kernel kernel = NULL;
     cl_tile_options options;
-    cl_tiled_options(&options, engine, block);
+    cl_tiled_options(&options, tile, engine->diag, block);
     CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_logits"));
     size_t rows = (size_t)(tile->gy * tile->rm), columns = (size_t)(tile->gx * tile->rn);
     size_t step = (size_t)(engine->batch_budget / 2 / ((int64_t)width * engine->d) + 1);
@@ -71,7 +71,7 @@ static fgmm_status run_lse(fgmm_device *device, const dense_group *group, cl_uin
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     cl_tile_options options;
-    cl_tiled_options(&options, engine, group->slice->block);
+    cl_tiled_options(&options, &engine->dense_tile, engine->diag, group->slice->block);
     CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_lse"));
     size_t local = LANES, global = (size_t)group->n * LANES;
     return CL_RUN(device, kernel, "dense log-densities", 1, &global, &local, CL_ARG(engine->logits.mem), CL_ARG(k0),
@@ -82,16 +82,17 @@ static fgmm_status run_resp(fgmm_device *device, const dense_group *group, cl_ui
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     cl_tile_options options;
-    cl_tiled_options(&options, engine, group->slice->block);
+    cl_tiled_options(&options, &engine->dense_tile, engine->diag, group->slice->block);
     CL_TRY(cl_kernel_get(device, &kernel, "dense", options.text, "dense_resp"));
     size_t local = LANES, global = (size_t)group->n * LANES;
     cl_uint hard = engine->params.hard != 0;
     cl_float log_cut = engine->resp_log_cut;
     return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->logits.mem),
                   CL_ARG(group->row0), CL_ARG(group->list), CL_ARG(group->base), CL_ARG(k0), CL_ARG(width),
-                  CL_ARG(engine->constants.mem), CL_ARG(group->slice->block->weights), CL_ARG(log_cut), CL_ARG(hard),
-                  CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem), CL_ARG(engine->sum.mem),
-                  CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
+                  CL_ARG(engine->constants.mem), CL_ARG(group->slice->block->weights), CL_ARG(log_cut),
+                  CL_ARG(engine->log_norm_max), CL_ARG(hard), CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem),
+                  CL_ARG(engine->sum.mem), CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem),
+                  CL_ARG(engine->kept_weight.mem));
 }
 
 static fgmm_status run_top(fgmm_device *device, const dense_group *group, cl_uint k0, cl_uint width, cl_uint m) {

@@ -61,11 +61,12 @@ struct cl_engine {
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
     int diag, all_dense;
-    cl_uint k, d, kp, dp;             /* components of weight > 0, and both sizes padded for the screen */
-    int32_t *ids;                     /* [k]: number of each among the caller's components */
+    cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
+    int32_t *ids;         /* [k]: number of each among the caller's components */
+    cl_float log_norm_max;
     cl_float log_cut, resp_log_cut;   /* of the screen (0 in hard passes) and of the responsibilities */
     cl_float4 bounds;                 /* of screen.cl */
-    cl_tile tile;                     /* of screen.cl and dense.cl */
+    cl_tile tile, dense_tile;         /* of screen.cl and dense.cl */
     int64_t batch_budget;             /* multiply-adds a dispatch */
     cl_uint dense_width, dense_group; /* components of a dense tile, rows of a dense group */
     cl_room centre, scale, screen_a, screen_b, screen_c, mean_hi, mean_lo, inverse, constants, sum_hi, sum_lo;
@@ -107,7 +108,7 @@ typedef struct cl_tile_options {
     char text[128];
 } cl_tile_options;
 void cl_row_options(char *out, size_t size, const fgmm_block *block);
-void cl_tiled_options(cl_tile_options *out, const cl_engine *engine, const fgmm_block *block);
+void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block);
 
 /* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);

@@ -11,10 +11,9 @@ void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
 }
 
-void cl_tiled_options(cl_tile_options *out, const cl_engine *engine, const fgmm_block *block) {
-    const cl_tile *tile = &engine->tile;
+void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block) {
     snprintf(out->text, sizeof out->text, "-DROW_TYPE=%d -DDIAG=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d", (int)block->type,
-             engine->diag, tile->gx, tile->gy, tile->rm, tile->rn);
+             diag, tile->gx, tile->gy, tile->rm, tile->rn);
 }
 
 /* Superchunks of the sparse sums: from K and D alone, so that the sums' bits do not depend on blocks. */
@@ -48,6 +47,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     for (int64_t i = 0; i < params->k; i++)
         if (params->log_weights[i] > FGMM_LOG_ZERO) engine->ids[engine->k++] = (int32_t)i;
     engine->resp_log_cut = params->cut > 0 ? (float)log(params->cut) : -INFINITY;
+    engine->log_norm_max = (float)params->log_norm_max;
     engine->log_cut = params->hard ? 0.0f : engine->resp_log_cut;
     plan_sparse(engine);
     cl_dense_plan(engine);
@@ -89,7 +89,7 @@ static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
     const cl_tile *tile = &engine->tile;
     cl_kernel kernel = NULL;
     cl_tile_options options;
-    cl_tiled_options(&options, engine, block);
+    cl_tiled_options(&options, tile, engine->diag, block);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
     size_t rows = (size_t)(tile->gy * tile->rm);
@@ -122,8 +122,8 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(out0), CL_ARG(slice->n), CL_ARG(engine->d),
                   CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->inverse.mem),
-                  CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(hard),
-                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                  CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
+                  CL_ARG(hard), CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
                   CL_ARG(engine->kept_weight.mem));
 }
@@ -155,13 +155,12 @@ static fgmm_status add_row_sums(fgmm_device *device, const cl_slice *slice) {
     cl_kernel kernel = NULL;
     size_t chunks = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS, bytes = chunks * ROW_SUMS * 4;
     size_t local = 64, global = chunks * local;
-    cl_float cut = (float)engine->params.cut;
     CL_TRY(cl_room_fit(device, &engine->chunks, bytes, "sums over rows"));
     CL_TRY(cl_kernel_get(device, &kernel, "row_sums", "", "row_sums"));
     CL_TRY(CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
-                  CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(cut), CL_ARG(engine->logz.mem),
-                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->kept_weight.mem),
-                  CL_ARG(engine->chunks.mem)));
+                  CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
+                  CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(engine->chunks.mem)));
     union {
         uint32_t u;
         float f;

@@ -9,6 +9,7 @@
  * Row i of the group is row list[base + i] of the slice, or base + i without a list.
  */
 #include "ff.clh"
+#include "row_cut.clh"
 #include "rows.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
@@ -187,7 +188,7 @@ __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void dense_lse(__glo
 // One work-group a row: the tile's logits become (w r, r), and the row's own outputs are written; of the slice: logz, kept, kept_weight.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
 dense_resp(__global float2 *logits, uint row0, __global const uint *list, uint base, uint k0, uint width,
-           __global const float4 *kconst, __global const float *weights, float log_cut, uint hard,
+           __global const float4 *kconst, __global const float *weights, float log_cut, float log_norm_max, uint hard,
            __global const float2 *best, __global const uint *best_id, __global const float2 *sum, __global float2 *logz,
            __global uint *kept, __global float *kept_weight)
 {
@@ -200,6 +201,7 @@ dense_resp(__global float2 *logits, uint row0, __global const uint *list, uint b
     const ff top = best[r];
     const float total = sum[r].x;
     const float log_sum = log(total);
+    const float log_rho = row_cut(log_cut, log_norm_max, top.x + log_sum);
     __global float2 *row = logits + (ulong)r * width;
     uint count = 0;
     float mass = 0.0f;
@@ -212,7 +214,7 @@ dense_resp(__global float2 *logits, uint row0, __global const uint *list, uint b
             mass += resp;
         } else {
             const ff below = ff_sub(row[c], top);
-            if ((below.x - log_sum) - k.z > log_cut) {
+            if ((below.x - log_sum) - k.z > log_rho) {
                 resp = ff_exp(below) / total;
                 count++;
                 mass += k.w;

@@ -5,9 +5,10 @@
  *   t = (x - m_hi) - m_lo,  q = sum_d a t^2,  l_k = L_k - q,  log Z = log sum_k exp(l_k),  r_k = exp(l_k - log Z)
  *
  * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row.
- * Kept are the components with r/w > cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
+ * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  */
 #include "ff.clh"
+#include "row_cut.clh"
 #include "rows.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
@@ -33,7 +34,7 @@
 
 // One row's part by one work-item: candidates (ids, l) in local memory, sorted and turned into survivors.
 static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, __global const float4 *kconst,
-                       float log_cut, uint hard, __global uint *surv_id, __global float *surv_r, __global uint *kept,
+                       float log_cut, float log_norm_max, uint hard, __global uint *surv_id, __global float *surv_r, __global uint *kept,
                        __global float2 *logz, __global float *kept_weight)
 {
     for (uint i = 1; i < count; i++) {
@@ -62,12 +63,13 @@ static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, _
     float sum = 0.0f;
     for (uint i = 0; i < count; i++) sum += ff_exp(ff_sub(ls[i], best));
     const float log_sum = log(sum);
+    const float log_rho = row_cut(log_cut, log_norm_max, best.x + log_sum);
     uint out = 0;
     float weight = 0.0f;
     for (uint i = 0; i < count; i++) {
         const ff below = ff_sub(ls[i], best);
         const float4 c = kconst[ids[i]];
-        if ((below.x - log_sum) - c.z > log_cut) {
+        if ((below.x - log_sum) - c.z > log_rho) {
             surv_id[(ulong)at * CAP + out] = ids[i];
             surv_r[(ulong)at * CAP + out] = ff_exp(below) / sum;
             weight += c.w;
@@ -84,7 +86,7 @@ static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, _
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d,
        __global const float *m_hi, __global const float *m_lo, __global const float *a, __global const float4 *kconst,
-       float log_cut, uint hard, __global const uint *cand_count, __global uint *surv_id, __global float *surv_r,
+       float log_cut, float log_norm_max, uint hard, __global const uint *cand_count, __global uint *surv_id, __global float *surv_r,
        __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight)
 {
     __local ff part[GROUP];
@@ -146,7 +148,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         if (count == 0)
             kept[at] = 0;
         else
-            finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, hard, surv_id, surv_r, kept,
+            finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r, kept,
                        logz, kept_weight);
     }
 }

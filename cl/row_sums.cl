@@ -1,9 +1,10 @@
 // variants: -DCHUNK=2048
 /*
  * Sums over each chunk of rows: out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
- * dropped = w cut (1 - weights of the kept components), an upper bound. Floats are stored as their bits.
+ * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
  */
 #include "ff.clh"
+#include "row_cut.clh"
 
 // CHUNK: rows a chunk, FGMM_CHUNK_ROWS (default 1024).
 #ifndef CHUNK
@@ -15,7 +16,7 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-row_sums(__global const float *weights, uint row0, uint n, float cut, __global const float2 *logz,
+row_sums(__global const float *weights, uint row0, uint n, float log_cut, float log_norm_max, __global const float2 *logz,
          __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global uint *out)
 {
     __local ff likelihood[GROUP], weight[GROUP], dropped[GROUP];
@@ -29,7 +30,8 @@ row_sums(__global const float *weights, uint row0, uint n, float cut, __global c
         const float w = weights ? weights[row0 + row] : 1.0f;
         if (w > 0.0f) sum_l = ff_sum(sum_l, ff_scale(logz[row], w));
         sum_w = ff_add(sum_w, w);
-        sum_d = ff_add(sum_d, w * cut * fmax(0.0f, 1.0f - kept_weight[row]));
+        const float rho = exp(row_cut(log_cut, log_norm_max, logz[row].x));
+        sum_d = ff_add(sum_d, w * rho * fmax(0.0f, 1.0f - kept_weight[row]));
         sum_s += kept[row];
         sum_r += dense[row];
     }

@@ -16,18 +16,22 @@
  * The bound. With u = 2^-24, P = sum a x^2, M = sum a m^2, the terms of v sum to at most T = 2P + 2M in absolute
  * value, and P <= 2q + 2M, so T <= 4q + 6M. Rounding of x, m, a, of the products, of the depth-long fma chain and of the last few
  * sums perturbs each term by at most (depth + 16) u =: g (relative), so |v + q| <= g (4q + 6M).
- * Let C_k = log_norm, L_k = C_k + log w_k, l_k = L_k - q_k. Component k matters if C_k - q_k > log Z + log cut.
+ * Let C_k = log_norm, L_k = C_k + log w_k, l_k = L_k - q_k, p = log p(x). Component k matters if C_k - q_k > p + log rho(p), rho
+ * the row's cut (lib/backend.h), which grows with p, its logarithm with a slope under 2/3 for cut <= 1/e.
  *   B = max_j v_j + L_j - 6 g M_j <= L_j - q_j (1 - 4g), so q_j <= (L_j - B) / (1 - 4g) and
- *   log Z >= l_j >= B - 4g / (1 - 4g) (Lmax - B).
- *   If k matters, q_k < C_k - log Z - log cut, and v_k + C_k + 6 g M_k >= C_k - q_k - 4 g q_k
- *     >= log Z + log cut - 4g (C_k - log Z - log cut) >= B + log cut - 10 g (Cmax - B - log cut)     for g <= 0.05.
- * The host puts 7 g M_k and the rounding of the constants into c1 and c2; so B = max v + c1, and k stays on the list while
- * v + c2 >= B + log cut - 10 g (Cmax - B - log cut) - pad. NaN counts as staying.
+ *   p >= l_j >= B - 4g / (1 - 4g) (Lmax - B).
+ *   If k matters, q_k < C_k - p - log rho(p), and v_k + C_k + 6 g M_k >= C_k - q_k - 4 g q_k
+ *     >= p + log rho(p) - 4g (C_k - p - log rho(p)) >= B + log rho(B) - 16 g (Cmax - B - log rho(B))     for g <= 0.05,
+ * since that grows with p. The host puts 7 g M_k and the rounding of the constants into c1 and c2; so B = max v + c1, and k stays on
+ * the list while v + c2 >= B + log rho(B) - 16 g (Cmax - B - log rho(B)) - pad. NaN counts as staying. Hard passes want the best alone: rho = 1.
  *
  * The list is a set: the order in which work-items append does not matter, refine sorts it.
- * Lists that outgrow CAP, and rows without a finite B, are marked CAP + 1 for the dense engine.
+ * A list that outgrows CAP while B is still low is made anew in a second walk, below the final B. Lists that outgrow it again, and rows
+ * without a finite B, are marked CAP + 1 for the dense engine.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "row_cut.clh"
+#include "row_cut.clh"
 #include "rows.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
@@ -67,7 +71,7 @@
 #define GROUP (GX * GY)
 
 // rows [n] from row0 of the block; candidates go to out0 of the slice. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
-// constants [kp]: c1, c2, a, M. bounds: log cut, 10 g, Cmax, pad.
+// constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
@@ -84,6 +88,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     __local float tile_best[TR * GX];
     __local float floors[TR];
     __local uint counts[TR];
+    __local int again; // whether any row of this pass asks for another
 
     const uint lx = get_local_id(0);
     const uint ly = get_local_id(1);
@@ -92,6 +97,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint mine = first + lid; // the row this work-item keeps the list of, if lid < TR
     const float log_cut = bounds.x;
     float best = -3e38f;
+    uint settled = CAP + 1; // length of the list after the first walk, if there is a second
 #if !DIAG
     float norm = 0.0f;
     (void)pb;
@@ -102,7 +108,14 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         floors[lid] = -3e38f;
     }
 
-    for (uint k0 = 0; k0 < kp; k0 += TC) {
+    uint steps = kp; // through all components once, or twice if a list overflowed before its row's best was found
+    for (uint step = 0; step < steps; step += TC) {
+        const uint k0 = step < kp ? step : step - kp;
+        if (step == kp && lid < TR) {
+            // Full lists start anew under the final best; the others are done, and stay closed.
+            settled = counts[lid];
+            counts[lid] = settled > CAP ? 0 : CAP + 1;
+        }
         float acc[RM][RN];
         for (uint i = 0; i < RM; i++)
             for (uint j = 0; j < RN; j++) acc[i][j] = 0.0f;
@@ -127,7 +140,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             }
             barrier(CLK_LOCAL_MEM_FENCE);
 #if !DIAG
-            if (k0 == 0 && lid < TR)
+            if (step == 0 && lid < TR)
                 for (uint dd = 0; dd < DT; dd++) norm = fma(xs[dd * (TR + 1) + lid], xs[dd * (TR + 1) + lid], norm);
 #endif
             for (uint dd = 0; dd < DT; dd++) {
@@ -145,7 +158,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             }
         }
 #if !DIAG
-        if (k0 == 0 && lid < TR) norms[lid] = norm;
+        if (step == 0 && lid < TR) norms[lid] = norm;
         barrier(CLK_LOCAL_MEM_FENCE);
 #endif
         // Logits of the tile and each row's best.
@@ -165,15 +178,17 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         // One work-item a row: raise the best, drop from the list what it rules out.
-        if (lid < TR && mine < n && counts[lid] <= CAP) {
+        if (lid < TR && mine < n && step < kp) {
             float top = best;
             for (uint i = 0; i < GX; i++) top = fmax(top, tile_best[lid * GX + i]);
             if (top > best) {
                 best = top;
-                const float floor_v = (best + log_cut) - (bounds.y * ((bounds.z - best) - log_cut) + bounds.w);
+                const float log_rho = log_cut < 0.0f ? row_cut(log_cut, bounds.z, best) : 0.0f;
+                const float floor_v = (best + log_rho) - (bounds.y * ((bounds.z - best) - log_rho) + bounds.w);
                 const ulong at = (ulong)(out0 + mine) * CAP;
+                const uint count = counts[lid];
                 uint kept = 0;
-                for (uint i = 0; i < counts[lid]; i++) {
+                for (uint i = 0; i < count && count <= CAP; i++) {
                     const uint id = cand_id[at + i];
                     const float v = cand_v[at + i];
                     if (!(v < floor_v)) {
@@ -182,7 +197,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                         kept++;
                     }
                 }
-                counts[lid] = kept;
+                if (count <= CAP) counts[lid] = kept;
                 floors[lid] = floor_v;
             }
         }
@@ -200,10 +215,17 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 }
             }
         }
+        if (step + TC == kp && lid == 0) again = 0;
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+        if (step + TC == kp) {
+            if (lid < TR && counts[lid] > CAP) atomic_or(&again, 1);
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (again) steps = 2 * kp;
+        }
     }
     if (lid < TR && mine < n) {
         const int sound = best > -1e38f && best < 1e38f;
-        cand_count[out0 + mine] = sound ? min(counts[lid], (uint)(CAP + 1)) : CAP + 1;
+        const uint count = settled > CAP ? counts[lid] : settled;
+        cand_count[out0 + mine] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
     }
 }

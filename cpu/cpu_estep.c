@@ -370,9 +370,9 @@ static void merge_in_turn(cpu_call *call, cpu_worker *worker, int64_t chunk) {
 fgmm_status cpu_rows(fgmm_device *device, const fgmm_block *block, int accumulate, const cpu_outputs *out) {
     cpu_call call = {.device = device, .source = &block->source, .out = out, .accumulate = accumulate};
     int64_t chunks = (block->source.n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
-    /* Waking a thread costs what a million multiply-adds do. */
+    /* Waking a thread costs what a few million multiply-adds do. */
     double work = (double)block->source.n * (double)device->params->k * (double)device->params->d;
-    int threads = work < 1e6 ? 1 : chunks < device->threads ? (int)chunks : device->threads;
+    int threads = work < 4e6 ? 1 : chunks < device->threads ? (int)chunks : device->threads;
 #pragma omp parallel num_threads(threads)
     {
         cpu_worker *worker = &device->workers[cpu_thread()];

@@ -12,8 +12,8 @@
  *     upper score  t = C + e - q^          lower logit  t - gap = C + log w - e - q^
  * and B = max over components of the lower logit. With Cmax = max C:
  *     log p(x) >= B - 5 g (Cmax - B)                        (q^ of the best is at most Cmax - B)
- *     log p(x|k) > log rho + log p(x)  implies  t > B + log rho - 10 g (Cmax - B + |log rho|),
- * where rho is the row's cut (lib/backend.h) with B for log p(x). So a component whose t lies below that threshold may go. Nothing here assumes an order of summation;
+ *     log p(x|k) > p + log rho(p)  implies  t > B + log rho(B) - 16 g (Cmax - B + |log rho(B)|),
+ * where p = log p(x) and rho is the row's cut (lib/backend.h), whose logarithm grows with p with a slope under 2/3. So a component whose t lies below that threshold may go. Nothing here assumes an order of summation;
  * fused multiply-adds only round less. tests/test_screen.c checks the bound by brute force.
  */
 #include <float.h>
@@ -145,7 +145,7 @@ static fgmm_status pack_screen(fgmm_device *device) {
     }
     double log_cut = log(params->cut);
     /* Rounded outwards: the threshold itself is formed in f32 from numbers of the size of B. */
-    pack->slope = (float)(10 * g + 16 * u);
+    pack->slope = (float)(16 * g + 16 * u);
     pack->top = (float)(cmax + 1e-6 * fabs(cmax));
     pack->log_cut = (float)(log_cut * (1 + 1e-6));
     if (!all_finite(pack->coef, wide * depth) || !all_finite(pack->upper, 4 * wide + 2 * d)) drop_screen(device);

@@ -1,6 +1,7 @@
 #include "data_sets.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,12 +64,18 @@ static const problem_case cases[] = {
     {"i8", 2000, 6, 9, BYTES, FGMM_I8, 3, NONE, 0},
 };
 
-int problem_count(void) { return (int)(sizeof cases / sizeof *cases); }
-const char *problem_name(int which) { return cases[which].name; }
+int problem_count(void) {
+    return (int)(sizeof cases / sizeof *cases);
+}
+const char *problem_name(int which) {
+    return cases[which].name;
+}
 
 /* ---- narrowing ---- */
 
-static double clamp(double value, double low, double high) { return value < low ? low : value > high ? high : value; }
+static double clamp(double value, double low, double high) {
+    return value < low ? low : value > high ? high : value;
+}
 
 /* Finite values within the type's normal range or 0; NaN stays. */
 static uint16_t half_bits(double value) {
@@ -243,7 +250,10 @@ static void perturb(problem *p, rng *r, const problem_case *c) {
 
 static problem *make(const problem_case *c, uint64_t stream, int diag) {
     int64_t n = harness_rows(c->n, c->k, c->d);
-    if (n < c->n && (n < 20 || c->n == c->k)) return NULL;
+    if (n < c->n && (n < 20 || c->n == c->k)) {
+        printf("%s: too large for FLASHGMM_TEST_SCALE\n", c->name);
+        return NULL;
+    }
     rng r = rng_make(stream * 2 + (uint64_t)diag);
     problem *p = problem_new(c->name, n, c->k, c->d, diag, c->type, c->gap);
     place_all(p, &r, c);
@@ -252,7 +262,9 @@ static problem *make(const problem_case *c, uint64_t stream, int diag) {
     return p;
 }
 
-problem *problem_make(int which, int diag) { return make(&cases[which], (uint64_t)which + 1, diag); }
+problem *problem_make(int which, int diag) {
+    return make(&cases[which], (uint64_t)which + 1, diag);
+}
 
 problem *problem_named(const char *name, int diag) {
     for (int i = 0; i < problem_count(); i++) {

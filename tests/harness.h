@@ -5,6 +5,8 @@
  *                         kind holds WORD. A device that is not there is a skip (exit 77) that says so.
  *   FLASHGMM_CPU_ISA      the CPU path's instruction set; one the machine lacks is a skip.
  *   FLASHGMM_TEST_SCALE   most multiply-adds (rows x components x features) a case may take; default 4e6.
+ *   FLASHGMM_TEST_SHORT   for slow devices: every so-manieth problem, 1 for all, each in one of the settings; the seed
+ *                         says which.
  *   FLASHGMM_TEST_SEED    the seed; otherwise fresh for each run. It is printed either way.
  */
 #ifndef FGMM_TESTS_HARNESS_H
@@ -24,6 +26,8 @@ fgmm_context *harness_context(void);
 fgmm_status harness_open(fgmm_context **out, const fgmm_context_options *options);
 
 int harness_is_cpu(void);
+int harness_is_short(void);
+int harness_takes(int turn); /* whether it is this problem's turn in a short run; always in a long one */
 int64_t harness_scale(void); /* most multiply-adds a case */
 
 /* Rows for a case of k x d: `want`, or fewer where the scale asks for it. */

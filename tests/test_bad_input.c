@@ -75,7 +75,8 @@ START_TEST(row_sources) {
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, 2, 0, 0));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, -2, 2, 0));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, 2, 2, 1));
-    CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, INT64_MAX / 2, INT64_MAX / 2, 0));
+    CHECK_FAILS(ctx, FGMM_ERR_INVALID,
+                fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, INT64_MAX / 2, INT64_MAX / 2, 0));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_F32, 2, 2, INT64_MAX));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, NULL, FGMM_F32, 2, 2, 0));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_rows_from_memory(ctx, &none, data, FGMM_I32, 2, 2, 0));

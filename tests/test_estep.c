@@ -11,11 +11,11 @@ typedef struct setting {
 } setting;
 
 static const setting settings[] = {
-    {FGMM_EXACT, FGMM_ENGINE_AUTO, 0},   {FGMM_EXACT, FGMM_ENGINE_SCREEN, 0}, {FGMM_EXACT, FGMM_ENGINE_DENSE, 0},
-    {FGMM_DOUBLE, FGMM_ENGINE_AUTO, 0},  {FGMM_FAST, FGMM_ENGINE_AUTO, 0},    {FGMM_EXACT, FGMM_ENGINE_SCREEN, 1},
+    {FGMM_EXACT, FGMM_ENGINE_AUTO, 0},  {FGMM_EXACT, FGMM_ENGINE_SCREEN, 0}, {FGMM_EXACT, FGMM_ENGINE_DENSE, 0},
+    {FGMM_DOUBLE, FGMM_ENGINE_AUTO, 0}, {FGMM_FAST, FGMM_ENGINE_AUTO, 0},    {FGMM_EXACT, FGMM_ENGINE_SCREEN, 1},
     {FGMM_EXACT, FGMM_ENGINE_DENSE, 1},
 };
-enum { SETTINGS = sizeof settings / sizeof *settings };
+enum { SETTINGS = sizeof settings / sizeof *settings, SHORT_SETTINGS = 3 };
 
 static fgmm_compute_options options_of(const setting *s) {
     fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
@@ -53,27 +53,32 @@ static void check_setting(const problem *p, const reference *r, const setting *s
 }
 
 static void check_case(int which, int diag) {
-    problem *p = problem_make(which, diag);
+    problem *p = harness_takes(2 * which + diag) ? problem_make(which, diag) : NULL;
     if (!p) return;
     reference *r = reference_step(p);
     for (int i = 0; i < SETTINGS; i++) {
         if (settings[i].precision == FGMM_DOUBLE && !harness_is_cpu()) continue;
+        if (harness_is_short() && i != (which / 2 + diag) % SHORT_SETTINGS) continue;
         check_setting(p, r, &settings[i]);
     }
     reference_free(r);
     problem_free(p);
 }
 
-START_TEST(spherical_iteration) { check_case(_i, 0); }
+START_TEST(spherical_iteration) {
+    check_case(_i, 0);
+}
 END_TEST
 
-START_TEST(diagonal_iteration) { check_case(_i, 1); }
+START_TEST(diagonal_iteration) {
+    check_case(_i, 1);
+}
 END_TEST
 
 /* fgmm_fit for one iteration is the same iteration. */
 START_TEST(fit_is_the_same_iteration) {
     fgmm_context *ctx = harness_context();
-    problem *p = problem_make(_i / 2, _i % 2);
+    problem *p = !harness_takes(_i) || (harness_is_short() && _i / 2 % 4) ? NULL : problem_make(_i / 2, _i % 2);
     if (!p) return;
     reference *r = reference_step(p);
     fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;

@@ -18,7 +18,7 @@ typedef struct fixture {
 
 /* Cases run over problems x covariance types; the engines take turns. @return 0 if the case is too large here. */
 static int fixture_make(fixture *f, int i) {
-    f->p = problem_make(i / 2, i % 2);
+    f->p = !harness_takes(i) ? NULL : problem_make(i / 2, i % 2);
     if (!f->p) return 0;
     f->r = reference_step(f->p);
     f->rows = problem_rows(harness_context(), f->p);
@@ -39,7 +39,7 @@ static void fixture_free(fixture *f) {
 static void check_log_prob(const fixture *f, const double *log_prob) {
     for (int64_t i = 0; i < f->p->n; i++) {
         EXPECT(fabs(log_prob[i] - f->r->log_prob[i]) <= E * fmax(1, fabs(f->r->log_prob[i])),
-                      "%s: row %d scores %.17g, not %.17g", f->p->name, (int)i, log_prob[i], f->r->log_prob[i]);
+               "%s: row %d scores %.17g, not %.17g", f->p->name, (int)i, log_prob[i], f->r->log_prob[i]);
     }
 }
 
@@ -54,7 +54,7 @@ static void check_scores(const fixture *f) {
     double mean = f->r->log_likelihood / f->r->weight;
     ck_assert(fabs(score.weight - f->r->weight) <= 1e-12 * f->r->weight);
     EXPECT(fabs(score.log_likelihood - mean) <= E * fmax(1, fabs(mean)), "%s: mean log-likelihood %g, not %g",
-                  f->p->name, score.log_likelihood, mean);
+           f->p->name, score.log_likelihood, mean);
     double parameters = (double)(f->p->k - 1 + f->p->k * f->p->d + (f->p->diag ? f->p->k * f->p->d : f->p->k));
     ck_assert_int_eq(fgmm_model_parameters(f->model), (int64_t)parameters);
     double twice = 2 * score.log_likelihood * score.weight, size = fabs(twice) + parameters;
@@ -79,7 +79,7 @@ static void check_labels(const fixture *f) {
         EXPECT(label[i] >= 0 && label[i] < f->p->k, "%s: label %d", f->p->name, label[i]);
         /* Of two that are this close either may win. */
         EXPECT(behind(f, i, label[i]) < 1e-4, "%s: row %d got component %d, %g nats behind", f->p->name, (int)i,
-                      label[i], behind(f, i, label[i]));
+               label[i], behind(f, i, label[i]));
     }
     free(label);
 }
@@ -92,17 +92,16 @@ static void check_assigned_row(const fixture *f, int64_t i, int m, double min_re
     for (int j = 0; j < m; j++) {
         if (ids[j] < 0) {
             end = j < end ? j : end;
-            EXPECT(ids[j] == -1 && resp[j] == 0, "%s: row %d: id %d, responsibility %g after the last",
-                          f->p->name, (int)i, ids[j], resp[j]);
+            EXPECT(ids[j] == -1 && resp[j] == 0, "%s: row %d: id %d, responsibility %g after the last", f->p->name,
+                   (int)i, ids[j], resp[j]);
             continue;
         }
         EXPECT(end == m, "%s: row %d has a component after the last", f->p->name, (int)i);
         EXPECT(ids[j] < f->p->k, "%s: row %d has component %d", f->p->name, (int)i, ids[j]);
         for (int l = 0; l < j; l++) EXPECT(ids[l] != ids[j], "%s: row %d twice %d", f->p->name, (int)i, ids[j]);
-        EXPECT(resp[j] <= last && resp[j] >= min_resp, "%s: row %d: %g after %g", f->p->name, (int)i, resp[j],
-                      last);
-        EXPECT(fabs(resp[j] - truth[ids[j]]) <= E, "%s: r[%d][%d] is %g, not %g", f->p->name, (int)i, ids[j],
-                      resp[j], truth[ids[j]]);
+        EXPECT(resp[j] <= last && resp[j] >= min_resp, "%s: row %d: %g after %g", f->p->name, (int)i, resp[j], last);
+        EXPECT(fabs(resp[j] - truth[ids[j]]) <= E, "%s: r[%d][%d] is %g, not %g", f->p->name, (int)i, ids[j], resp[j],
+               truth[ids[j]]);
         last = resp[j];
         sum += resp[j];
     }
@@ -114,11 +113,10 @@ static void check_assigned_row(const fixture *f, int64_t i, int m, double min_re
         if (found) continue;
         left += truth[k];
         double floor = end == m ? fmax(last, min_resp) : fmax(min_resp, 1.01 * CUT * f->p->model_weights[k]);
-        EXPECT(truth[k] <= floor + E, "%s: row %d lacks component %d of %g", f->p->name, (int)i, (int)k,
-                      truth[k]);
+        EXPECT(truth[k] <= floor + E, "%s: row %d lacks component %d of %g", f->p->name, (int)i, (int)k, truth[k]);
     }
-    EXPECT(fabs(sum + left - 1) <= E, "%s: row %d: responsibilities sum to %.9g, %g left", f->p->name, (int)i,
-                  sum, left);
+    EXPECT(fabs(sum + left - 1) <= E, "%s: row %d: responsibilities sum to %.9g, %g left", f->p->name, (int)i, sum,
+           left);
     if (min_resp == 0 && m >= f->p->k)
         EXPECT(fabs(sum - 1) <= 1e-6, "%s: row %d sums to %.9g", f->p->name, (int)i, sum);
 }
@@ -204,7 +202,7 @@ START_TEST(samples) {
         double count = 0, expected = N * p->model_weights[k];
         for (int i = 0; i < N; i++) count += label[i] == k;
         EXPECT(fabs(count - expected) < 6 * sqrt(expected), "%g rows of component %d, not about %g", count, k,
-                      expected);
+               expected);
         for (int j = 0; j < D; j++) {
             double mean = p->means[k * D + j], variance = p->covariances[p->diag ? k * D + j : k], s1 = 0, s2 = 0;
             for (int i = 0; i < N; i++) {
@@ -212,10 +210,8 @@ START_TEST(samples) {
                 s1 += t;
                 s2 += t * t;
             }
-            EXPECT(fabs(s1 / count) < 6 * sqrt(variance / count), "mean of component %d is %g off", k,
-                          s1 / count);
-            EXPECT(fabs(s2 / count / variance - 1) < 6 * sqrt(2 / count), "variance %g, not %g", s2 / count,
-                          variance);
+            EXPECT(fabs(s1 / count) < 6 * sqrt(variance / count), "mean of component %d is %g off", k, s1 / count);
+            EXPECT(fabs(s2 / count / variance - 1) < 6 * sqrt(2 / count), "variance %g, not %g", s2 / count, variance);
         }
     }
     free(x);

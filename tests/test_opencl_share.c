@@ -59,8 +59,8 @@ static cl_mem upload(const application *app, const problem *p, size_t offset, si
     cl_int code;
     memset(bytes, 0xff, size); /* NaN all around */
     for (int64_t i = 0; i < p->n; i++)
-        memcpy(bytes + offset + (size_t)i * pitch,
-               (char *)p->rows + (size_t)(i * p->stride) * fgmm_dtype_size(p->type), row);
+        memcpy(bytes + offset + (size_t)i * pitch, (char *)p->rows + (size_t)(i * p->stride) * fgmm_dtype_size(p->type),
+               row);
     cl_mem buffer = clCreateBuffer(app->context, CL_MEM_READ_ONLY | CL_MEM_COPY_HOST_PTR, size, bytes, &code);
     ck_assert_int_eq(code, CL_SUCCESS);
     free(bytes);
@@ -85,7 +85,8 @@ static void check_same(const fgmm_stats *one, const fgmm_stats *other) {
     ck_assert(a.log_likelihood == b.log_likelihood && a.weight == b.weight);
     ck_assert_int_eq(memcmp(a.s0, b.s0, (size_t)a.k * sizeof(double)), 0);
     ck_assert_int_eq(memcmp(a.s1, b.s1, (size_t)(a.k * a.d) * sizeof(double)), 0);
-    ck_assert_int_eq(memcmp(a.s2, b.s2, (size_t)(a.covariance_type == FGMM_DIAG ? a.k * a.d : a.k) * sizeof(double)), 0);
+    ck_assert_int_eq(memcmp(a.s2, b.s2, (size_t)(a.covariance_type == FGMM_DIAG ? a.k * a.d : a.k) * sizeof(double)),
+                     0);
 }
 
 /* Rows in a cl_mem and the same rows in memory give the same bits: each type, packed and with offset and pitch. */
@@ -159,8 +160,8 @@ START_TEST(events) {
     cl_event gate = clCreateUserEvent(app.context, &code), written = NULL, used = NULL;
     fgmm_rows *shared = NULL, *memory = problem_rows(app.ctx, p);
     ck_assert_int_eq(clEnqueueWriteBuffer(other, buffer, CL_FALSE, 0, size, p->rows, 1, &gate, &written), CL_SUCCESS);
-    CHECK_OK(app.ctx,
-             fgmm_rows_from_cl_mem(app.ctx, &shared, buffer, FGMM_F32, p->n, p->d, 0, 0, 1, (struct _cl_event *const *)&written));
+    CHECK_OK(app.ctx, fgmm_rows_from_cl_mem(app.ctx, &shared, buffer, FGMM_F32, p->n, p->d, 0, 0, 1,
+                                            (struct _cl_event *const *)&written));
     clReleaseEvent(written); /* the rows hold it */
     clFlush(other);
     ck_assert_int_eq(clSetUserEventStatus(gate, CL_COMPLETE), CL_SUCCESS);
@@ -193,11 +194,13 @@ START_TEST(bad_handles) {
     cl_mem buffer = clCreateBuffer(app.context, CL_MEM_READ_WRITE, 120, NULL, &code);
     ck_assert_int_eq(code, CL_SUCCESS);
     if (app.loose) {
-        ck_assert_int_eq(fgmm_context_create_opencl(&none, NULL, app.context, app.device, app.loose), FGMM_ERR_UNSUPPORTED);
+        ck_assert_int_eq(fgmm_context_create_opencl(&none, NULL, app.context, app.device, app.loose),
+                         FGMM_ERR_UNSUPPORTED);
         ck_assert_ptr_null(none);
     }
     ck_assert_int_ne(fgmm_context_create_opencl(&none, NULL, NULL, NULL, NULL), FGMM_OK);
-#define ROWS(type, n, d, offset, pitch) fgmm_rows_from_cl_mem(app.ctx, &rows, buffer, type, n, d, offset, pitch, 0, NULL)
+#define ROWS(type, n, d, offset, pitch)                                                                                \
+    fgmm_rows_from_cl_mem(app.ctx, &rows, buffer, type, n, d, offset, pitch, 0, NULL)
     CHECK_FAILS(app.ctx, FGMM_ERR_INVALID, ROWS(FGMM_F32, 11, 3, 0, 0)); /* 132 bytes */
     CHECK_FAILS(app.ctx, FGMM_ERR_INVALID, ROWS(FGMM_F32, 10, 3, 4, 0));
     CHECK_FAILS(app.ctx, FGMM_ERR_INVALID, ROWS(FGMM_F32, 10, 3, 2, 12)); /* offset within an element */

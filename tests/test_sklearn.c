@@ -45,7 +45,7 @@ START_TEST(twenty_iterations) {
     fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
     CHECK_OK(ctx, fgmm_rows_open(ctx, &rows, harness_path(sets[_i / 2].rows), NULL));
     int64_t k = fgmm_model_components(end), d = fgmm_model_features(end);
-    if ((double)fgmm_rows_count(rows) * (double)(k * d) > (double)harness_scale()) {
+    if ((double)fgmm_rows_count(rows) * (double)(k * d) > 10.0 * (double)harness_scale()) {
         printf("%s is too large for FLASHGMM_TEST_SCALE\n", name);
         goto done;
     }
@@ -56,15 +56,15 @@ START_TEST(twenty_iterations) {
     options.reg_covar = 1e-6;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, NULL));
     double got = fgmm_model_lower_bound(model), want = fgmm_model_lower_bound(end);
-    ck_assert_msg(fabs(got - want) <= 1e-6 * fabs(want), "%s: mean log-likelihood %.12g, scikit-learn's %.12g", name, got,
-                  want);
+    ck_assert_msg(fabs(got - want) <= 1e-6 * fabs(want), "%s: mean log-likelihood %.12g, scikit-learn's %.12g", name,
+                  got, want);
     /* The columns of wine and breast cancer differ by 1e4 in scale: 1e-4 of a column's deviation, or 1e-4 where it has none. */
     fgmm_model *column = column_deviations(rows);
     for (int64_t i = 0; i < k * d; i++) {
         double off = fabs(fgmm_model_means(model)[i] - fgmm_model_means(end)[i]);
         double deviation = sqrt(fgmm_model_covariances(column)[i % d]);
-        ck_assert_msg(off <= 1e-4 * (deviation > 0.01 ? deviation : 1), "%s: mean[%d][%d] is %.9g, scikit-learn's %.9g", name,
-                      (int)(i / d), (int)(i % d), fgmm_model_means(model)[i], fgmm_model_means(end)[i]);
+        ck_assert_msg(off <= 1e-4 * (deviation > 0.01 ? deviation : 1), "%s: mean[%d][%d] is %.9g, scikit-learn's %.9g",
+                      name, (int)(i / d), (int)(i % d), fgmm_model_means(model)[i], fgmm_model_means(end)[i]);
     }
     fgmm_model_free(ctx, column);
 done:
