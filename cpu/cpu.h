@@ -14,6 +14,10 @@ enum {
     CPU_SHARDS = 16      /* parts of the components whose sums are merged independently */
 };
 
+/* No row is further from a component than this, as half the squared Mahalanobis distance, and none nearer to padding. */
+#define CPU_FARTHEST 1e300
+#define CPU_PADDING_LOGIT (-1.7e308)
+
 /*
  * Means packed for an instruction set. Components of weight 0 are left out: `live` ones remain, ids gives their numbers.
  *
@@ -34,7 +38,7 @@ typedef struct cpu_pack {
     float slope, top, log_cut; /* a row's threshold is made of them, see threshold_of in cpu_simd.c */
     /* dense */
     double *means_t, *centres_t, *half_t; /* half_t: [groups, D, lanes] or [groups, lanes] */
-    double *offset;                       /* [groups * lanes]: log_weights + log_norm, FGMM_LOG_ZERO for padding */
+    double *offset;                       /* [groups * lanes]: log_weights + log_norm, CPU_PADDING_LOGIT for padding */
 } cpu_pack;
 
 /* Rows of a tile while they are screened. */
@@ -58,9 +62,8 @@ typedef struct cpu_sums {
 
 typedef struct cpu_kernels {
     const char *name;
-    int panel;    /* components a screen panel */
-    int lanes;    /* doubles a vector */
-    int row_step; /* rows a micro-tile; CPU_TILE_ROWS is a multiple of it */
+    int panel; /* components a screen panel */
+    int lanes; /* doubles a vector */
 
     /* Packs n rows (widened to float by the caller: x [n, d]) as xs, or [xs^2, xs], interleaved by row_step; fills norm. */
     void (*pack_rows)(const cpu_pack *pack, const float *x, int n, float *packed, float *norm);
@@ -72,11 +75,10 @@ typedef struct cpu_kernels {
     void (*accumulate)(const double *x, const double *centre, double wr, int64_t d, int diag, double *s1, double *s2);
     /* log p(x, c) of CPU_BATCH rows for all groups: out [CPU_BATCH, groups * lanes]. */
     void (*dense_logits)(const cpu_pack *pack, const double *x, double *out);
-    /* out[c] = exp(in[c] - shift), with r / w = that, times w ... : see cpu_simd.c. @return sum. */
+    /* @return sum of exp(in[c] - shift) over n, a multiple of lanes. */
     double (*exp_sum)(const double *in, int64_t n, double shift);
-    /* Turns logits into weighted responsibilities in place: weight * exp(l - log_z), or 0 where log r/w <= log_rho. @return how many stay. */
-    int64_t (*responsibilities)(double *logits, const double *log_weights, int64_t n, double log_z, double weight,
-                                double log_rho);
+    /* Turns logits into responsibilities in place: exp(l - log_z), or 0 where log r/w <= log_rho. @return how many stay. */
+    int64_t (*responsibilities)(double *logits, const double *log_weights, int64_t n, double log_z, double log_rho);
     /* Adds CPU_BATCH rows with responsibilities r [CPU_BATCH, groups * lanes] to the dense sums. */
     void (*dense_accumulate)(const cpu_pack *pack, const double *x, const double *r, cpu_sums *sums);
 } cpu_kernels;
@@ -106,7 +108,6 @@ struct fgmm_device {
     cpu_pack pack;
     double *log_weights_packed; /* [groups * lanes] */
     struct cpu_worker *workers; /* [threads] */
-    int64_t bytes, peak_bytes;
 };
 
 /* cpu_pack.c */
@@ -115,7 +116,6 @@ void cpu_pack_free(fgmm_device *device);
 
 /* cpu_estep.c: the E-step over a block. accumulate 0: only outputs. */
 fgmm_status cpu_rows(fgmm_device *device, const fgmm_block *block, int accumulate, const cpu_outputs *out);
-fgmm_status cpu_workers_begin(fgmm_device *device);
 void cpu_workers_free(fgmm_device *device);
 
 /* cpu_reference.c: the same in plain double, one thread. */

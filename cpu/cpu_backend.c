@@ -97,8 +97,7 @@ static fgmm_status cpu_open(const fgmm_host *host, const fgmm_open_request *requ
     return FGMM_OK;
 }
 
-/* What begin allocated. */
-static void end_pass(fgmm_device *device) {
+static void cpu_end(fgmm_device *device) {
     if (device->kernels) {
         cpu_workers_free(device);
         cpu_pack_free(device);
@@ -111,7 +110,7 @@ static void end_pass(fgmm_device *device) {
 }
 
 static void cpu_close(fgmm_device *device) {
-    end_pass(device);
+    cpu_end(device);
     cpu_free(device, device);
 }
 
@@ -217,7 +216,7 @@ static fgmm_status cpu_moments(fgmm_device *device, fgmm_block *block, const dou
 /* ---- the E-step ---- */
 
 static fgmm_status cpu_begin(fgmm_device *device, const fgmm_params *params) {
-    end_pass(device);
+    cpu_end(device);
     int64_t k = params->k, d = params->d;
     device->params = params;
     device->log_cut = params->cut > 0 ? log(params->cut) : -INFINITY;
@@ -227,8 +226,7 @@ static fgmm_status cpu_begin(fgmm_device *device, const fgmm_params *params) {
     if (!(device->s1 = cpu_alloc(device, (size_t)(k * d), sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
     if (!(device->s2 = cpu_alloc(device, (size_t)device->s2_size, sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
     if (!device->kernels) return FGMM_OK;
-    fgmm_status status = cpu_pack_begin(device);
-    return status == FGMM_OK ? cpu_workers_begin(device) : status;
+    return cpu_pack_begin(device);
 }
 
 static fgmm_status run_rows(fgmm_device *device, fgmm_block *block, int accumulate, const cpu_outputs *out) {
@@ -274,4 +272,5 @@ const fgmm_backend fgmm_backend_cpu = {.abi = FGMM_BACKEND_ABI,
                                        .begin = cpu_begin,
                                        .estep = cpu_estep,
                                        .collect = cpu_collect,
-                                       .assign = cpu_assign};
+                                       .assign = cpu_assign,
+                                       .end = cpu_end};

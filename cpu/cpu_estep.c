@@ -87,12 +87,16 @@ void cpu_workers_free(fgmm_device *device) {
     device->workers = NULL;
 }
 
-fgmm_status cpu_workers_begin(fgmm_device *device) {
-    cpu_workers_free(device);
-    device->workers = cpu_alloc(device, (size_t)device->threads, sizeof *device->workers, "work space of threads");
+/* Work space for this many threads; what earlier blocks of the pass opened is kept. */
+static fgmm_status workers_open(fgmm_device *device, int threads) {
+    if (!device->workers)
+        device->workers = cpu_alloc(device, (size_t)device->threads, sizeof *device->workers, "work space of threads");
     if (!device->workers) return FGMM_ERR_MEMORY;
-    for (int i = 0; i < device->threads; i++)
-        if (worker_open(device, &device->workers[i]) != FGMM_OK) return FGMM_ERR_MEMORY;
+    for (int i = 0; i < threads; i++)
+        if (!device->workers[i].sums.touched && worker_open(device, &device->workers[i]) != FGMM_OK) {
+            worker_close(device, &device->workers[i]);
+            return FGMM_ERR_MEMORY;
+        }
     return FGMM_OK;
 }
 
@@ -182,7 +186,8 @@ static void refine_row(cpu_call *call, cpu_worker *worker, int64_t i, int32_t *c
     for (int c = 0; c < count; c++) {
         int64_t k = ids[c] = device->pack.ids[candidates[c]];
         l[c] = params->log_weights[k] + params->log_norm[k] -
-               kernels->distance(x, params->means + k * d, params->half_inv_var + (diag ? k * d : k), d, diag);
+               fmin(kernels->distance(x, params->means + k * d, params->half_inv_var + (diag ? k * d : k), d, diag),
+                    CPU_FARTHEST);
         if (l[c] > l[best]) best = c;
     }
     for (int c = 0; c < count; c++) sum += exp(l[c] - l[best]);
@@ -226,7 +231,7 @@ static void finish_dense_row(cpu_call *call, cpu_worker *worker, int64_t i, doub
         log_z = top + log(device->kernels->exp_sum(logits, wide, top));
         double log_rho = row_cut(device, log_z);
         worker->survivors +=
-            (double)device->kernels->responsibilities(logits, device->log_weights_packed, wide, log_z, 1, log_rho);
+            (double)device->kernels->responsibilities(logits, device->log_weights_packed, wide, log_z, log_rho);
         worker->dropped += weight * exp(log_rho);
     }
     if (call->out->m) cpu_top(call->out, i, device->pack.ids, logits, device->pack.live);
@@ -373,6 +378,8 @@ fgmm_status cpu_rows(fgmm_device *device, const fgmm_block *block, int accumulat
     /* Waking a thread costs what a few million multiply-adds do. */
     double work = (double)block->source.n * (double)device->params->k * (double)device->params->d;
     int threads = work < 4e6 ? 1 : chunks < device->threads ? (int)chunks : device->threads;
+    fgmm_status opened = workers_open(device, threads);
+    if (opened != FGMM_OK) return opened;
 #pragma omp parallel num_threads(threads)
     {
         cpu_worker *worker = &device->workers[cpu_thread()];
@@ -391,6 +398,8 @@ fgmm_status cpu_rows(fgmm_device *device, const fgmm_block *block, int accumulat
         }
     }
     fgmm_status status = (fgmm_status)atomic_load(&call.status);
+    /* A chunk that was given up leaves sums behind. */
+    if (status != FGMM_OK) cpu_workers_free(device);
     if (status == FGMM_ERR_CANCELLED) return device->host.fail(device->host.user, status, "cancelled");
     return status;
 }

@@ -67,7 +67,7 @@ static fgmm_status pack_dense(fgmm_device *device) {
     if (pack->diag) transpose(pack, lanes, params->half_inv_var, pack->half_t);
     for (int64_t c = 0; c < wide; c++) {
         int64_t k = c < pack->live ? pack->ids[c] : -1;
-        pack->offset[c] = k < 0 ? FGMM_LOG_ZERO : params->log_weights[k] + params->log_norm[k];
+        pack->offset[c] = k < 0 ? CPU_PADDING_LOGIT : params->log_weights[k] + params->log_norm[k];
         device->log_weights_packed[c] = k < 0 ? 0 : params->log_weights[k];
         if (!pack->diag) pack->half_t[c] = k < 0 ? 0 : params->half_inv_var[k];
     }

@@ -9,14 +9,16 @@
 #include "../lib/convert.h"
 #include "cpu.h"
 
+/* CPU_PADDING_LOGIT for a component of weight 0. */
 static double logit(const fgmm_params *params, const double *x, int64_t k) {
     int diag = params->covariance_type == FGMM_DIAG;
     double q = 0;
+    if (!(params->log_weights[k] > FGMM_LOG_ZERO)) return CPU_PADDING_LOGIT;
     for (int64_t j = 0; j < params->d; j++) {
         double t = x[j] - params->means[k * params->d + j];
         q += params->half_inv_var[diag ? k * params->d + j : k] * t * t;
     }
-    return params->log_weights[k] + params->log_norm[k] - q;
+    return params->log_weights[k] + params->log_norm[k] - fmin(q, CPU_FARTHEST);
 }
 
 static void add_row(fgmm_device *device, const double *x, const double *r, double weight) {
@@ -43,8 +45,7 @@ static double finish_row(const fgmm_params *params, double *r, fgmm_sums *totals
     for (int64_t k = 0; k < params->k; k++) sum += exp(r[k] - top);
     if (!params->hard) log_z = top + log(sum);
     for (int64_t k = 0; k < params->k; k++) {
-        int alive = params->log_weights[k] > FGMM_LOG_ZERO;
-        r[k] = params->hard ? k == best : alive ? exp(r[k] - log_z) : 0;
+        r[k] = params->hard ? k == best : exp(r[k] - log_z);
         totals->survivors += r[k] > 0;
     }
     return log_z;

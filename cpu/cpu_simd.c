@@ -116,7 +116,7 @@ static void take_candidates(const cpu_pack *pack, int64_t first, const float *t,
     if (rows->count[r] > CPU_CANDIDATES) return;
     for (int64_t c = 0; c < live; c++) {
         float lower = t[c] - pack->gap[first + c];
-        if (!(lower < 3e38f)) { /* overflow: f32 cannot judge this row */
+        if (!(fabsf(lower) < 3e38f)) { /* overflow: f32 cannot judge this row */
             rows->count[r] = CPU_CANDIDATES + 1;
             rows->threshold[r] = INFINITY;
             return;
@@ -273,7 +273,10 @@ static void dense_logits(const cpu_pack *pack, const double *x, double *out) {
             for (int r = 0; r < CPU_BATCH; r++) q[r] *= half;
         }
         vd offset = load(pack->offset + g * DOUBLES);
-        for (int r = 0; r < CPU_BATCH; r++) store(out + r * wide + g * DOUBLES, offset - q[r]);
+        for (int r = 0; r < CPU_BATCH; r++) {
+            vd near = blend(q[r] < CPU_FARTHEST, q[r], splat(CPU_FARTHEST)); /* infinity and NaN too */
+            store(out + r * wide + g * DOUBLES, offset - near);
+        }
     }
 }
 
@@ -314,13 +317,12 @@ static double exp_sum(const double *in, int64_t n, double shift) {
     return sum_lanes(sum);
 }
 
-static int64_t responsibilities(double *logits, const double *log_weights, int64_t n, double log_z, double weight,
-                                double log_rho) {
+static int64_t responsibilities(double *logits, const double *log_weights, int64_t n, double log_z, double log_rho) {
     int64_t kept = 0;
     for (int64_t c = 0; c < n; c += DOUBLES) {
         vd l = load(logits + c) - log_z;
         vl keep = (l - load(log_weights + c)) > log_rho;
-        vd r = blend(keep, weight * exp_vector(l), splat(0.0));
+        vd r = blend(keep, exp_vector(l), splat(0.0));
         store(logits + c, r);
         vl count = r != 0;
         for (int i = 0; i < DOUBLES; i++) kept -= count[i];
@@ -361,7 +363,6 @@ extern const cpu_kernels CPU_TABLE;
 const cpu_kernels CPU_TABLE = {.name = CPU_NAME,
                                .panel = PANEL,
                                .lanes = DOUBLES,
-                               .row_step = ROWS,
                                .pack_rows = pack_rows,
                                .screen = screen,
                                .distance = distance,

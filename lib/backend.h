@@ -14,9 +14,10 @@
  *    r/w above the row's cut; only these are evaluated exactly. A row with too many survivors goes to the dense engine.
  *  - The row's cut. Dropping component k from row x takes r from N_k, at most r sqrt(2q) deviations from its mean and r 2q variances
  *    from its variance (q: half the squared Mahalanobis distance). So a component may go only if r/w (1 + 2q) <= cut; since
- *    q = C_k - log p(x) - log(r/w) for C_k = log_norm[k], it is enough, with C the largest C_k, that
+ *    q = C_k - log p(x) - log(r/w) for C_k = log_norm[k], the rule, with C the largest C_k,
  *        log(r/w) <= log cut - log(1 + 2 (C - log p(x) - log cut)).
- *    All that is lost of component k is then at most cut * w_k N, of its variance as of its count.
+ *    makes it at most 1.2 cut (1 at q >> 1). All that is lost of component k is then at most 1.2 cut * w_k N, of its variance as
+ *    of its count.
  *  - The N x K responsibilities are never stored; a tile of fixed size may be.
  */
 #ifndef FGMM_LIB_BACKEND_H
@@ -62,7 +63,6 @@ typedef struct fgmm_device_facts {
     int64_t memory_bytes;     /* what blocks and work space may take together; 0: host memory, no limit of its own */
     int64_t max_block_bytes;  /* one block's rows at most; 0: no limit */
     int64_t peak_bytes;       /* most device memory held so far; 0 on the CPU */
-    int64_t host_bytes;       /* most host work space held so far */
     int zero_copy;            /* 1: put only borrows host rows, which must then stay until release */
     double sum_epsilon;       /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
     int has_double, has_fast; /* whether FGMM_DOUBLE and FGMM_FAST have kernels here */
@@ -84,7 +84,8 @@ typedef struct fgmm_block_source {
                                device cannot keep them as they are; everything else then speaks of x itself */
 } fgmm_block_source;
 
-/* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller until the next begin. */
+/* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller and valid until collect, the last assign, or a
+   failure. */
 typedef struct fgmm_params {
     fgmm_covariance covariance_type; /* FGMM_SPHERICAL or FGMM_DIAG */
     int64_t k, d;
@@ -164,6 +165,8 @@ typedef struct fgmm_backend {
     /* The best m components of each row, best first, ids -1 for those below the row's cut. ids, resp [n, m], log_prob [n]: each may be NULL. Required. */
     fgmm_status (*assign)(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
 
+    /* Frees the work space of passes; a public call ends with it. Optional. */
+    void (*end)(fgmm_device *device);
     /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional: opencl. */
     fgmm_status (*share)(fgmm_device *device, int keep, void *cl_mem, size_t bytes, void *const *events,
                          unsigned count);

@@ -175,13 +175,12 @@ static fgmm_status creation_failed(const fgmm_context_options *options, fgmm_sta
     return status;
 }
 
-/* The caller's options over the defaults; a caller built against an older header has a shorter struct. */
+/* The caller's options, or the defaults. */
 static fgmm_status read_options(fgmm_context_options *to, const fgmm_context_options *from) {
     *to = (fgmm_context_options)FGMM_CONTEXT_OPTIONS_INIT;
     if (!from) return FGMM_OK;
-    if (from->struct_size < sizeof(size_t) || from->struct_size > sizeof *to)
-        return creation_failed(NULL, FGMM_ERR_INVALID, "");
-    memcpy(to, from, from->struct_size);
+    if (from->struct_size != sizeof *to) return FGMM_ERR_INVALID; /* where an error message should go cannot be known */
+    *to = *from;
     return FGMM_OK;
 }
 

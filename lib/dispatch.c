@@ -104,6 +104,7 @@ fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precisi
 enum { DEVICES_MAX = 64 };
 
 fgmm_status fgmm_device_list(fgmm_context *ctx, fgmm_device_info **out, int *count, char *note, size_t note_size) {
+    if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!out || !count) return fgmm_fail(ctx, FGMM_ERR_INVALID, "device list: out and count must not be NULL");
     fgmm_status status = FGMM_OK;

@@ -42,7 +42,7 @@ static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
     return state->target->backend->estep(state->target->device, block->block, NULL);
 }
 
-/* Nothing is dropped that holds more than e^-69 of a row. */
+/* The lowest cut: e^-69. */
 static const double cut_min = 1e-30;
 
 /* To the new means. */
@@ -86,14 +86,22 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     fgmm_params *params = &prepared.params;
     params->precision = fgmm_precision_on(target, precision);
     params->engine = fgmm_engine_next(choice, params->precision, model->k);
-    /* A hard pass needs the best component alone. */
-    params->cut = params->precision == FGMM_DOUBLE ? 0 : hard ? 0.5 : choice->cut > 0 ? choice->cut : FGMM_CUT;
+    /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the lowest cut. */
+    params->cut = params->precision == FGMM_DOUBLE ? 0
+                  : hard                           ? 0.5 / (double)model->k
+                  : fgmm_feed_once(feed)           ? cut_min
+                  : choice->cut > 0                ? choice->cut
+                                                   : FGMM_CUT;
     params->hard = hard;
     params->sum_centres = stats->centres;
     FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
-    double tolerance = params->precision == FGMM_DOUBLE ? 1e-13 : 1e-6;
+    double tolerance = params->precision == FGMM_DOUBLE ? 1e-15 : 1e-6;
     fgmm_pass_check check = fgmm_check_pass(stats, target->facts.sum_epsilon, tolerance);
     int too_much_dropped = !hard && params->cut > check.cut && params->cut > cut_min;
+    if (fgmm_feed_once(feed) && check.recentre)
+        fgmm_log(ctx, FGMM_LOG_WARNING,
+                 "a component moved so far that its variance may be off by more than 1e-5, and these rows cannot be "
+                 "read again");
     if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped)) {
         if (check.recentre) move_centres(stats);
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
@@ -101,7 +109,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */
-    if (!hard) choice->cut = fmin(100 * params->cut, FGMM_CUT);
+    if (!hard) choice->cut = fmin(5 * params->cut, FGMM_CUT);
     if (stats->rows > 0) {
         seen.survivors_per_row = sums.survivors / stats->rows;
         seen.dropped_mass = sums.weight > 0 ? sums.dropped / sums.weight : 0;

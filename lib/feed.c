@@ -25,7 +25,7 @@ struct fgmm_feed {
     feed_slot *kept; /* [n_blocks], or NULL if none stay */
     int64_t keep;    /* blocks 0 .. keep-1 stay on the device between runs */
     double *centre, *mean, *variance;
-    int has_centre, scanned;
+    int has_centre, scanned, quiet;
     fgmm_moments moments;
     int64_t *bad; /* rows left out, ascending */
     int64_t n_bad, bad_room;
@@ -50,7 +50,7 @@ static int64_t choose_block_rows(const fgmm_feed *feed, int64_t asked, size_t ro
     int64_t rows = asked;
     if (rows <= 0) {
         /* Streamed blocks are small enough to overlap, rows in place are cut only for progress and cancel. */
-        double bytes = feed->rows->data || feed->rows->cl_mem ? 1024e6 : 128e6;
+        double bytes = facts->zero_copy ? 64e6 : feed->rows->data || feed->rows->cl_mem ? 512e6 : 128e6;
         if (facts->memory_bytes > 0) bytes = fmin(bytes, 0.2 * (double)facts->memory_bytes);
         rows = (int64_t)(bytes / (double)row_bytes);
     }
@@ -79,6 +79,9 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     if (rows->once && passes > 1)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "these rows can be read only once: they cannot be fitted, only accumulated");
+    if (rows->cl_mem && compute->nonfinite == FGMM_NONFINITE_SKIP)
+        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
+                         "rows in a cl_mem are used in place: rows with NaN or Inf cannot be left out");
     fgmm_feed *feed = fgmm_calloc(ctx, 1, sizeof *feed, "a feed");
     if (!feed) return FGMM_ERR_MEMORY;
     feed->ctx = ctx;
@@ -126,6 +129,7 @@ static void kept_free(fgmm_feed *feed) {
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
     kept_free(feed);
+    if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
     fgmm_free(ctx, feed->centre);
     fgmm_free(ctx, feed->bad);
     fgmm_free(ctx, feed);
@@ -169,6 +173,19 @@ static fgmm_status remember_bad(fgmm_feed *feed, int64_t row) {
     return FGMM_OK;
 }
 
+/* How many rows left out have numbers below `row`. */
+static int64_t bad_before(const fgmm_feed *feed, int64_t row) {
+    int64_t low = 0, high = feed->n_bad;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (feed->bad[middle] < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 /* Finds the slot's rows that are to be left out: on the first run by looking, later in the list. */
 static fgmm_status find_bad(fgmm_feed *feed, feed_slot *slot, const char *data, size_t stride) {
     if (!feed->scanned) {
@@ -179,11 +196,8 @@ static fgmm_status find_bad(fgmm_feed *feed, feed_slot *slot, const char *data, 
         slot->bad_to = feed->n_bad;
         return FGMM_OK;
     }
-    int64_t at = 0;
-    while (at < feed->n_bad && feed->bad[at] < slot->first) at++;
-    slot->bad_from = at;
-    while (at < feed->n_bad && feed->bad[at] < slot->first + slot->n) at++;
-    slot->bad_to = at;
+    slot->bad_from = bad_before(feed, slot->first);
+    slot->bad_to = bad_before(feed, slot->first + slot->n);
     return FGMM_OK;
 }
 
@@ -209,13 +223,13 @@ static fgmm_status slot_stage(fgmm_feed *feed, feed_slot *slot, size_t row_bytes
     return fgmm_rows_read(feed->ctx, feed->rows, slot->first, slot->n, slot->staged);
 }
 
-static void set_centre(fgmm_feed *feed, const void *row) {
-    if (feed->has_centre) return;
-    feed->has_centre = 1;
-    if (feed->rows->type != FGMM_F64) return;
-    for (int64_t j = 0; j < feed->rows->d; j++) {
-        double value = ((const double *)row)[j];
-        feed->centre[j] = isfinite(value) ? value : 0;
+/* f64 rows are narrowed about the first sound one. */
+static void set_centre(fgmm_feed *feed, const char *data, size_t stride, int64_t n) {
+    if (feed->has_centre || feed->rows->type != FGMM_F64) return;
+    for (int64_t i = 0; i < n && !feed->has_centre; i++) {
+        const void *row = data + (size_t)i * stride;
+        feed->has_centre = first_bad_column(row, FGMM_F64, feed->rows->d) < 0;
+        if (feed->has_centre) memcpy(feed->centre, row, (size_t)feed->rows->d * sizeof(double));
     }
 }
 
@@ -245,6 +259,7 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index) {
         source.data = slot->staged;
         source.stride_bytes = row_bytes;
     }
+    set_centre(feed, source.data, source.stride_bytes, slot->n);
     if (feed->nonfinite == FGMM_NONFINITE_SKIP) {
         FGMM_TRY(find_bad(feed, slot, source.data, source.stride_bytes));
         if (slot->bad_to > slot->bad_from) {
@@ -255,12 +270,12 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index) {
             source.weights = slot->weights;
         }
     }
-    set_centre(feed, source.data);
     return feed->target->backend->put(feed->target->device, &source, &slot->block);
 }
 
 /* Starts bringing block `index`. When the device has no room to keep one more, fewer stay and the rest are streamed. */
 static fgmm_status slot_open(fgmm_feed *feed, feed_slot *slot, int64_t index) {
+    int64_t n_bad = feed->n_bad;
     fgmm_status status = slot_fill(feed, slot, index);
     if (status != FGMM_ERR_MEMORY || index >= feed->keep || index < 2) return status;
     slot_free(feed, slot);
@@ -268,6 +283,7 @@ static fgmm_status slot_open(fgmm_feed *feed, feed_slot *slot, int64_t index) {
     slot_free(feed, &feed->kept[feed->keep]);
     fgmm_log(feed->ctx, FGMM_LOG_INFO, "the rows do not all fit on %s: streaming the rest", feed->target->label);
     fgmm_enter(feed->ctx);
+    if (!feed->scanned) feed->n_bad = n_bad;
     return slot_fill(feed, slot, index);
 }
 
@@ -307,7 +323,7 @@ fgmm_status fgmm_feed_report(fgmm_feed *feed) {
     progress->seconds = now - feed->began;
     progress->rows_per_second = now > feed->pass_began ? (double)progress->rows_done / (now - feed->pass_began) : 0;
     feed->reported = now;
-    if (feed->ctx->progress && feed->ctx->progress(feed->ctx->progress_user, progress) != 0)
+    if (!feed->quiet && feed->ctx->progress && feed->ctx->progress(feed->ctx->progress_user, progress) != 0)
         fgmm_context_cancel(feed->ctx);
     if (fgmm_cancelled(feed->ctx)) return fgmm_fail(feed->ctx, FGMM_ERR_CANCELLED, "cancelled");
     return FGMM_OK;
@@ -315,6 +331,10 @@ fgmm_status fgmm_feed_report(fgmm_feed *feed) {
 
 static fgmm_status visit_slot(fgmm_feed *feed, feed_slot *slot, fgmm_feed_visit visit, void *user) {
     FGMM_TRY(feed->target->backend->wait(feed->target->device, slot->block));
+    if (!feed->target->facts.zero_copy) {
+        fgmm_free(feed->ctx, slot->staged);
+        slot->staged = NULL;
+    }
     if (!feed->scanned) FGMM_TRY(slot_scan(feed, slot));
     if (visit) {
         fgmm_feed_block block = {.block = slot->block,
@@ -412,6 +432,14 @@ int64_t fgmm_feed_block_rows(const fgmm_feed *feed) {
 int fgmm_feed_once(const fgmm_feed *feed) {
     return feed->rows->once;
 }
+void fgmm_feed_quiet(fgmm_feed *feed) {
+    feed->quiet = 1;
+}
+
+int64_t fgmm_feed_rows(const fgmm_feed *feed) {
+    return feed->rows->n;
+}
+
 int64_t fgmm_feed_skipped(const fgmm_feed *feed) {
     return feed->n_bad;
 }
@@ -428,13 +456,6 @@ fgmm_progress *fgmm_feed_progress(fgmm_feed *feed) {
     return &feed->progress;
 }
 int fgmm_feed_is_bad(const fgmm_feed *feed, int64_t row) {
-    int64_t low = 0, high = feed->n_bad;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        if (feed->bad[middle] < row)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < feed->n_bad && feed->bad[low] == row;
+    int64_t at = bad_before(feed, row);
+    return at < feed->n_bad && feed->bad[at] == row;
 }

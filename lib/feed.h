@@ -13,7 +13,7 @@ typedef struct fgmm_feed_block {
     fgmm_block *block;
     int64_t first, n;      /* rows of the source */
     const double *weights; /* [n] or NULL: with rows left out at weight 0 */
-    const int64_t *bad;    /* rows left out (numbers within the block), sorted */
+    const int64_t *bad;    /* rows left out (numbers of the source), sorted */
     int64_t n_bad;
 } fgmm_feed_block;
 
@@ -31,6 +31,11 @@ fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit vi
 
 /* Copies rows by number, ascending, as doubles: out [count, d]. */
 fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count, double *out);
+
+/* Says nothing to the progress callback: a feed inside another call. */
+void fgmm_feed_quiet(fgmm_feed *feed);
+
+int64_t fgmm_feed_rows(const fgmm_feed *feed); /* of the source */
 
 /* Known after the first run. */
 int64_t fgmm_feed_skipped(const fgmm_feed *feed);

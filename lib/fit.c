@@ -6,6 +6,9 @@
 #include "report.h"
 #include "seed.h"
 
+/* Iterations whose times the median is taken over. */
+enum { SECONDS_KEPT = 1024 };
+
 typedef struct {
     fgmm_context *ctx;
     const fgmm_rows *rows;
@@ -21,9 +24,8 @@ typedef struct {
     /* of the restart under way */
     fgmm_engine engine;
     fgmm_pass_counts counts;
-    int64_t moved; /* components reseeded so far */
-    /* over all restarts, for the report */
-    double *seconds; /* [max_iter] of the iterations of this restart */
+    int64_t moved;   /* components reseeded so far */
+    double *seconds; /* [SECONDS_KEPT] of the last iterations of this restart */
 } fit_state;
 
 /* One fitted restart. */
@@ -51,6 +53,8 @@ static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const
     if (o->n_init < 0 || o->max_iter < 0 || o->init_sample < 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_init, max_iter and init_sample must not be negative");
     if (isnan(o->tol)) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: tol is NaN");
+    if (o->freeze && (o->on_dead != FGMM_KEEP || o->on_collapse != FGMM_KEEP))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: reseed and drop change what freeze holds: use one or the other");
     if (o->freeze & ~7u) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: unknown freeze flags %#x", o->freeze);
     const fgmm_model *start = o->init_model;
     if (start && start->d != rows->d)
@@ -103,26 +107,23 @@ static void normalise_weights(fgmm_model *model) {
 static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_fate *fates, const fgmm_fate *before,
                                   int iteration, int *changed) {
     int64_t original = model->k, removed = 0;
+    int ranked = 0;
     for (int64_t i = 0; i < original; i++) {
         if (fates[i] == FGMM_ALIVE) continue;
         int dead = fates[i] == FGMM_DEAD;
         fgmm_policy policy = dead ? fit->options->on_dead : fit->options->on_collapse;
-        const char *done = policy == FGMM_DROP     ? "dropped"
-                           : policy == FGMM_RESEED ? "reseeded"
-                           : dead                  ? "kept with weight 0"
-                                                   : "kept at the variance floor";
-        /* Each component may be moved once: data with fewer clusters than components would move them for ever. */
-        if (policy == FGMM_RESEED && fit->moved >= fit->k) {
-            policy = FGMM_KEEP;
-            done = "kept with weight 0";
-        }
+        /* Data with fewer clusters than components would move them for ever; one component has to remain. */
+        if (policy == FGMM_RESEED && fit->moved >= fit->k) policy = FGMM_KEEP;
         if (policy == FGMM_DROP && model->k == 1) policy = FGMM_KEEP;
+        const char *done = policy == FGMM_DROP ? "dropped" : policy == FGMM_RESEED ? "moved" : "kept";
         if (policy != FGMM_KEEP || before[i] != fates[i])
             fgmm_report_warn(fit->scope, "component %lld %s in iteration %d (%s): %s", (long long)i,
                              dead ? "died" : "collapsed", iteration,
                              dead ? "no row is near it" : "its rows are identical", done);
         if (policy == FGMM_RESEED) {
-            FGMM_TRY(fgmm_seed_move(fit->seeder, model, i, fit->reg_covar, &fit->moved));
+            if (!ranked) FGMM_TRY(fgmm_seed_rank(fit->seeder, model));
+            ranked = 1;
+            fgmm_seed_move(fit->seeder, model, i - removed, fit->reg_covar, &fit->moved);
             *changed = 1;
         } else if (policy == FGMM_DROP) {
             remove_component(model, i - removed++);
@@ -191,7 +192,7 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
         double began = fgmm_now();
         int changed = 0;
         FGMM_GO(iterate(fit, model, fates, it, &choice, &changed));
-        fit->seconds[done_iterations++] = fgmm_now() - began;
+        fit->seconds[done_iterations++ % SECONDS_KEPT] = fgmm_now() - began;
         double bound = (*model)->lower_bound, change = bound - last;
         progress->iteration = it;
         progress->lower_bound = bound;
@@ -204,7 +205,7 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
     }
 done:
     fgmm_free(fit->ctx, fates);
-    *seconds_per_iteration = median(fit->seconds, done_iterations);
+    *seconds_per_iteration = median(fit->seconds, done_iterations < SECONDS_KEPT ? done_iterations : SECONDS_KEPT);
     return status;
 }
 
@@ -262,7 +263,7 @@ static fgmm_status fit_all(fit_state *fit, fit_result *best) {
     if (!fit->options->init_model || fit->options->on_dead == FGMM_RESEED)
         FGMM_TRY(fgmm_seeder_open(ctx, &fit->seeder, fit->feed, rows, fit->k, fit->options->init_sample,
                                   fit->options->seed));
-    fit->seconds = fgmm_calloc(ctx, (size_t)fit->max_iter, sizeof(double), "iteration times");
+    fit->seconds = fgmm_calloc(ctx, SECONDS_KEPT, sizeof(double), "iteration times");
     if (!fit->seconds) return FGMM_ERR_MEMORY;
     fgmm_status status = FGMM_OK;
     for (int restart = 0; restart < fit->n_init && status == FGMM_OK; restart++)

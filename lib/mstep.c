@@ -4,12 +4,8 @@
 
 #include "stats.h"
 
-/*
- * A variance below (1e-9 |mean|)^2 is rounding: stored rows cannot differ by so little. The floor keeps the model
- * finite when a component sits on identical points and reg_covar is 0.
- */
-static double variance_floor(double mean) {
-    return fmax(1e-18 * mean * mean, 1e-30);
+double fgmm_variance_floor(double mean) {
+    return fmax(0x1p-94 * mean * mean, 1e-30);
 }
 
 static double floored(double variance, double floor, double reg_covar, int *hit) {
@@ -26,7 +22,7 @@ static int update_variance(const fgmm_stats *stats, fgmm_model *model, int64_t i
         for (int64_t j = 0; j < d; j++) {
             double shift = stats->s1[i * d + j] / s0;
             variance -= shift * shift;
-            floor += variance_floor(stats->centres[i * d + j] + shift) / (double)d;
+            floor += fgmm_variance_floor(stats->centres[i * d + j] + shift) / (double)d;
         }
         int hit;
         model->covariances[i] = floored(variance / (double)d, floor, reg_covar, &hit);
@@ -37,7 +33,7 @@ static int update_variance(const fgmm_stats *stats, fgmm_model *model, int64_t i
         double shift = stats->s1[i * d + j] / s0;
         double variance = stats->s2[i * d + j] / s0 - shift * shift;
         model->covariances[i * d + j] =
-            floored(variance, variance_floor(stats->centres[i * d + j] + shift), reg_covar, &hit);
+            floored(variance, fgmm_variance_floor(stats->centres[i * d + j] + shift), reg_covar, &hit);
         all &= hit;
     }
     return all;
@@ -57,10 +53,10 @@ static void variance_about(const fgmm_stats *stats, fgmm_model *model, int64_t i
         double correction = h * h - 2 * h * stats->s1[at] / s0;
         if (model->type == FGMM_SPHERICAL) {
             total += correction;
-            floor += variance_floor(model->means[at]) / (double)d;
+            floor += fgmm_variance_floor(model->means[at]) / (double)d;
         } else {
             model->covariances[at] =
-                floored(stats->s2[at] / s0 + correction, variance_floor(model->means[at]), reg_covar, &hit);
+                floored(stats->s2[at] / s0 + correction, fgmm_variance_floor(model->means[at]), reg_covar, &hit);
         }
     }
     if (model->type == FGMM_SPHERICAL)

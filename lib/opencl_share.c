@@ -45,7 +45,7 @@ fgmm_status fgmm_rows_from_cl_mem(fgmm_context *ctx, fgmm_rows **out, struct _cl
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "rows from cl_mem: pitch %zu and offset %zu must be multiples of %zu, pitch at least %zu",
                          pitch, offset, element, row);
-    if ((uint64_t)n > (SIZE_MAX - offset - row) / pitch)
+    if (offset > SIZE_MAX - row || (uint64_t)n > (SIZE_MAX - row - offset) / pitch)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from cl_mem: %lld rows overflow", (long long)n);
     size_t bytes = offset + ((size_t)n - 1) * pitch + row;
 

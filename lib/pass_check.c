@@ -6,6 +6,8 @@
  *    relative error epsilon each, so the variance is off by up to epsilon * s2/s0.
  *  - What was dropped of component k is at most cut * w_k W of its count and cut * w_k W of its *old* variance (backend.h, the row's
  *    cut; W: sum of the weights). Against N_k and the new variance that may be much.
+ * The roundings of a sum of many terms are not counted: chunks of at most 1024 terms are added up in double or
+ * float-float, which leaves them far below the term's own.
  * A column that is constant within a component has no variance to protect beyond the rounding of its values.
  */
 #include "pass_check.h"
@@ -28,13 +30,13 @@ fgmm_pass_check fgmm_check_pass(const fgmm_stats *stats, double epsilon, double 
     int64_t k = model->k, d = model->d;
     fgmm_pass_check check = {.cut = 1};
     for (int64_t i = 0; i < k; i++) {
-        /* Less than a row's worth: nothing to hold to. */
-        if (!(stats->s0[i] >= 1)) continue;
+        /* Less than a row's worth, by count or by weight: nothing to hold to. */
+        if (!(stats->s0[i] >= fmin(1, stats->weight / stats->rows))) continue;
         double promised = model->weights[i] * stats->weight / stats->s0[i], moved = 0, noises = 0;
         for (int64_t j = 0; j < d; j++) {
             int64_t at = i * d + j;
             double shift = stats->s1[at] / stats->s0[i], value = stats->centres[at] + shift;
-            double noise = 0x1p-80 * value * value;
+            double noise = fgmm_variance_floor(value);
             moved += shift * shift;
             noises += noise;
             if (model->type == FGMM_DIAG)

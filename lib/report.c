@@ -27,15 +27,16 @@ void fgmm_report_pass(fgmm_report_scope *scope, const fgmm_feed *feed, fgmm_engi
     target->backend->describe(target->device, &facts);
     snprintf(report->device, sizeof report->device, "%s", target->label);
     report->n_skipped = fgmm_feed_skipped(feed);
-    report->n_rows = fgmm_feed_progress((fgmm_feed *)feed)->rows_total - report->n_skipped;
+    report->n_rows = fgmm_feed_rows(feed) - report->n_skipped;
     report->precision = fgmm_precision_on(target, asked);
-    report->engine = engine;
+    /* A screen that could not be trusted leaves its rows to the dense engine. */
+    report->engine = counts && counts->dense_fraction > 0.5 ? FGMM_ENGINE_DENSE : engine;
     report->peak_device_bytes = facts.peak_bytes;
     if (counts) {
         report->survivors_per_row = counts->survivors_per_row;
         report->dropped_mass = counts->dropped_mass;
     }
-    if (report->precision != asked && report->n_warnings == 0)
+    if (report->precision != asked)
         fgmm_report_warn(scope, "precision fast has no kernels on %.80s: ran exact", target->label);
 }
 

@@ -5,7 +5,13 @@
 #include <string.h>
 
 #include "kmeanspp.h"
+#include "params.h"
 #include "rng.h"
+
+typedef struct {
+    double log_density;
+    int64_t row;
+} ranked_row;
 
 struct fgmm_seeder {
     fgmm_context *ctx;
@@ -15,42 +21,76 @@ struct fgmm_seeder {
     float *rows;     /* [n, d]: sampled rows less the data's mean */
     double *weights; /* [n] or NULL */
     uint64_t seed;
+    ranked_row *ranked; /* [n_ranked] of fgmm_seed_rank, worst explained first */
+    int64_t n_ranked;
 };
 
 /* Sampling stops growing where its rows would take more than this many bytes. */
 static const double sample_bytes = 256e6;
 
-static int64_t sample_size(const fgmm_rows *rows, int64_t k, int64_t asked) {
+static int64_t sample_size(const fgmm_rows *rows, int64_t total, int64_t k, int64_t asked) {
     int64_t n = asked > 0 ? asked : k * 16 > 8192 ? k * 16 : 8192;
     int64_t room = (int64_t)(sample_bytes / (4.0 * (double)rows->d));
     if (asked <= 0 && n > room) n = room;
     if (n < k) n = k;
-    return n < rows->n ? n : rows->n;
+    return n < total ? n : total;
 }
 
-/* One row number from each of n equal strata, moved on past rows that are left out. */
-static int64_t draw_numbers(const fgmm_feed *feed, int64_t total, int64_t n, fgmm_rng *rng, int64_t *numbers) {
-    int64_t count = 0, last = -1;
+/* Rows that can be sampled: not left out, of positive weight. */
+static int usable(const fgmm_feed *feed, const fgmm_rows *rows, int64_t row) {
+    return (!rows->weights || rows->weights[row] > 0) && !fgmm_feed_is_bad(feed, row);
+}
+
+static int64_t count_usable(const fgmm_feed *feed, const fgmm_rows *rows) {
+    if (!rows->weights) return rows->n - fgmm_feed_skipped(feed);
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows->n; row++) count += usable(feed, rows, row);
+    return count;
+}
+
+/* The numbers of n usable rows of `total`, one from each of n equal strata, ascending. */
+static void draw_numbers(const fgmm_feed *feed, const fgmm_rows *rows, int64_t total, int64_t n, fgmm_rng *rng,
+                         int64_t *numbers) {
     for (int64_t i = 0; i < n; i++) {
         int64_t from = (int64_t)((double)i * ((double)total / (double)n));
         int64_t to = (int64_t)((double)(i + 1) * ((double)total / (double)n));
         if (i == n - 1 || to > total) to = total;
-        int64_t row = from + (to > from ? fgmm_rng_below(rng, to - from) : 0);
-        if (row <= last) row = last + 1;
-        while (row < total && fgmm_feed_is_bad(feed, row)) row++;
-        if (row >= total) break;
-        numbers[count++] = last = row;
+        int64_t rank = from + (to > from ? fgmm_rng_below(rng, to - from) : 0);
+        int64_t least = i ? numbers[i - 1] + 1 : 0, most = total - (n - i); /* the rest must still fit */
+        numbers[i] = rank < least ? least : rank > most ? most : rank;
     }
-    return count;
+    if (total == rows->n) return;
+    /* From ranks among the usable rows to row numbers. */
+    int64_t row = -1, rank = -1;
+    for (int64_t i = 0; i < n; i++) {
+        while (rank < numbers[i]) rank += usable(feed, rows, ++row);
+        numbers[i] = row;
+    }
+}
+
+/* Sampled rows less the data's mean, in f32. */
+static fgmm_status narrow_rows(fgmm_seeder *seeder, const double *wide, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < seeder->d; j++) {
+            float value = (float)(wide[i * seeder->d + j] - seeder->mean[j]);
+            if (!isfinite(value))
+                return fgmm_fail(seeder->ctx, FGMM_ERR_DATA, "column %lld spans more than f32 can hold: scale the data",
+                                 (long long)j);
+            seeder->rows[(first + i) * seeder->d + j] = value;
+        }
+    return FGMM_OK;
 }
 
 fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *feed, const fgmm_rows *rows, int64_t k,
                              int64_t sample, uint64_t seed) {
     fgmm_status status = FGMM_ERR_MEMORY;
-    int64_t d = rows->d, n = sample_size(rows, k, sample);
+    int64_t d = rows->d, total = count_usable(feed, rows), n = sample_size(rows, total, k, sample);
     int64_t *numbers = NULL;
     double *wide = NULL;
     *out = NULL;
+    if (total < k)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_components = %lld exceeds the number of rows with weight, %lld",
+                         (long long)k, (long long)total);
     fgmm_seeder *seeder = fgmm_calloc(ctx, 1, sizeof *seeder, "a seeder");
     if (!seeder) return FGMM_ERR_MEMORY;
     seeder->ctx = ctx;
@@ -58,10 +98,11 @@ fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *fe
     seeder->mean = fgmm_feed_mean(feed);
     seeder->variance = fgmm_feed_variance(feed);
     seeder->d = d;
+    seeder->n = n;
     seeder->seed = seed;
     fgmm_rng rng = fgmm_rng_seed(seed, 0x5eed);
     if (!(numbers = fgmm_alloc(ctx, (size_t)n * sizeof *numbers, "sampled row numbers"))) goto done;
-    seeder->n = n = draw_numbers(feed, rows->n, n, &rng, numbers);
+    draw_numbers(feed, rows, total, n, &rng, numbers);
     if (!(seeder->rows = fgmm_alloc(ctx, (size_t)(n * d) * sizeof(float), "sampled rows"))) goto done;
     if (rows->weights) {
         if (!(seeder->weights = fgmm_alloc(ctx, (size_t)n * sizeof(double), "sampled weights"))) goto done;
@@ -73,9 +114,7 @@ fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *fe
     for (int64_t from = 0; from < n; from += piece) {
         int64_t count = n - from < piece ? n - from : piece;
         FGMM_GO(fgmm_feed_gather(feed, numbers + from, count, wide));
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t j = 0; j < d; j++)
-                seeder->rows[(from + i) * d + j] = (float)(wide[i * d + j] - seeder->mean[j]);
+        FGMM_GO(narrow_rows(seeder, wide, from, count));
         if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
     }
     *out = seeder;
@@ -92,25 +131,19 @@ void fgmm_seeder_free(fgmm_context *ctx, fgmm_seeder *seeder) {
     if (!seeder) return;
     fgmm_free(ctx, seeder->rows);
     fgmm_free(ctx, seeder->weights);
+    fgmm_free(ctx, seeder->ranked);
     fgmm_free(ctx, seeder);
 }
 
 /* ---- seeds ---- */
 
-/* K distinct rows of positive weight, by a partial shuffle; where too few have weight, any. */
+/* K distinct rows, by a partial shuffle. */
 static fgmm_status choose_uniform(fgmm_seeder *seeder, int64_t k, fgmm_rng *rng, int64_t *chosen) {
     int64_t *order = fgmm_alloc(seeder->ctx, (size_t)seeder->n * sizeof *order, "a shuffle");
     if (!order) return FGMM_ERR_MEMORY;
-    int64_t usable = 0, rest = seeder->n;
-    for (int64_t i = 0; i < seeder->n; i++) {
-        if (!seeder->weights || seeder->weights[i] > 0)
-            order[usable++] = i;
-        else
-            order[--rest] = i;
-    }
+    for (int64_t i = 0; i < seeder->n; i++) order[i] = i;
     for (int64_t i = 0; i < k; i++) {
-        int64_t pick = i < usable ? i + fgmm_rng_below(rng, usable - i) : i;
-        int64_t held = order[i];
+        int64_t pick = i + fgmm_rng_below(rng, seeder->n - i), held = order[i];
         chosen[i] = order[i] = order[pick];
         order[pick] = held;
     }
@@ -155,6 +188,7 @@ static fgmm_status hard_stats(fgmm_seeder *seeder, const fgmm_model *model, fgmm
     FGMM_GO(fgmm_rows_from_memory(ctx, &rows, seeder->rows, FGMM_F32, seeder->n, seeder->d, 0));
     rows->weights = seeder->weights;
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, seeder->target, &compute, 1));
+    fgmm_feed_quiet(feed);
     FGMM_GO(fgmm_stats_new(ctx, out, model));
     FGMM_GO(fgmm_estep_pass(ctx, feed, "seed", *out, FGMM_EXACT, 1, &choice, NULL));
 done:
@@ -321,32 +355,25 @@ done:
     return status;
 }
 
-/* Log-density of a sampled row, by direct differences. */
-static double log_density(const fgmm_model *model, const float *x, const double *mean) {
-    int64_t d = model->d;
-    double best = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < model->k; i++) {
-        if (!(model->weights[i] > 0)) continue;
-        double l = log(model->weights[i]);
-        for (int64_t j = 0; j < d; j++) {
-            double variance = model->covariances[model->type == FGMM_SPHERICAL ? i : i * d + j];
-            double t = x[j] + mean[j] - model->means[i * d + j];
-            l -= 0.5 * (t * t / variance + log(variance));
+/* ---- dead components ---- */
+
+/* Log-density of a sampled row. */
+static double log_density(const fgmm_params *params, const float *x, const double *mean) {
+    double best = FGMM_LOG_ZERO, sum = 0;
+    for (int64_t i = 0; i < params->k; i++) {
+        const double *half = params->half_inv_var + (params->covariance_type == FGMM_DIAG ? i * params->d : i);
+        double q = 0;
+        if (!(params->log_weights[i] > FGMM_LOG_ZERO)) continue;
+        for (int64_t j = 0; j < params->d; j++) {
+            double t = x[j] + mean[j] - params->means[i * params->d + j];
+            q += half[params->covariance_type == FGMM_DIAG ? j : 0] * t * t;
         }
-        if (l > best) {
-            sum = sum * exp(best - l) + 1;
-            best = l;
-        } else {
-            sum += exp(l - best);
-        }
+        double l = params->log_weights[i] + params->log_norm[i] - q;
+        sum = l > best ? sum * exp(best - l) + 1 : sum + exp(l - best);
+        best = fmax(best, l);
     }
     return best + log(sum);
 }
-
-typedef struct {
-    double log_density;
-    int64_t row;
-} ranked_row;
 
 static int by_density(const void *a, const void *b) {
     const ranked_row *x = a, *y = b;
@@ -354,25 +381,35 @@ static int by_density(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-fgmm_status fgmm_seed_move(fgmm_seeder *seeder, fgmm_model *model, int64_t i, double reg_covar, int64_t *used) {
-    int64_t d = model->d, n = seeder->n < random_rows ? seeder->n : random_rows, count = 0;
-    ranked_row *ranked = fgmm_alloc(seeder->ctx, (size_t)n * sizeof *ranked, "rows by density");
-    if (!ranked) return FGMM_ERR_MEMORY;
+fgmm_status fgmm_seed_rank(fgmm_seeder *seeder, const fgmm_model *model) {
+    fgmm_context *ctx = seeder->ctx;
+    fgmm_status status = FGMM_OK;
+    fgmm_prepared prepared = {0};
+    int64_t n = seeder->n < random_rows ? seeder->n : random_rows;
+    seeder->n_ranked = 0;
+    if (!seeder->ranked) seeder->ranked = fgmm_alloc(ctx, (size_t)n * sizeof *seeder->ranked, "rows by density");
+    if (!seeder->ranked) return FGMM_ERR_MEMORY;
+    FGMM_GO(fgmm_prepare(ctx, &prepared, model));
     for (int64_t r = 0; r < n; r++) {
         int64_t row = r * seeder->n / n;
-        if (seeder->weights && !(seeder->weights[row] > 0)) continue;
-        ranked[count++] = (ranked_row){log_density(model, seeder->rows + row * d, seeder->mean), row};
+        seeder->ranked[r] =
+            (ranked_row){log_density(&prepared.params, seeder->rows + row * seeder->d, seeder->mean), row};
+        if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
     }
-    if (count > 0) {
-        qsort(ranked, (size_t)count, sizeof *ranked, by_density);
-        const float *x = seeder->rows + ranked[(*used)++ % count].row * d;
-        for (int64_t j = 0; j < d; j++) model->means[i * d + j] = x[j] + seeder->mean[j];
-        set_data_variances(seeder, model, i, reg_covar);
-        double share = 1 / (double)model->k, total = 0;
-        model->weights[i] = share;
-        for (int64_t c = 0; c < model->k; c++) total += model->weights[c];
-        for (int64_t c = 0; c < model->k; c++) model->weights[c] /= total;
-    }
-    fgmm_free(seeder->ctx, ranked);
-    return FGMM_OK;
+    qsort(seeder->ranked, (size_t)n, sizeof *seeder->ranked, by_density);
+    seeder->n_ranked = n;
+done:
+    fgmm_prepared_free(ctx, &prepared);
+    return status;
+}
+
+void fgmm_seed_move(fgmm_seeder *seeder, fgmm_model *model, int64_t i, double reg_covar, int64_t *used) {
+    int64_t d = model->d;
+    const float *x = seeder->rows + seeder->ranked[(*used)++ % seeder->n_ranked].row * d;
+    for (int64_t j = 0; j < d; j++) model->means[i * d + j] = x[j] + seeder->mean[j];
+    set_data_variances(seeder, model, i, reg_covar);
+    double total = 0;
+    model->weights[i] = 1 / (double)model->k;
+    for (int64_t c = 0; c < model->k; c++) total += model->weights[c];
+    for (int64_t c = 0; c < model->k; c++) model->weights[c] /= total;
 }

@@ -111,9 +111,9 @@ fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fg
     fgmm_pass_counts counts;
     double work = (double)rows->n * (double)rows->d * (double)stats->model->k;
     FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, &target));
+    /* 1: keeping rows for the rare second pass would cost more than reading them again. */
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &added, stats->model));
-    /* Rows kept for the rare second pass would cost more than reading them again. */
     fgmm_engine ran = fgmm_engine_next(&choice, fgmm_precision_on(target, compute.precision), stats->model->k);
     FGMM_GO(fgmm_estep_pass(ctx, feed, "accumulate", added, compute.precision, 0, &choice, &counts));
     stats_add(stats, added);
@@ -178,12 +178,14 @@ fgmm_status fgmm_stats_finalize(fgmm_context *ctx, const fgmm_stats *stats, cons
         use = *options;
     }
     *out = NULL;
+    if (use.freeze & ~7u) return fgmm_fail(ctx, FGMM_ERR_INVALID, "finalize: unknown freeze flags %#x", use.freeze);
     double reg_covar;
     FGMM_TRY(fgmm_reg_covar_read(ctx, use.reg_covar, &reg_covar));
     return fgmm_mstep(ctx, stats, reg_covar, use.freeze, out, NULL);
 }
 
 void fgmm_stats_export(const fgmm_stats *stats, fgmm_stats_view *out) {
+    if (!stats || !out) return;
     *out = (fgmm_stats_view){.k = stats->model->k,
                              .d = stats->model->d,
                              .covariance_type = stats->model->type,

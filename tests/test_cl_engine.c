@@ -272,7 +272,7 @@ static uint16_t half_of(float x) {
     int exponent = 0;
     float fraction = frexpf(fabsf(x), &exponent);
     if (x == 0.0f) return 0;
-    return (uint16_t)((x < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | ((int)(fraction * 2048.0f) & 0x3ff));
+    return (uint16_t)((x < 0 ? 0x8000 : 0) | (unsigned)(exponent + 14) << 10 | ((int)(fraction * 2048.0f) & 0x3ff));
 }
 
 /* The rows of a problem as `type`, row i at element i * stride. */

@@ -4,7 +4,8 @@
  *
  * Conventions that hold for every call below.
  *  - Every call that can fail returns an fgmm_status; the reason, in words, is
- *    fgmm_context_message(). Outputs are written only on FGMM_OK unless said otherwise.
+ *    fgmm_context_message(). Handles and scalars are written only on FGMM_OK unless said otherwise; what a failed or
+ *    cancelled call left in a caller's array is unspecified.
  *  - Constructors put the new handle in `*out` and have a twin `_free` that takes NULL.
  *  - Option structs start with `struct_size` (use the `_INIT` macro); zero means default and a
  *    NULL pointer means all defaults.
@@ -129,7 +130,8 @@ FGMM_API void fgmm_context_free(fgmm_context *ctx);
 FGMM_API const char *fgmm_context_message(const fgmm_context *ctx);
 
 /** Asks the running call to stop; it returns FGMM_ERR_CANCELLED within one block of rows. Safe from
- *  any thread and from a signal handler. The request is cleared when a call returns FGMM_ERR_CANCELLED. */
+ *  any thread and from a signal handler. The request is cleared when a call returns FGMM_ERR_CANCELLED;
+ *  made while no call runs, it stops the next one. */
 FGMM_API void fgmm_context_cancel(fgmm_context *ctx);
 
 /** The device of the last computing call, or the one named at creation: "cpu (avx512)", "opencl: NAME";
@@ -185,7 +187,8 @@ typedef struct fgmm_rows fgmm_rows;
 FGMM_API fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, const void *data, fgmm_dtype type,
                                            int64_t n, int64_t d, int64_t stride);
 
-/** Rows in a file, read by blocks, never loaded whole.
+/** Rows in a file, read by blocks; kept between the iterations of a fit only if they take less than a quarter of
+ *  the memory.
  *  @param format NULL by extension, else "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "hdf5".
  *  An HDF5 path may end in ":DATASET" (default "train").
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT (the message names what is wrong with the file). */
@@ -200,23 +203,26 @@ typedef struct fgmm_rows_callback {
     fgmm_read_fn read;
     void *user;
     fgmm_dtype type;
-    int64_t n;       /**< rows */
-    int64_t d;       /**< features */
-    int once;        /**< 1: each range can be asked for only once, in order: accumulate, score, predict, but not fit */
-    int thread_safe; /**< 1: read may be called from several threads at a time */
+    int64_t n; /**< rows */
+    int64_t d; /**< features */
+    /** 1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such rows
+     *  cannot be repeated where a component turns out to have moved very far: a warning then says so. */
+    int once;
 } fgmm_rows_callback;
 
 #define FGMM_ROWS_CALLBACK_INIT                                                                                        \
-    { sizeof(fgmm_rows_callback), 0, 0, FGMM_F32, 0, 0, 0, 0 }
+    { sizeof(fgmm_rows_callback), 0, 0, FGMM_F32, 0, 0, 0 }
 
+/** Rows that a function delivers, called from the thread that called into flashgmm. The struct is copied.
+ *  @return FGMM_ERR_INVALID for a missing function, size or type. */
 FGMM_API fgmm_status fgmm_rows_from_callback(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_callback *callback);
 
-/** Rows first .. first+n-1 of another source, which must outlive the slice. Weights come along. */
+/** Rows first .. first+n-1 of another source, which must outlive the slice. Weights come along as they are now. */
 FGMM_API fgmm_status fgmm_rows_slice(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows *rows, int64_t first,
                                      int64_t n);
 
-/** Gives each row a weight >= 0, finite, not all zero; a weight of 2 is the row twice. Borrowed until the rows are freed;
- *  NULL takes them away. @param weights [n]. @return FGMM_ERR_DATA naming the first bad one. */
+/** Gives each row a weight >= 0, finite, not all zero; a weight of 2 is the row twice. Borrowed until the rows and
+ *  the slices made since are freed; earlier slices do not see them. NULL takes them away. @param weights [n]. @return FGMM_ERR_DATA naming the first bad one. */
 FGMM_API fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const double *weights, int64_t n);
 
 FGMM_API int64_t fgmm_rows_count(const fgmm_rows *rows);
@@ -239,7 +245,7 @@ FGMM_API const char *fgmm_covariance_name(fgmm_covariance type);
 typedef struct fgmm_model fgmm_model;
 
 /** A model from arrays, which are copied. @param weights [K] >= 0, normalised here; NULL: equal.
- *  @param means [K, D]. @param covariances shaped as the type says, > 0.
+ *  @param means [K, D]. @param covariances shaped as the type says, at least 1e-36.
  *  @return FGMM_ERR_INVALID naming what is wrong, FGMM_ERR_UNSUPPORTED for tied and full (not in this version). */
 FGMM_API fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d,
                                        const double *weights, const double *means, const double *covariances);
@@ -264,6 +270,7 @@ FGMM_API int64_t fgmm_model_parameters(const fgmm_model *model);
  *  lower_bound, converged. Written beside and renamed, so an old file stays whole until the new one is;
  *  equal models make equal files. */
 FGMM_API fgmm_status fgmm_model_save(fgmm_context *ctx, const fgmm_model *model, const char *path);
+/** @return FGMM_ERR_IO, FGMM_ERR_FORMAT naming the array at fault, FGMM_ERR_UNSUPPORTED for tied and full. */
 FGMM_API fgmm_status fgmm_model_load(fgmm_context *ctx, fgmm_model **out, const char *path);
 
 /* ---- computing: options shared by every call that reads rows ------------------------------ */
@@ -282,7 +289,8 @@ typedef enum fgmm_engine {
 
 typedef enum fgmm_nonfinite {
     FGMM_NONFINITE_ERROR = 0, /**< a row with NaN or Inf is FGMM_ERR_DATA, row and column named */
-    FGMM_NONFINITE_SKIP = 1   /**< such rows are left out and counted; their labels are -1, their scores NaN */
+    FGMM_NONFINITE_SKIP = 1   /**< such rows are left out and counted; their labels are -1, their scores NaN;
+                                   FGMM_ERR_UNSUPPORTED for rows in a cl_mem */
 } fgmm_nonfinite;
 
 typedef struct fgmm_compute_options {
@@ -308,7 +316,7 @@ typedef enum fgmm_init {
 /** What to do with a component whose share of the data vanishes, or whose variance falls to the floor. */
 typedef enum fgmm_policy {
     FGMM_KEEP = 0,   /**< dead: keeps its place with weight 0; collapsed: its variance stays at the floor */
-    FGMM_RESEED = 1, /**< dead: moved to a badly explained row, with the data's variances; once a component and fit */
+    FGMM_RESEED = 1, /**< dead: moved to a badly explained row, with the data's variances; at most K moves a restart */
     FGMM_DROP = 2    /**< removed: the model comes back with fewer components */
 } fgmm_policy;
 
@@ -326,9 +334,9 @@ typedef struct fgmm_fit_options {
     double tol;       /**< stop when the lower bound changes by less, nats a row; 0: 1e-3; negative: never */
     double reg_covar; /**< added to every variance; 0: 1e-6; negative: none */
     uint64_t seed;
-    unsigned freeze; /**< FGMM_FREEZE_* */
-    fgmm_policy on_dead;
-    fgmm_policy on_collapse;      /**< KEEP or DROP */
+    unsigned freeze;              /**< FGMM_FREEZE_* */
+    fgmm_policy on_dead;          /**< RESEED and DROP only with freeze 0 */
+    fgmm_policy on_collapse;      /**< KEEP or DROP; collapsed: every variance of a component at the floor */
     fgmm_compute_options compute; /**< zeroed: defaults */
 } fgmm_fit_options;
 
@@ -368,6 +376,8 @@ typedef struct fgmm_report {
 
 /** Fits a mixture by expectation-maximization: scikit-learn's EM, iteration by iteration (variances about the new
  *  mean, reg_covar added; lower_bound is the mean log-likelihood of the last E-step).
+ *  Variances have a floor before reg_covar is added, max(1e-30, 2^-94 mean^2): about what
+ *  rounding leaves of a constant column.
  *  @param report NULL, or an initialised report. When the call is cancelled after a whole iteration, `*out` is
  *  the model of that iteration all the same and the status is FGMM_ERR_CANCELLED.
  *  @return FGMM_ERR_INVALID (K > N, bad option, shape mismatch with init_model), FGMM_ERR_DATA (NaN or Inf, zero total weight),
@@ -387,7 +397,8 @@ FGMM_API void fgmm_stats_free(fgmm_context *ctx, fgmm_stats *stats);
 /** Back to no rows. @param model the model to take from now on; NULL: the same. */
 FGMM_API fgmm_status fgmm_stats_reset(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model);
 
-/** One E-step over rows (with their weights), added. On failure the statistics are as they were. */
+/** One E-step over rows (with their weights), added. On failure the statistics are as they were.
+ *  @param report NULL, or initialised; its lower_bound is that of all rows so far. */
 FGMM_API fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fgmm_rows *rows,
                                            const fgmm_compute_options *options, fgmm_report *report);
 
@@ -411,7 +422,8 @@ typedef struct fgmm_finalize_options {
 FGMM_API fgmm_status fgmm_stats_finalize(fgmm_context *ctx, const fgmm_stats *stats,
                                          const fgmm_finalize_options *options, fgmm_model **out);
 
-FGMM_API fgmm_status fgmm_stats_save(fgmm_context *ctx, const fgmm_stats *stats, const char *path); /**< .npz */
+/** An .npz with the model, the centres and the sums. @return FGMM_ERR_IO; load also FGMM_ERR_FORMAT, naming the array. */
+FGMM_API fgmm_status fgmm_stats_save(fgmm_context *ctx, const fgmm_stats *stats, const char *path);
 FGMM_API fgmm_status fgmm_stats_load(fgmm_context *ctx, fgmm_stats **out, const char *path);
 
 /** The sums as flat doubles, owned by the statistics, valid until they change. */
@@ -443,15 +455,17 @@ typedef struct fgmm_score_result {
     double weight;         /**< sum of the weights; N without weights */
 } fgmm_score_result;
 
+/** Mean log-likelihood and information criteria of rows with their weights. @return FGMM_ERR_DATA if no weight is left. */
 FGMM_API fgmm_status fgmm_score(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
                                 const fgmm_compute_options *options, fgmm_score_result *out, fgmm_report *report);
 
-/** The most responsible component of each row; of equal ones, the first. @param labels [n]. */
+/** The most responsible component of each row; of equal ones, the first. @param labels [n]; -1 for rows left out. */
 FGMM_API fgmm_status fgmm_predict(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
                                   const fgmm_compute_options *options, int32_t *labels, fgmm_report *report);
 
 /** The m most responsible components of each row, best first. Entries after the last component with
- *  responsibility >= min_resp, or with r/w below 1e-7, are id -1 and responsibility 0.
+ *  responsibility >= min_resp are id -1 and responsibility 0; so are components with r/w below about 1e-10, which are not
+ *  looked at in exact precision.
  *  @param m 1 .. 64. @param ids [n, m]. @param resp [n, m]: responsibilities as they are, not renormalised.
  *  @param log_prob NULL, or [n]. */
 FGMM_API fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
