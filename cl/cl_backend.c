@@ -24,17 +24,28 @@ static fgmm_status backend_list(const fgmm_host *host, fgmm_device_info *infos, 
     return FGMM_OK;
 }
 
-/* Wrong numbers are most often an optimiser's doing, so they are given one more chance without it. */
+static fgmm_status answer_again(fgmm_device *device) {
+    cl_engine_free(device);
+    cl_kernels_free(device);
+    return cl_known_answer(device);
+}
+
+/* A kernel may be allowed smaller work-groups than its device. Wrong numbers are most often an optimiser's doing. Each gets one more
+ * chance. */
 static fgmm_status pass_known_answer(fgmm_device *device) {
     cl_opened *opened = cl_opened_of(device);
     fgmm_status status = cl_known_answer(device);
+    if (status == FGMM_ERR_DEVICE && (device->group_refused || opened->build_failed) && device->max_work_group > 64) {
+        device->host.log(device->host.user, FGMM_LOG_DEBUG, "%s: work-groups of 64", device->name);
+        device->max_work_group = 64;
+        opened->build_failed = 0;
+        status = answer_again(device);
+    }
     if (status != FGMM_ERR_DEVICE || opened->build_failed || opened->unoptimised) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING,
                      "%s fails the known-answer test; building its kernels again without optimisation", device->name);
-    cl_engine_free(device);
-    cl_kernels_free(device);
     opened->unoptimised = 1;
-    return cl_known_answer(device);
+    return answer_again(device);
 }
 
 static void backend_close(fgmm_device *device) {

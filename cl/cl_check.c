@@ -1,13 +1,14 @@
 /*
- * Known-answer test: one E-step of a small mixture, spherical and diagonal, against the same sums in double. Half of
- * the components lie so close together that the rows near them overflow their lists of candidates, so both engines run.
+ * Known-answer test: moments, one E-step and assignments of a small mixture, spherical and diagonal, against double. Many
+ * components lie so close together that the rows near them overflow their lists of candidates, so both engines run; the
+ * features take several steps of every tile and all lanes that share a row.
  */
 #include "cl_engine.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = 70, COMPONENTS = 70, ALIKE = 30, FEATURES = 5, CELLS = COMPONENTS * FEATURES };
+enum { ROWS = 70, COMPONENTS = 70, ALIKE = 30, FEATURES = 130, CELLS = COMPONENTS * FEATURES };
 static const double TOLERANCE = 1e-4;
 
 typedef struct check_case {
@@ -16,6 +17,9 @@ typedef struct check_case {
     double log_norm[COMPONENTS], centre[FEATURES], scale[FEATURES];
     double s0[COMPONENTS], s1[CELLS], s2[CELLS], log_prob[ROWS];
     double want_s0[COMPONENTS], want_s1[CELLS], want_s2[CELLS], want_log_prob[ROWS];
+    double sum[FEATURES], square[FEATURES], want_sum[FEATURES], want_square[FEATURES];
+    int32_t best[ROWS], want_best[ROWS];
+    float resp[ROWS];
     fgmm_params params;
 } check_case;
 
@@ -72,7 +76,15 @@ static void expect(check_case *c, int diag) {
                 double t = c->x[i][f] - c->means[k][f];
                 l[k] -= c->inverse[diag ? k * FEATURES + f : k] * t * t;
             }
-            if (l[k] > best) best = l[k];
+            if (l[k] > best) {
+                best = l[k];
+                c->want_best[i] = k;
+            }
+        }
+        for (int f = 0; f < FEATURES; f++) {
+            double t = c->x[i][f] - c->centre[f];
+            c->want_sum[f] += t;
+            c->want_square[f] += t * t;
         }
         for (int k = 0; k < COMPONENTS; k++) sum += exp(l[k] - best);
         c->want_log_prob[i] = best + log(sum);
@@ -100,16 +112,23 @@ static fgmm_status run_case(fgmm_device *device, check_case *c) {
     fgmm_sums sums = {.s0 = c->s0, .s1 = c->s1, .s2 = c->s2};
     fgmm_block_source source = {
         .data = c->x, .stride_bytes = sizeof c->x[0], .type = FGMM_F32, .n = ROWS, .d = FEATURES};
+    fgmm_moments moments = {.sum = c->sum, .square = c->square, .bad_row = -1};
     fgmm_status status = FGMM_OK;
     CL_GO(cl_put(device, &source, &block));
     CL_GO(cl_wait(device, block));
+    CL_GO(cl_moments(device, block, c->centre, &moments));
     CL_GO(cl_begin(device, &c->params));
     CL_GO(cl_estep(device, block, c->log_prob));
     CL_GO(cl_collect(device, &sums));
+    CL_GO(cl_assign(device, block, 1, c->best, c->resp, NULL));
     const char *wrong = differ(c->log_prob, c->want_log_prob, ROWS)         ? "log-densities"
                         : differ(c->s0, c->want_s0, COMPONENTS)             ? "counts"
                         : differ(c->s1, c->want_s1, CELLS)                  ? "means"
                         : differ(c->s2, c->want_s2, CELLS)                  ? "variances"
+                        : differ(c->sum, c->want_sum, FEATURES)             ? "column sums"
+                        : differ(c->square, c->want_square, FEATURES)       ? "column squares"
+                        : moments.bad_count != 0                            ? "search for NaN"
+                        : memcmp(c->best, c->want_best, sizeof c->best)     ? "labels"
                         : sums.dense_rows < 1 || sums.dense_rows > ROWS - 1 ? "choice of engines"
                                                                             : NULL;
     if (wrong)

@@ -18,6 +18,8 @@ void cl_dense_plan(cl_engine *engine) {
     engine->dense_width = k < CL_DENSE_WIDTH ? (cl_uint)k : CL_DENSE_WIDTH;
     int64_t group = CL_DENSE_CELLS / engine->dense_width;
     if (group > 65536) group = 65536;
+    group -=
+        group % FGMM_CHUNK_ROWS; /* at least 2048: floats are added up within a chunk, so no group may end inside one */
     engine->dense_group = (cl_uint)group;
     int64_t sums = k * (2 * d + 1) * (int64_t)sizeof(cl_float2);
     int64_t grain = k * d >= SPREAD ? group : power_of_two_at_least(group * k * d / SPREAD);
@@ -53,6 +55,7 @@ static fgmm_status run_logits(fgmm_device *device, const dense_group *group, cl_
     size_t step = (size_t)(engine->batch_budget / 2 / ((int64_t)width * engine->d) + 1);
     step = cl_round_up(step, rows);
     for (size_t i = 0; i < group->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
         size_t count = i + step < group->n ? step : group->n - i;
         cl_uint i0 = (cl_uint)i;
         size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
@@ -186,6 +189,28 @@ static fgmm_status run_group(fgmm_device *device, const dense_group *group, cl_u
     return m ? FGMM_OK : cl_tally_close(device, tally, slots);
 }
 
+/*
+ * Rows of the group that starts at group->base. It ends with a chunk of rows, or where its superchunks no longer fit the slots: in either
+ * case at a row number that does not depend on blocks, slices or what else is on the list.
+ */
+static cl_uint group_rows(const cl_engine *engine, dense_group *group, cl_uint left, int64_t grain) {
+    cl_uint n = left < engine->dense_group ? left : engine->dense_group;
+    if (n < left && group->list)
+        while (group->rows[group->base + n - 1] / FGMM_CHUNK_ROWS == group->rows[group->base + n] / FGMM_CHUNK_ROWS)
+            n--;
+    if (!grain) return n;
+    int64_t most = superchunk(group, grain, 0) + engine->dense.slots;
+    cl_uint low = 0, high = n; /* the first row beyond the slots */
+    while (low < high) {
+        cl_uint middle = low + (high - low) / 2;
+        if (superchunk(group, grain, middle) < most)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
@@ -199,10 +224,7 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     int64_t grain = m ? 0 : engine->dense.grain;
     for (; group.base < count; group.base += group.n) {
         if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
-        group.n = count - group.base < engine->dense_group ? count - group.base : engine->dense_group;
-        if (grain) /* no more superchunks than there are slots */
-            while (superchunk(&group, grain, group.n - 1) - superchunk(&group, grain, 0) >= engine->dense.slots)
-                group.n = (group.n + 1) / 2;
+        group.n = group_rows(engine, &group, count - group.base, grain);
         CL_TRY(run_group(device, &group, m));
     }
     return FGMM_OK;

@@ -235,13 +235,11 @@ static void learn(fgmm_device *device) {
     cl_device_id id = device->id;
     device_text(id, CL_DEVICE_NAME, device->name, sizeof device->name);
     device->type = device_type(id);
-    device->has_fp64 = device_ulong(id, CL_DEVICE_DOUBLE_FP_CONFIG) != 0;
     device->local_bytes = (size_t)device_ulong(id, CL_DEVICE_LOCAL_MEM_SIZE);
     device->max_work_group = device_size(id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
     device->max_alloc = (size_t)device_ulong(id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     device->global_bytes = to_int64(device_ulong(id, CL_DEVICE_GLOBAL_MEM_SIZE));
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
-    device->base_align = device_uint(id, CL_DEVICE_MEM_BASE_ADDR_ALIGN) / 8;
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

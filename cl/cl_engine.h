@@ -141,6 +141,7 @@ void cl_dense_plan(cl_engine *engine); /* sizes of groups and of the tally */
  * *dense rows left to the dense engine (all of them if engine->all_dense). */
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
+fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tally's grain where it can. */
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most);
 int64_t cl_slice_rows(const fgmm_device *device);

@@ -83,6 +83,14 @@ static fgmm_status fit_slice(fgmm_device *device, size_t n) {
     return cl_room_fit(device, &engine->kept_weight, n * sizeof(cl_float), "survivors");
 }
 
+/* Between dispatches of about a tenth of a second: lets a cancel in before more work is queued. */
+fgmm_status cl_breathe(fgmm_device *device) {
+    const fgmm_host *host = &device->host;
+    CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
+    return FGMM_OK;
+}
+
 static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
@@ -96,6 +104,7 @@ static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
     int64_t depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1);
     size_t step = cl_round_up((size_t)(engine->batch_budget / depth + 1), rows);
     for (size_t i = 0; i < slice->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
         cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
         size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
         size_t global[2] = {local[0], cl_round_up(n, rows) / rows * local[1]};

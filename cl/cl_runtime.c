@@ -107,7 +107,11 @@ fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_u
             return cl_fail(device, code, where);
         }
     }
-    CL_CHECK(device, clEnqueueNDRangeKernel(device->queue, kernel, dimensions, NULL, global, local, 0, NULL, NULL),
-             what);
-    return FGMM_OK;
+    size_t group = 1, allowed = cl_kernel_group(device, kernel);
+    for (cl_uint i = 0; local && i < dimensions; i++) group *= local[i];
+    cl_int code = group > allowed
+                      ? CL_INVALID_WORK_GROUP_SIZE
+                      : clEnqueueNDRangeKernel(device->queue, kernel, dimensions, NULL, global, local, 0, NULL, NULL);
+    if (code == CL_INVALID_WORK_GROUP_SIZE || code == CL_OUT_OF_RESOURCES) device->group_refused = 1;
+    return code == CL_SUCCESS ? FGMM_OK : cl_fail(device, code, what);
 }

@@ -40,11 +40,10 @@ struct fgmm_device {
     cl_command_queue queue; /* in order */
     char name[256];
     cl_device_type type;
-    int has_fp64;
+    int group_refused; /* a work-group was larger than some kernel allows here */
     size_t local_bytes, max_work_group, max_alloc;
     int64_t global_bytes;
     cl_uint compute_units;
-    cl_uint base_align;        /* CL_DEVICE_MEM_BASE_ADDR_ALIGN, in bytes */
     int64_t bytes, peak_bytes; /* device memory held through cl_buffer */
     int64_t limit_bytes;       /* what cl_buffer may hold in all */
     cl_kernel_slot *kernels;   /* built so far */
@@ -72,7 +71,7 @@ fgmm_status cl_kernel_get(fgmm_device *device, cl_kernel *out, const char *name,
 /* CL_KERNEL_WORK_GROUP_SIZE of a kernel on this device. */
 size_t cl_kernel_group(fgmm_device *device, cl_kernel kernel);
 
-/* Sets arguments 0.. in order and enqueues: cl_run(dev, k, "screen", 2, global, local, CL_ARGS(A(buf), A(n), ...)). */
+/* Sets arguments 0.. in order and enqueues (local NULL: the driver chooses): cl_run(dev, k, "screen", 2, global, local, CL_ARGS(A(buf), A(n), ...)). */
 typedef struct cl_arg {
     size_t size;
     const void *value;

@@ -31,7 +31,6 @@
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "row_cut.clh"
-#include "row_cut.clh"
 #include "rows.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).

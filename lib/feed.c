@@ -72,6 +72,24 @@ static int rows_can_stay(const fgmm_feed *feed, size_t row_bytes, int64_t passes
     return feed->target->facts.memory_bytes <= 0 || bytes < 0.6 * (double)feed->target->facts.memory_bytes;
 }
 
+/* A device that computes in f32 squares and scales these; beyond, f32 overflows or loses digits. */
+static const double f32_value_max = 1e17, f32_weight_max = 1e30, f32_weight_min = 1e-30;
+
+static int computes_in_f32(const fgmm_target *target) {
+    return target->facts.sum_epsilon > 0x1p-50;
+}
+
+static fgmm_status check_weights(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_target *target) {
+    if (!rows->weights || !computes_in_f32(target)) return FGMM_OK;
+    for (int64_t i = 0; i < rows->n; i++)
+        if (rows->weights[i] > f32_weight_max || (rows->weights[i] > 0 && rows->weights[i] < f32_weight_min))
+            return fgmm_fail(
+                ctx, FGMM_ERR_UNSUPPORTED,
+                "the weight of row %lld is %g: %s computes in f32; use the cpu device, or scale the weights",
+                (long long)i, rows->weights[i], target->label);
+    return FGMM_OK;
+}
+
 fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
                            const fgmm_compute_options *compute, int64_t passes) {
     fgmm_status status = FGMM_OK;
@@ -79,6 +97,10 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     if (rows->once && passes > 1)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "these rows can be read only once: they cannot be fitted, only accumulated");
+    if (rows->cl_mem && rows->owner != ctx)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                         "rows in a cl_mem can only be used with the context they were made with");
+    FGMM_TRY(check_weights(ctx, rows, target));
     if (rows->cl_mem && compute->nonfinite == FGMM_NONFINITE_SKIP)
         return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
                          "rows in a cl_mem are used in place: rows with NaN or Inf cannot be left out");
@@ -304,7 +326,7 @@ static fgmm_status slot_scan(fgmm_feed *feed, feed_slot *slot) {
     return FGMM_OK;
 }
 
-static void finish_scan(fgmm_feed *feed) {
+static fgmm_status finish_scan(fgmm_feed *feed) {
     feed->scanned = 1;
     double weight = feed->moments.weight;
     for (int64_t j = 0; j < feed->rows->d; j++) {
@@ -314,7 +336,12 @@ static void finish_scan(fgmm_feed *feed) {
         /* What rounding alone leaves of a constant column is no variance. */
         double noise = 1e-14 * (shift * shift + feed->mean[j] * feed->mean[j] * 1e-16);
         feed->variance[j] = variance > noise ? variance : 0;
+        if (computes_in_f32(feed->target) && !(fabs(feed->mean[j]) + sqrt(feed->variance[j]) < f32_value_max))
+            return fgmm_fail(feed->ctx, FGMM_ERR_UNSUPPORTED,
+                             "column %lld reaches %g: %s computes in f32; use the cpu device, or scale the data",
+                             (long long)j, fabs(feed->mean[j]) + sqrt(feed->variance[j]), feed->target->label);
     }
+    return FGMM_OK;
 }
 
 fgmm_status fgmm_feed_report(fgmm_feed *feed) {
@@ -371,7 +398,7 @@ fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit vi
         }
         now = next;
     }
-    if (!feed->scanned) finish_scan(feed);
+    if (!feed->scanned) FGMM_GO(finish_scan(feed));
     feed->progress.rows_done = feed->rows->n;
 done:
     slot_free(feed, &ring[0]);

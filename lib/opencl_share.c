@@ -84,6 +84,7 @@ fgmm_status fgmm_rows_cl_event(fgmm_context *ctx, const fgmm_rows *rows, struct 
     if (!rows || !event) return fgmm_fail(ctx, FGMM_ERR_INVALID, "event of rows: a pointer is NULL");
     while (rows->parent) rows = rows->parent;
     if (!rows->cl_mem) return fgmm_fail(ctx, FGMM_ERR_INVALID, "event of rows: the rows are not in a cl_mem");
+    if (rows->owner != ctx) return fgmm_fail(ctx, FGMM_ERR_INVALID, "event of rows: they belong to another context");
     void *last = NULL;
     FGMM_TRY(ctx->opencl.backend->last_use(ctx->opencl.device, &last));
     *event = last;

@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Of the lines in a report the last is kept free for how many more there were. */
+enum { WARNINGS_KEPT = 7 };
+
 fgmm_status fgmm_report_begin(fgmm_context *ctx, fgmm_report_scope *scope, fgmm_report *report) {
     *scope = (fgmm_report_scope){.ctx = ctx, .report = report, .began = fgmm_now()};
     if (report) {
@@ -46,17 +49,21 @@ void fgmm_report_warn(fgmm_report_scope *scope, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
+    int at = scope->n_warnings++;
+    if (at >= WARNINGS_KEPT) return;
     fgmm_log(scope->ctx, FGMM_LOG_WARNING, "%s", line);
-    fgmm_report *report = scope->report;
-    if (!report) return;
-    if (report->n_warnings < (int)(sizeof report->warnings / sizeof *report->warnings))
-        memcpy(report->warnings[report->n_warnings], line, sizeof line);
-    report->n_warnings++;
+    if (scope->report) memcpy(scope->report->warnings[at], line, sizeof line);
 }
 
 void fgmm_report_end(fgmm_report_scope *scope, fgmm_status status) {
     if (status == FGMM_ERR_CANCELLED) atomic_store(&scope->ctx->cancelled, 0);
+    int unsaid = scope->n_warnings - WARNINGS_KEPT;
+    char line[160];
+    snprintf(line, sizeof line, "and %d more warnings like these", unsaid);
+    if (unsaid > 0) fgmm_log(scope->ctx, FGMM_LOG_WARNING, "%s", line);
     if (!scope->report) return;
+    scope->report->n_warnings = scope->n_warnings;
+    if (unsaid > 0) memcpy(scope->report->warnings[WARNINGS_KEPT], line, sizeof line);
     scope->report->seconds = fgmm_now() - scope->began;
     scope->report->peak_host_bytes = atomic_load(&scope->ctx->peak_bytes) - scope->bytes;
 }

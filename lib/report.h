@@ -9,6 +9,7 @@ typedef struct fgmm_report_scope {
     fgmm_report *report; /* may be NULL */
     double began;
     long long bytes; /* held when the call began */
+    int n_warnings;
 } fgmm_report_scope;
 
 /* Clears *report (keeping struct_size) and starts the clock and the memory count. */

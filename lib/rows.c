@@ -22,6 +22,7 @@ fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_op
         if (ops && ops->close) ops->close(ctx, state);
         return status == FGMM_OK ? FGMM_ERR_MEMORY : status;
     }
+    rows->owner = ctx;
     rows->type = type;
     rows->n = n;
     rows->d = d;

@@ -12,6 +12,7 @@ typedef struct fgmm_rows_ops {
 } fgmm_rows_ops;
 
 struct fgmm_rows {
+    const fgmm_context *owner;
     fgmm_dtype type;
     int64_t n, d;
     const void *data; /* host memory, row i at data + i * stride_bytes; NULL for the other kinds */

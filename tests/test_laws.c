@@ -238,6 +238,18 @@ START_TEST(same_bits) {
 }
 END_TEST
 
+/* Also where a block holds several of the groups of rows that the dense engine of a device takes at a time: K of 400 makes them small. */
+START_TEST(same_bits_across_groups) {
+    int64_t rows = harness_rows(9000, 400, 1);
+    if (rows < 9000) return; /* a slow device: too few rows for two groups */
+    problem *p = problem_clusters(4, rows, 400, 1, _i, FGMM_F32);
+    /* Random responsibilities give every component a share of every row, so that the order of additions tells. */
+    check_ways(p, FGMM_ENGINE_DENSE, FGMM_INIT_RANDOM);
+    check_ways(p, FGMM_ENGINE_SCREEN, FGMM_INIT_RANDOM);
+    problem_free(p);
+}
+END_TEST
+
 /* Ten iterations and ten more are twenty. */
 START_TEST(warm_start_continues) {
     fgmm_context *ctx = harness_context();
@@ -302,6 +314,7 @@ static TCase *laws(void) {
     tcase_add_loop_test(room, merging, 0, 4);
     tcase_add_loop_test(room, weights_count_rows, 0, 2);
     tcase_add_loop_test(room, same_bits, 0, 4);
+    tcase_add_loop_test(room, same_bits_across_groups, 0, 2);
     tcase_add_loop_test(room, warm_start_continues, 0, 2);
     tcase_add_test(room, two_contexts_in_two_threads);
     return room;

@@ -53,9 +53,13 @@ def save(name, n, d, values):
         file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
         array.array("f", values).tofile(file)
 random.seed(1)
-save("large.npy", 60000, 32, [random.gauss(0, 1) for _ in range(60000 * 32)])
+save("many.npy", 5000, 8, [random.gauss(0, 1) for _ in range(5000 * 8)])
 save("small.npy", 8, 8, [float(i * i % 13) for i in range(64)])
 save("nan.npy", 8, 8, [float("nan") if i == 37 else float(i * i % 13) for i in range(64)])
+for name, descr in ("cut1", "'"), ("cut2", "'<"), ("cut3", "'<f"), ("cut4", "'<f8"):
+    header = "{'shape': (8,), 'descr': " + descr
+    with open(name + ".npy", "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
 save("negative.npy", 8, 1, [1, 1, -1, 1, 1, 1, 1, 1])
 PYTHON
 
@@ -65,6 +69,8 @@ expect 0 'bench estep' --help
 expect 0 '^flashgmm [0-9]+\.[0-9]+\.[0-9]+$' --version
 expect 2 "unknown command 'fitt'" fitt
 expect 2 "unknown option '--versio'" --versio
+expect 2 'bench what\? try: flashgmm bench estep' bench
+expect 2 "unknown command 'bench fit'" bench fit
 for command in devices fit predict score sample info "bench estep"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
@@ -80,6 +86,9 @@ expect 2 'outside' fit "$digits" -k 2 --tol -1
 expect 2 'spherical\|diag' fit "$digits" -k 2 --covariance round
 expect 2 "'mean' is not one of" fit "$digits" -k 2 --freeze weights,mean
 expect 2 'kmeans\+\+, kmeans' fit "$digits" -k 2 --init magic
+expect 2 '--init MODEL.npz' fit "$digits" -k 2 --freeze means
+expect 2 '--on-dead keep' fit "$digits" --init m.npz --freeze means --on-dead drop
+expect 2 "-o 's.npy'.*--labels 's.npy'" sample -m m.npz -n 5 -o s.npy --labels s.npy
 expect 2 'needs a value' fit "$digits" -k
 expect 2 'one file name too many' fit "$digits" other.npy -k 2
 expect 2 "'-1' is not a whole number" fit "$digits" -k 2 --seed -1
@@ -129,6 +138,7 @@ expect 1 'folder' fit "$digits" -k 2 -o folder.npz
 cp "$digits" copy.npy
 expect 2 'input itself' predict copy.npy -m m.npz -o copy.npy
 expect 1 'weights' fit "$digits" -k 2 --weights text.npy -o kept.npz
+for cut in 1 2 3 4; do expect 1 "cut$cut.npy" fit small.npy -k 2 --weights cut$cut.npy; done
 expect 1 '50' fit "$digits" -k 2 --weights drawn-labels.npy -o kept.npz
 head -c 500 m.npz > short.npz
 expect 1 'short.npz' info short.npz
@@ -156,17 +166,35 @@ fi
 # ---- Ctrl-C: the last whole iteration is kept
 expect 1 'row 4.*column 5' fit nan.npy -k 2
 expect 0 '1 left out' fit nan.npy -k 2 --on-nonfinite skip
+# The bar, which is drawn where stderr is a terminal, tells when an iteration has been done.
 python3 - "$flashgmm" << 'PYTHON'
-import signal, subprocess, sys, time
-with open("err.txt", "w") as err:
-    fit = subprocess.Popen([sys.argv[1], *"fit large.npy -k 16 --max-iter 1000000 --tol 0 -q -o stopped.npz".split()], stderr=err)
-    time.sleep(4)
-    fit.send_signal(signal.SIGINT)
-    start = time.time()
-    code = fit.wait(timeout=60)
-    sys.exit(not (code == 1 and time.time() - start < 2))
+import os, pty, re, select, signal, subprocess, sys, time
+command = [sys.argv[1], *"fit many.npy -k 4 --max-iter 1000000 --tol 0 -o stopped.npz".split()]
+ours, theirs = pty.openpty()
+# A shell starts its background jobs with Ctrl-C ignored, and this may be one.
+listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+fit = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, preexec_fn=listen)
+os.close(theirs)
+seen, sent, deadline = b"", None, time.time() + 120
+while time.time() < deadline:
+    if select.select([ours], [], [], 1)[0]:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    if sent is None and re.search(rb"iteration [1-9]", seen):
+        fit.send_signal(signal.SIGINT)
+        sent, deadline = time.time(), time.time() + 20
+fit.kill()
+code = fit.wait()
+with open("err.txt", "wb") as err:
+    err.write(seen)
+sys.exit(not (code == 1 and sent is not None))
 PYTHON
-holds 'Ctrl-C exits 1 at once' [ $? = 0 ]
+holds 'Ctrl-C ends the fit with exit 1' [ $? = 0 ]
 holds 'Ctrl-C says what it kept' grep -q "'stopped.npz' holds the model of iteration" err.txt
 expect 0 'not converged' info stopped.npz
 

@@ -2,6 +2,7 @@
 # Compiles every kernel alone, for AMD GPUs and to SPIR-V, with its default macros and with each variant that its first
 # lines name:   // variants: -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=0
 # usage: tools/check-kernels.sh [FILE.cl...]      exit 0 all compile, 1 some do not, 77 a compiler is missing
+# Ends with "N passed, N failed", which counts compilations.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 CLANG=${CLANG:-clang-15}
@@ -12,7 +13,7 @@ for tool in "$CLANG" "$LLVM_SPIRV"; do
         exit 77
     fi
 done
-[ $# -gt 0 ] || set -- cl/*.cl
+[ $# -gt 0 ] || set -- cl/*.cl tools/*.cl
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -60,5 +61,6 @@ for kernel; do
         compile "$kernel" "$variant"
     done <"$work/variants"
 done
-echo "kernels: $# files, $good compilations passed, $bad failed"
+echo "$# files"
+echo "$good passed, $bad failed"
 [ "$bad" -eq 0 ]

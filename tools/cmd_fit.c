@@ -167,9 +167,12 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"reg-covar", 0, CLI_REAL, &a.reg_covar, 0, 1e300, "R", "added to each variance (default 1e-6; 0: none)"},
         {"seed", 0, CLI_SEED, &a.seed, 0, 0, "S", "default 0"},
         {"weights", 0, CLI_TEXT, &a.weights, 0, 0, "W.npy", "a weight for each row"},
-        {"freeze", 0, CLI_SET, &a.freeze, 0, 0, "weights|means|covariances", "keep these; a comma-separated list"},
-        {"on-dead", 0, CLI_CHOICE, &a.on_dead, 0, 0, "keep|reseed|drop", "components without rows (default keep)"},
-        {"on-collapse", 0, CLI_CHOICE, &a.on_collapse, 0, 0, "keep|drop", "components without variance (default keep)"},
+        {"freeze", 0, CLI_SET, &a.freeze, 0, 0, "weights|means|covariances",
+         "keep these of the --init MODEL.npz; a comma-separated list"},
+        {"on-dead", 0, CLI_CHOICE, &a.on_dead, 0, 0, "keep|reseed|drop",
+         "components without rows (default keep; others not with --freeze)"},
+        {"on-collapse", 0, CLI_CHOICE, &a.on_collapse, 0, 0, "keep|drop",
+         "components without variance (default keep; drop not with --freeze)"},
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -181,6 +184,12 @@ static int run(const cli_command *self, int argc, char **argv) {
     rc = parse_init(self, &a, &o);
     if (rc != CLI_GO_ON) return rc;
     if (!a.k && !starts_from_model(&a)) return cli_usage(self, "-k, the number of components, is missing");
+    if (a.freeze && !starts_from_model(&a)) {
+        return cli_usage(self, "--freeze keeps parts of a model started from: give one with --init MODEL.npz");
+    }
+    if (a.freeze && (a.on_dead || a.on_collapse)) {
+        return cli_usage(self, "--freeze goes with --on-dead keep and --on-collapse keep only");
+    }
     o.n_components = a.k;
     o.init_sample = a.init_sample;
     o.n_init = a.n_init;

@@ -2,6 +2,8 @@
 #include "cli.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 
 typedef struct sample_args {
     cli_session session;
@@ -9,6 +11,13 @@ typedef struct sample_args {
     int64_t n;
     uint64_t seed;
 } sample_args;
+
+/* One file under two names, also "s.npy" and "./s.npy" where it exists. */
+static int same_file(const char *a, const char *b) {
+    struct stat at_a, at_b;
+    if (strcmp(a, b) == 0) return 1;
+    return stat(a, &at_a) == 0 && stat(b, &at_b) == 0 && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
+}
 
 static fgmm_status draw_and_save(const sample_args *a, const fgmm_model *model, double *x, int32_t *labels) {
     fgmm_context *ctx = a->session.ctx;
@@ -70,6 +79,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (!a.model) return cli_usage(self, "-m, the model, is missing");
     if (!a.n) return cli_usage(self, "-n, the number of rows, is missing");
     if (!a.output) return cli_usage(self, "-o, the file to write, is missing");
+    if (a.labels && same_file(a.output, a.labels)) {
+        return cli_usage(self, "the rows (-o '%s') and their labels (--labels '%s') cannot be one file", a.output,
+                         a.labels);
+    }
 
     rc = cli_open(self, &a.session);
     if (rc != CLI_DONE) return rc;

@@ -6,6 +6,10 @@
 #include <string.h>
 
 enum { DIGITS = 10, SIDE = 8, CELL = 14, GAP = 10, ACROSS = 5, BRIGHTEST = 16, COMPONENTS_MAX = 1000 };
+enum { FONT_WIDTH = 3, FONT_HEIGHT = 5, DOT = 3, LABEL = FONT_HEIGHT * DOT + 5 };
+
+/* An octal digit is a line of three dots, the top one first. */
+static const unsigned font[DIGITS] = {075557, 026227, 071747, 071717, 055711, 074717, 074757, 071111, 075757, 075717};
 
 /* ---- agreement ---------------------------------------------------------------------------- */
 
@@ -132,6 +136,15 @@ static void draw_mean(unsigned char *grey, size_t width, const double *mean) {
     }
 }
 
+static void draw_digit(unsigned char *grey, size_t width, int digit) {
+    for (size_t y = 0; y < FONT_HEIGHT * DOT; y++) {
+        for (size_t x = 0; x < FONT_WIDTH * DOT; x++) {
+            size_t bit = (FONT_HEIGHT - 1 - y / DOT) * FONT_WIDTH + (FONT_WIDTH - 1 - x / DOT);
+            if (font[digit] >> bit & 1) grey[y * width + x] = 255;
+        }
+    }
+}
+
 /* The digit that most rows of a component show: components are drawn in this order. */
 static int main_digit(const table *t, int64_t c) {
     int best = 0;
@@ -139,17 +152,19 @@ static int main_digit(const table *t, int64_t c) {
     return best;
 }
 
+/* The means in the order of their digits, each with its digit below. */
 static int draw(const char *path, const table *t, const double *means) {
     size_t tile = SIDE * CELL + GAP, down = ((size_t)t->k + ACROSS - 1) / ACROSS;
-    size_t width = ACROSS * tile + GAP, height = down * tile + GAP, at = 0;
+    size_t width = ACROSS * tile + GAP, height = down * (tile + LABEL) + GAP, at = 0;
     unsigned char *grey = malloc(width * height);
     if (!grey) return -1;
     memset(grey, 96, width * height);
     for (int g = 0; g < DIGITS; g++) {
         for (int64_t c = 0; c < t->k; c++) {
             if (main_digit(t, c) != g) continue;
-            size_t x = at % ACROSS * tile + GAP, y = at / ACROSS * tile + GAP;
+            size_t x = at % ACROSS * tile + GAP, y = at / ACROSS * (tile + LABEL) + GAP;
             draw_mean(grey + y * width + x, width, means + c * SIDE * SIDE);
+            draw_digit(grey + (y + SIDE * CELL + 5) * width + x + (SIDE * CELL - FONT_WIDTH * DOT) / 2, width, g);
             at++;
         }
     }

@@ -39,7 +39,11 @@ static int run(int argc, char **argv) {
     /* "bench estep" is one command of two words. */
     char joined[64];
     int used = 1;
-    if (strcmp(name, "bench") == 0 && argc > 2 && strlen(argv[2]) < 32) {
+    if (strcmp(name, "bench") == 0 && argc == 2) {
+        fputs("flashgmm: bench what? try: flashgmm bench estep\n", stderr);
+        return CLI_USAGE;
+    }
+    if (strcmp(name, "bench") == 0 && strlen(argv[2]) < 32) {
         if (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0) {
             print_commands(stdout);
             return CLI_DONE;

@@ -24,13 +24,16 @@ static const char *find_key(const char *header, const char *key) {
 static const char *parse_header(const char *header, column *c) {
     const char *descr = find_key(header, "'descr':"), *shape = find_key(header, "'shape':");
     if (!descr || !shape || *shape != '(') return "its header is not that of an .npy file";
-    if (*descr != '\'' || !strchr("<|", descr[1])) return "it holds no little-endian numbers";
-    c->kind = descr[2];
-    c->size = descr[3] - '0';
-    int ok = descr[4] == '\'' &&
-             ((c->kind == 'f' && (c->size == 4 || c->size == 8)) ||
-              (strchr("iu", c->kind) && (c->size == 1 || c->size == 2 || c->size == 4 || c->size == 8)) ||
-              (c->kind == 'b' && c->size == 1));
+    /* Each character is looked at only after the one before it was found not to be the end. */
+    if (descr[0] != '\'' || (descr[1] != '<' && descr[1] != '|')) return "it holds no little-endian numbers";
+    int ok = descr[2] && descr[3] && descr[4] == '\'';
+    if (ok) {
+        c->kind = descr[2];
+        c->size = descr[3] - '0';
+        ok = (c->kind == 'f' && (c->size == 4 || c->size == 8)) ||
+             ((c->kind == 'i' || c->kind == 'u') && (c->size == 1 || c->size == 2 || c->size == 4 || c->size == 8)) ||
+             (c->kind == 'b' && c->size == 1);
+    }
     if (!ok) return "its numbers are not of a type that can be used here (f4, f8, integers)";
 
     char *end;

@@ -364,7 +364,7 @@ typedef struct fgmm_report {
     int64_t peak_host_bytes;      /**< flashgmm's own, beyond the caller's rows */
     int64_t peak_device_bytes;    /**< 0 on the CPU */
     int n_warnings;               /**< all of them, also those that did not fit below */
-    char warnings[8][160];        /**< the first few, a line each */
+    char warnings[8][160];        /**< the first few, a line each; the last says how many more */
 } fgmm_report;
 
 #define FGMM_REPORT_INIT                                                                                               \
