@@ -155,6 +155,7 @@ void cl_release(fgmm_device *device, fgmm_block *block) {
     else if (block->rows)
         clReleaseMemObject(block->rows);
     cl_buffer_free(device, block->weights);
+    cl_buffer_free(device, block->hints);
     cl_release_memory(device, block->centre);
     cl_release_memory(device, block);
 }

@@ -25,6 +25,7 @@ struct fgmm_block {
     cl_mem rows;
     int owned;      /* rows were uploaded here; else they are the caller's buffer, retained */
     cl_mem weights; /* [n] f32, or NULL */
+    cl_mem hints;   /* [n]: each row's last best component, for the screen; NULL before the first */
     void *staging[2];
     cl_event written[2]; /* of the staging copies on their way */
     fgmm_dtype type;     /* as stored: never FGMM_F64 */

@@ -113,7 +113,7 @@ static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
                       CL_ARG(engine->dp), CL_ARG(engine->k), CL_ARG(engine->kp), CL_ARG(engine->centre.mem),
                       CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
                       CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
-                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem)));
+                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(block->hints)));
     }
     return FGMM_OK;
 }
@@ -134,7 +134,18 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
                   CL_ARG(hard), CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
-                  CL_ARG(engine->kept_weight.mem));
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints));
+}
+
+/* Hints start as none; refine fills them in. */
+static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
+    if (block->hints) return FGMM_OK;
+    const cl_uint none = UINT32_MAX;
+    size_t bytes = (size_t)block->n * sizeof none;
+    CL_TRY(cl_buffer(device, &block->hints, bytes, "the rows' best components"));
+    CL_CHECK(device, clEnqueueFillBuffer(device->queue, block->hints, &none, sizeof none, 0, bytes, 0, NULL, NULL),
+             "clearing the rows' best components");
+    return FGMM_OK;
 }
 
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side) {
@@ -153,6 +164,7 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *en
                  "marking dense rows");
         return FGMM_OK;
     }
+    CL_TRY(fit_hints(device, slice->block));
     CL_TRY(run_screen(device, slice));
     CL_TRY(run_refine(device, slice));
     return cl_compact(device, slice, entries, dense, side);

@@ -35,7 +35,7 @@
 // One row's part by one work-item: candidates (ids, l) in local memory, sorted and turned into survivors.
 static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, __global const float4 *kconst,
                        float log_cut, float log_norm_max, uint hard, __global uint *surv_id, __global float *surv_r, __global uint *kept,
-                       __global float2 *logz, __global float *kept_weight)
+                       __global float2 *logz, __global float *kept_weight, __global uint *hint)
 {
     for (uint i = 1; i < count; i++) {
         const uint id = ids[i];
@@ -52,6 +52,7 @@ static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, _
     for (uint i = 1; i < count; i++)
         if (ff_less(ls[top], ls[i])) top = i;
     const ff best = ls[top];
+    *hint = ids[top];
     if (hard) {
         surv_id[(ulong)at * CAP] = ids[top];
         surv_r[(ulong)at * CAP] = 1.0f;
@@ -83,11 +84,12 @@ static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, _
 
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
 // cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, [n] from out0.
+// hints [block rows]: the best component, for the next screen.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d,
        __global const float *m_hi, __global const float *m_lo, __global const float *a, __global const float4 *kconst,
        float log_cut, float log_norm_max, uint hard, __global const uint *cand_count, __global uint *surv_id, __global float *surv_r,
-       __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight)
+       __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight, __global uint *hints)
 {
     __local ff part[GROUP];
     __local ff ls[ROWS * CAP];
@@ -149,6 +151,6 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             kept[at] = 0;
         else
             finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r, kept,
-                       logz, kept_weight);
+                       logz, kept_weight, hints + row0 + r);
     }
 }

@@ -25,6 +25,9 @@
  * since that grows with p. The host puts 7 g M_k and the rounding of the constants into c1 and c2; so B = max v + c1, and k stays on
  * the list while v + c2 >= B + log rho(B) - 16 g (Cmax - B - log rho(B)) - pad. NaN counts as staying. Hard passes want the best alone: rho = 1.
  *
+ * Each row starts from the best component of its last iteration: B0, its lower logit less twice the rounding bound, lies below whatever
+ * the walk finds for that component, so it keeps lists short while B rises and changes nothing of what is on them in the end.
+ *
  * The list is a set: the order in which work-items append does not matter, refine sorts it.
  * A list that outgrows CAP while B is still low is made anew in a second walk, below the final B. Lists that outgrow it again, and rows
  * without a finite B, are marked CAP + 1 for the dense engine.
@@ -65,17 +68,26 @@
 #error "a work-group needs one work-item a row"
 #endif
 
+// Work-items that share a row's hint.
+#define HINT_LANES (GX / RM > 0 ? GX / RM : 1)
 #define TR (GY * RM)
 #define TC (GX * RN)
 #define GROUP (GX * GY)
 
+static inline float floor_below(float best, float4 bounds)
+{
+    const float log_rho = bounds.x < 0.0f ? row_cut(bounds.x, bounds.z, best) : 0.0f;
+    return (best + log_rho) - (bounds.y * ((bounds.z - best) - log_rho) + bounds.w);
+}
+
+// hints [block rows]: component numbers, out of range where there is none.
 // rows [n] from row0 of the block; candidates go to out0 of the slice. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
        __global const float *pb, __global const float4 *constants, float4 bounds, __global uint *cand_id,
-       __global float *cand_v, __global uint *cand_count)
+       __global float *cand_v, __global uint *cand_count, __global const uint *hints)
 {
     __local float xs[DT * (TR + 1)];
     __local float as[DT * TC];
@@ -94,7 +106,6 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint lid = ly * GX + lx;
     const uint first = get_group_id(1) * TR;
     const uint mine = first + lid; // the row this work-item keeps the list of, if lid < TR
-    const float log_cut = bounds.x;
     float best = -3e38f;
     uint settled = CAP + 1; // length of the list after the first walk, if there is a second
 #if !DIAG
@@ -105,6 +116,39 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     if (lid < TR) {
         counts[lid] = 0;
         floors[lid] = -3e38f;
+    }
+
+    // Unconditional, as PoCL 3.1 breaks on a barrier under an argument's condition.
+    const uint hr = lid / HINT_LANES;
+    const uint hint = hr < TR && first + hr < n ? hints[row0 + first + hr] : k;
+    float p = 0.0f;
+    if (hint < k) {
+        const ulong x0 = offset + (ulong)(row0 + first + hr) * pitch;
+        for (uint f = lid % HINT_LANES; f < d; f += HINT_LANES) {
+            const float x = (ROW_AT(rows, x0 + f) - centre[f]) * scale[f];
+#if DIAG
+            p = fma(x, pb[(ulong)f * kp + hint], fma(x * x, pa[(ulong)f * kp + hint], p));
+#else
+            p = fma(x, 2.0f * pa[(ulong)f * kp + hint] - x, p);
+#endif
+        }
+#if !DIAG
+        p *= constants[hint].z;
+#endif
+    }
+    tile_best[lid] = p;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    const uint own = lid < TR && mine < n ? hints[row0 + mine] : k;
+    if (own < k) {
+        float v = 0.0f;
+        for (uint i = 0; i < HINT_LANES; i++) v += tile_best[lid * HINT_LANES + i];
+        const float4 c = constants[own];
+        const float lower = (v - c.w) + c.x;
+        const float start = lower - ((c.y - c.x) + bounds.y * fmax(bounds.z - lower, 0.0f) + bounds.w);
+        if (start > best && start < 1e38f) {
+            best = start;
+            floors[lid] = floor_below(best, bounds);
+        }
     }
 
     uint steps = kp; // through all components once, or twice if a list overflowed before its row's best was found
@@ -182,8 +226,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             for (uint i = 0; i < GX; i++) top = fmax(top, tile_best[lid * GX + i]);
             if (top > best) {
                 best = top;
-                const float log_rho = log_cut < 0.0f ? row_cut(log_cut, bounds.z, best) : 0.0f;
-                const float floor_v = (best + log_rho) - (bounds.y * ((bounds.z - best) - log_rho) + bounds.w);
+                const float floor_v = floor_below(best, bounds);
                 const ulong at = (ulong)(out0 + mine) * CAP;
                 const uint count = counts[lid];
                 uint kept = 0;
