@@ -90,13 +90,6 @@ void cl_buffer_free(fgmm_device *device, cl_mem buffer) {
     clReleaseMemObject(buffer);
 }
 
-size_t cl_kernel_group(fgmm_device *device, cl_kernel kernel) {
-    size_t group = 0;
-    cl_int code = clGetKernelWorkGroupInfo(kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof group, &group, NULL);
-    if (code != CL_SUCCESS || group == 0) return 1;
-    return group < device->max_work_group ? group : device->max_work_group;
-}
-
 fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_uint dimensions, const size_t *global,
                    const size_t *local, const cl_arg *arguments, int count) {
     for (int i = 0; i < count; i++) {
@@ -107,11 +100,7 @@ fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_u
             return cl_fail(device, code, where);
         }
     }
-    size_t group = 1, allowed = cl_kernel_group(device, kernel);
-    for (cl_uint i = 0; local && i < dimensions; i++) group *= local[i];
-    cl_int code = group > allowed
-                      ? CL_INVALID_WORK_GROUP_SIZE
-                      : clEnqueueNDRangeKernel(device->queue, kernel, dimensions, NULL, global, local, 0, NULL, NULL);
+    cl_int code = clEnqueueNDRangeKernel(device->queue, kernel, dimensions, NULL, global, local, 0, NULL, NULL);
     if (code == CL_INVALID_WORK_GROUP_SIZE || code == CL_OUT_OF_RESOURCES) device->group_refused = 1;
     return code == CL_SUCCESS ? FGMM_OK : cl_fail(device, code, what);
 }

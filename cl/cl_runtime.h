@@ -68,9 +68,6 @@ void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
  * A build that fails gives FGMM_ERR_DEVICE with the compiler's log in the message. */
 fgmm_status cl_kernel_get(fgmm_device *device, cl_kernel *out, const char *name, const char *options,
                           const char *kernel);
-/* CL_KERNEL_WORK_GROUP_SIZE of a kernel on this device. */
-size_t cl_kernel_group(fgmm_device *device, cl_kernel kernel);
-
 /* Sets arguments 0.. in order and enqueues (local NULL: the driver chooses): cl_run(dev, k, "screen", 2, global, local, CL_ARGS(A(buf), A(n), ...)). */
 typedef struct cl_arg {
     size_t size;
