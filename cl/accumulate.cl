@@ -1,4 +1,4 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5
+// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DEXACT=1
 /*
  * Sums of the sparse survivors, and the folding of partial sums.
  *
@@ -17,6 +17,11 @@
 #endif
 #if CAP < 1
 #error "CAP must be positive"
+#endif
+
+// EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
+#ifndef EXACT
+#define EXACT 0
 #endif
 
 // starts [k * slots + 1] from segments(). resume: slot 0 goes on from what it holds. row0 is a multiple of 1024.
@@ -44,6 +49,19 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
     const float hi = whole ? 0.0f : c_hi[(ulong)c * d + f];
     const float lo = whole ? 0.0f : c_lo[(ulong)c * d + f];
     const uint end = starts[c * slots + s + 1];
+#if EXACT
+    for (uint e = starts[c * slots + s]; e < end; e++) {
+        const uint value = values[e];
+        const uint row = value / CAP;
+        const float wr = surv_r[value] * (weights ? weights[row0 + row] : 1.0f);
+        ff t = (ff)(1.0f, 0.0f);
+        if (!whole) {
+            const ff gap = ff_two_sum(ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f), -hi);
+            t = ff_two_sum(gap.x, gap.y - lo);
+        }
+        s1 = ff_sum(s1, ff_scale(t, wr));
+    }
+#else
     float p1 = 0.0f, p2 = 0.0f;
     uint terms = 0, chunk = 0;
     for (uint e = starts[c * slots + s]; e < end; e++) {
@@ -70,6 +88,7 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
     }
     s1 = ff_add(s1, p1);
     s2 = ff_add(s2, p2);
+#endif
     if (whole) {
         out[2ul * d] = s1;
     } else {

@@ -147,6 +147,7 @@ static const fgmm_backend opencl_backend = {
     .estep = cl_estep,
     .collect = cl_collect,
     .assign = cl_assign,
+    .proba = cl_proba,
     .share = backend_share,
     .last_use = backend_last_use,
 };

@@ -17,6 +17,12 @@ size_t cl_round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
 }
 
+int64_t cl_power_of_two(int64_t least) {
+    int64_t power = 1;
+    while (power < least) power *= 2;
+    return power;
+}
+
 fgmm_status cl_room_fit(fgmm_device *device, cl_room *room, size_t bytes, const char *what) {
     if (room->mem && room->bytes >= bytes) return FGMM_OK;
     cl_room_free(device, room);
@@ -31,14 +37,23 @@ void cl_room_free(fgmm_device *device, cl_room *room) {
     room->bytes = 0;
 }
 
+fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what) {
+    CL_CHECK(device, clEnqueueReadBuffer(device->queue, buffer, CL_TRUE, at, bytes, out, 0, NULL, NULL), what);
+    return FGMM_OK;
+}
+
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what) {
-    CL_CHECK(device, clEnqueueReadBuffer(device->queue, buffer, CL_TRUE, 0, bytes, out, 0, NULL, NULL), what);
+    return cl_read_at(device, buffer, 0, bytes, out, what);
+}
+
+fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,
+                        const char *what) {
+    CL_CHECK(device, clEnqueueWriteBuffer(device->queue, buffer, CL_TRUE, at, bytes, data, 0, NULL, NULL), what);
     return FGMM_OK;
 }
 
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what) {
-    CL_CHECK(device, clEnqueueWriteBuffer(device->queue, buffer, CL_TRUE, 0, bytes, data, 0, NULL, NULL), what);
-    return FGMM_OK;
+    return cl_write_at(device, buffer, 0, bytes, data, what);
 }
 
 /* Rows of f64, as f32 about the centre. */

@@ -88,6 +88,12 @@ static int is_makers_own(const char *platform_name) {
     return 1;
 }
 
+/* Mesa's LP_MAX_TGSI_LOOP_ITERATIONS. */
+static const char *loops_note(const char *name) {
+    return strstr(name, "llvmpipe") ? "; ends loops after 65536 rounds, so sums over many components may come short"
+                                    : "";
+}
+
 static void describe(cl_found *found, int platform, int index) {
     cl_device_id id = found->id;
     fgmm_device_info *info = &found->info;
@@ -110,8 +116,8 @@ static void describe(cl_found *found, int platform, int index) {
     if (why)
         snprintf(info->note, sizeof info->note, "%s", why);
     else if (is_cpu)
-        snprintf(info->note, sizeof info->note, "a CPU behind OpenCL (%.100s): taken only when asked for",
-                 found->platform_name);
+        snprintf(info->note, sizeof info->note, "a CPU behind OpenCL (%.100s): taken only when asked for%s",
+                 found->platform_name, loops_note(info->name));
     uint64_t speed = (uint64_t)info->compute_units * device_uint(id, CL_DEVICE_MAX_CLOCK_FREQUENCY);
     found->order[0] = is_cpu ? 0 : strcmp(info->kind, "gpu") == 0 ? 2 : 1;
     found->order[1] = !device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY);

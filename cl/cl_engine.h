@@ -1,11 +1,13 @@
 /*
  * The engine's own state. An E-step goes through a block slice by slice:
  *
- *   screen -> refine -> compact and sort (cl_sort.c) -> sums of the survivors        cl_estep.c
+ *   screen -> refine -> compact and sort (cl_sort.c) -> sums of the survivors        cl_estep.c, cl_scatter.c
  *          \-> rows with too many candidates -> dense engine (cl_dense.c)
  *          \-> log-likelihood and counts of each chunk of rows
  *
  * Sums are kept in two tallies, one for either engine, so that the order of additions is that of the rows' numbers.
+ * Tied and full covariances have two more for their scatter, and kernels of their own where a row is whitened
+ * (cl_whiten.c).
  */
 #ifndef FGMM_CL_ENGINE_H
 #define FGMM_CL_ENGINE_H
@@ -41,8 +43,10 @@ typedef struct cl_room {
 } cl_room;
 
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
- * grain 0 everything goes straight into total. Both are [K, 2 D + 1] float-floats, part with `slots` of them. */
+ * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them:
+ * [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
 typedef struct cl_tally {
+    size_t lines, width;
     int64_t grain;
     uint32_t slots;
     cl_room total, part;
@@ -50,9 +54,9 @@ typedef struct cl_tally {
     int64_t current; /* the superchunk in slot 0; -1 if none */
 } cl_tally;
 
-/* Work-group and micro-tile of a tiled kernel. */
+/* Work-group and micro-tile of a tiled kernel; features a step of those that whiten. */
 typedef struct cl_tile {
-    int gx, gy, rm, rn;
+    int gx, gy, rm, rn, dt;
 } cl_tile;
 
 struct cl_engine {
@@ -61,22 +65,25 @@ struct cl_engine {
     int begun, prepared;
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
-    int diag, all_dense;
-    cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
-    int32_t *ids;         /* [k]: number of each among the caller's components */
+    int diag, tied, full, all_dense; /* tied or full: rows are whitened */
+    cl_uint k, d, kp, dp;            /* components of weight > 0, and both sizes padded for the screen */
+    int32_t *ids;                    /* [k]: number of each among the caller's components */
     cl_float log_norm_max;
     cl_float log_cut, resp_log_cut;   /* of the screen (0 in hard passes) and of the responsibilities */
     cl_float4 bounds;                 /* of screen.cl */
     cl_tile tile, dense_tile;         /* of screen.cl and dense.cl */
+    cl_tile white_tile, scatter_tile; /* of whiten.cl and screen_full.cl, and of scatter.cl */
     int64_t batch_budget;             /* multiply-adds a dispatch */
     cl_uint dense_width, dense_group; /* components of a dense tile, rows of a dense group */
     cl_room centre, scale, screen_a, screen_b, screen_c, mean_hi, mean_lo, inverse, constants, sum_hi, sum_lo;
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
-    cl_tally sparse, dense;
+    cl_room white_hi, white_lo, white_scale, white_centre, white_rows;
+    cl_float white_eta; /* of screen_full.cl */
+    cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of a slice */
     cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_offsets, dense_list;
     cl_room keys[2], values[2], histogram, digit_starts, scan_totals[4], scan_sums[4], segments, chunks;
-    cl_room logits, best, best_id, sum, dense_starts;
+    cl_room logits, best, best_id, sum, dense_starts, scatter_starts;
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
@@ -91,6 +98,20 @@ typedef struct cl_slice {
     int64_t first; /* number of its first row in the pass */
 } cl_slice;
 
+/* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
+typedef struct cl_place {
+    cl_uint slots, resume;
+    cl_mem part;
+} cl_place;
+
+/* A group of the dense engine: rows base .. base + n - 1 of the list, or of the slice without one. */
+typedef struct cl_group {
+    const cl_slice *slice;
+    cl_mem list;          /* NULL: all rows of the slice */
+    const uint32_t *rows; /* the list on the host */
+    cl_uint base, n;
+} cl_group;
+
 #define CL_RUN(device, kernel, what, dimensions, global, local, ...)                                                   \
     cl_run(device, kernel, what, dimensions, global, local, (const cl_arg[]){__VA_ARGS__},                             \
            (int)(sizeof((const cl_arg[]){__VA_ARGS__}) / sizeof(cl_arg)))
@@ -101,8 +122,12 @@ void cl_release_memory(fgmm_device *device, void *pointer);
 fgmm_status cl_room_fit(fgmm_device *device, cl_room *room, size_t bytes, const char *what);
 void cl_room_free(fgmm_device *device, cl_room *room);
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
+fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what);
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what);
+fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,
+                        const char *what);
 size_t cl_round_up(size_t value, size_t step);
+int64_t cl_power_of_two(int64_t least); /* the first that is not less */
 
 /* Build options of the kernels that read rows, and of the tiled ones. */
 typedef struct cl_tile_options {
@@ -113,37 +138,75 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 
 /* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);
+/* A double as two floats. */
+void cl_split(double value, float *hi, float *lo);
+/* Where the screen's centre lies, once the frame is taken off: an exact float. */
+float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
+
+/* cl_whiten.c: tied and full covariances. */
+void cl_white_tiles(const fgmm_device *device, cl_engine *engine);
+/* Sends the whitening matrices, and of full covariances the screen's constants. *sound: whether that screen can be
+ * trusted. */
+fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *sound);
+/* Bound on the relative error, in norm, of the rows that whiten_rows makes (tied), before they are rounded to f32. */
+double cl_white_error(const fgmm_params *params);
+/* n rows from row0 of the block, whitened into white_rows (tied). */
+fgmm_status cl_white_rows(fgmm_device *device, const fgmm_block *block, cl_uint row0, cl_uint n);
+fgmm_status cl_screen_full(fgmm_device *device, const cl_slice *slice);
+fgmm_status cl_refine_full(fgmm_device *device, const cl_slice *slice);
+/* Logits of components k0 .. k0 + width - 1 for a dense group. */
+fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width);
+
+/* cl_scatter.c: their scatter sums, of the survivors of a slice or of a dense group's tiles of responsibilities. */
+void cl_scatter_plan(cl_engine *engine); /* after cl_dense_plan */
+fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries, int side);
+fgmm_status cl_scatter_dense(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
+                             const cl_place *place);
+fgmm_status cl_scatter_collect(fgmm_device *device, fgmm_sums *out);
 
 /* cl_sort.c */
-/* Compacts the survivors of a slice into entries sorted by (component, row), in keys[*side] and values[*side], and fills
- * dense_list and its host copy. */
+fgmm_status cl_emit(fgmm_device *device, const cl_slice *slice, int side);
+/* Where the entries of each component in each superchunk start, in engine->segments. */
+fgmm_status cl_segments(fgmm_device *device, cl_uint entries, int side, cl_uint slots, cl_ulong grain, cl_ulong skip);
+/* Compacts the survivors of a slice into entries sorted by (component, row), in keys[*side] and values[*side], and
+ * fills dense_list and its host copy. */
 fgmm_status cl_compact(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side);
 /* Adds the sums of sorted entries to the sparse tally. */
 fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice, cl_uint entries, int side);
 
 /* cl_tally.c */
-void cl_tally_reset(cl_tally *tally, int64_t grain, uint32_t slots);
+void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, uint32_t slots);
+/* Of total and part, once both are held. */
+double cl_tally_bytes(const cl_tally *tally);
 /* Prepares for sums over superchunks first .. first + slots - 1, of which slot 0 goes on from earlier sums if *resume.
  * With grain 0: first 0, slots 1. @param part where the slots are. */
 fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, cl_uint slots, cl_uint *resume,
                           cl_mem *part);
 /* After the sums: folds all slots but the last, which stays under way. */
 fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots);
-/* Folds what is under way and adds all of it to the caller's sums. */
-fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, fgmm_sums *out);
+/* Folds what is under way and gives each line of all of it to `add`. */
+typedef void cl_tally_add(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out);
+fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out);
+/* Adds a line [2 D + 1] of sums of w r t, w r t^2, w r. */
+void cl_tally_add_component(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out);
 void cl_tally_free(fgmm_device *device, cl_tally *tally);
 
-/* cl_dense.c: rows list[0 .. count-1] of the slice, ascending, or its first count rows if `all`. Adds to the tally; or, if m > 0,
- * fills their part of top_ids and top_resp. */
-fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m);
+/* cl_dense.c: rows list[0 .. count-1] of the slice, ascending, or its first count rows if `all`. Adds to the tallies;
+ * or, if m > 0, fills their part of top_ids and top_resp; or of resp [slice rows, the caller's K], which holds zeros,
+ * if that is given. */
+fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m, float *resp);
 void cl_dense_plan(cl_engine *engine); /* sizes of groups and of the tally */
+/* Number of the superchunk that row i of a group lies in. */
+int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
+/* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */
+fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *tally, cl_room *starts, cl_place *out);
 
-/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign: *entries sorted in keys[*side] and values[*side],
- * *dense rows left to the dense engine (all of them if engine->all_dense). */
+/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign: *entries sorted in keys[*side] and
+ * values[*side], *dense rows left to the dense engine (all of them if engine->all_dense). */
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
-/* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tally's grain where it can. */
+/* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most);
 int64_t cl_slice_rows(const fgmm_device *device);
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
+enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8, WHITE_ROWS_BYTES = 64 << 20 };
 
 void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
@@ -23,7 +23,7 @@ static void plan_sparse(cl_engine *engine) {
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
     int64_t slots = PART_BYTES / sums;
     if (slots < 2) grain = 0, slots = 1;
-    cl_tally_reset(&engine->sparse, grain, (uint32_t)(slots < 256 ? slots : 256));
+    cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)(slots < 256 ? slots : 256));
 }
 
 fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
@@ -42,6 +42,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->prepared = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
+    engine->tied = params->covariance_type == FGMM_TIED;
+    engine->full = params->covariance_type == FGMM_FULL;
     engine->d = (cl_uint)params->d;
     engine->k = 0;
     for (int64_t i = 0; i < params->k; i++)
@@ -51,6 +53,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->log_cut = params->hard ? 0.0f : engine->resp_log_cut;
     plan_sparse(engine);
     cl_dense_plan(engine);
+    if (engine->tied || engine->full) cl_scatter_plan(engine);
     engine->log_likelihood = engine->weight = engine->survivors = engine->dense_rows = engine->dropped = 0.0;
     return FGMM_OK;
 }
@@ -60,12 +63,20 @@ int64_t cl_slice_rows(const fgmm_device *device) {
     const cl_tally *tally = &engine->sparse;
     int64_t most = device->global_bytes > ((int64_t)4 << 30) && device->type != CL_DEVICE_TYPE_CPU ? 1 << 18 : 1 << 16;
     if (tally->grain && most > tally->grain * tally->slots) most = tally->grain * tally->slots;
+    if (!engine->tied && !engine->full) return most;
+    tally = &engine->sparse_scatter;
+    if (tally->grain && most > tally->grain * tally->slots) most = tally->grain * tally->slots;
+    /* A dispatch of scatter sums takes a whole slice. */
+    while (most > 4 * FGMM_CHUNK_ROWS && most / 8 * engine->d * engine->d > engine->batch_budget) most /= 2;
     return most;
 }
 
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most) {
-    int64_t first = block->first_row + row0, grain = engine->sparse.grain, end = first + most;
-    if (grain && grain <= most) end = end / grain * grain;
+    int64_t first = block->first_row + row0, end = first + most;
+    int64_t grain = engine->sparse.grain <= most ? engine->sparse.grain : 0;
+    int64_t other = engine->tied || engine->full ? engine->sparse_scatter.grain : 0;
+    if (other > grain && other <= most) grain = other;
+    if (grain) end = end / grain * grain;
     int64_t n = end - first < block->n - row0 ? end - first : block->n - row0;
     return (cl_slice){.block = block, .row0 = (cl_uint)row0, .n = (cl_uint)n, .first = first};
 }
@@ -93,27 +104,40 @@ fgmm_status cl_breathe(fgmm_device *device) {
 
 static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
-    const fgmm_block *block = slice->block;
+    const fgmm_block *block = slice->block, white = {.type = FGMM_F32};
     const cl_tile *tile = &engine->tile;
     cl_kernel kernel = NULL;
     cl_tile_options options;
-    cl_tiled_options(&options, tile, engine->diag, block);
+    if (engine->full) return cl_screen_full(device, slice);
+    cl_tiled_options(&options, tile, engine->diag, engine->tied ? &white : block);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
     size_t rows = (size_t)(tile->gy * tile->rm);
     int64_t depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1);
+    if (engine->tied) depth += (int64_t)engine->d * engine->d;
     size_t step = cl_round_up((size_t)(engine->batch_budget / depth + 1), rows);
+    if (engine->tied && step > WHITE_ROWS_BYTES / (engine->d * sizeof(float)))
+        step = cl_round_up(WHITE_ROWS_BYTES / (engine->d * sizeof(float)), rows);
     for (size_t i = 0; i < slice->n; i += step) {
         if (i) CL_TRY(cl_breathe(device));
         cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
+        cl_mem rows_at = block->rows;
+        cl_ulong offset = block->offset, pitch = block->pitch;
+        if (engine->tied) {
+            /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
+            CL_TRY(cl_white_rows(device, block, row0, n));
+            rows_at = engine->white_rows.mem;
+            pitch = engine->d;
+            offset = 0 - (cl_ulong)row0 * pitch;
+        }
         size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
         size_t global[2] = {local[0], cl_round_up(n, rows) / rows * local[1]};
-        CL_TRY(CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
-                      CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d),
-                      CL_ARG(engine->dp), CL_ARG(engine->k), CL_ARG(engine->kp), CL_ARG(engine->centre.mem),
-                      CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
-                      CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
-                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(block->hints)));
+        CL_TRY(CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(rows_at), CL_ARG(offset), CL_ARG(pitch),
+                      CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->dp), CL_ARG(engine->k),
+                      CL_ARG(engine->kp), CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem),
+                      CL_ARG(engine->screen_a.mem), CL_ARG(screen_b), CL_ARG(engine->screen_c.mem),
+                      CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                      CL_ARG(engine->cand_count.mem), CL_ARG(block->hints)));
     }
     return FGMM_OK;
 }
@@ -166,7 +190,7 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *en
     }
     CL_TRY(fit_hints(device, slice->block));
     CL_TRY(run_screen(device, slice));
-    CL_TRY(run_refine(device, slice));
+    CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
     return cl_compact(device, slice, entries, dense, side);
 }
 
@@ -219,7 +243,8 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
         int side = 0;
         CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
         if (entries) CL_TRY(cl_accumulate(device, &slice, entries, side));
-        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0));
+        if (entries && (engine->tied || engine->full)) CL_TRY(cl_scatter_sparse(device, &slice, entries, side));
+        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, NULL));
         CL_TRY(add_row_sums(device, &slice));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
@@ -229,8 +254,9 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
 
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
-    CL_TRY(cl_tally_collect(device, &engine->sparse, out));
-    CL_TRY(cl_tally_collect(device, &engine->dense, out));
+    CL_TRY(cl_tally_collect(device, &engine->sparse, cl_tally_add_component, out));
+    CL_TRY(cl_tally_collect(device, &engine->dense, cl_tally_add_component, out));
+    if (engine->tied || engine->full) CL_TRY(cl_scatter_collect(device, out));
     out->log_likelihood += engine->log_likelihood;
     out->weight += engine->weight;
     out->survivors += engine->survivors;
@@ -242,15 +268,17 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
 void cl_engine_free(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!engine) return;
-    cl_room *rooms[] = {&engine->centre,     &engine->scale,        &engine->screen_a,     &engine->screen_b,
-                        &engine->screen_c,   &engine->mean_hi,      &engine->mean_lo,      &engine->inverse,
-                        &engine->constants,  &engine->sum_hi,       &engine->sum_lo,       &engine->cand_id,
-                        &engine->cand_v,     &engine->cand_count,   &engine->kept,         &engine->dense_flag,
-                        &engine->logz,       &engine->kept_weight,  &engine->offsets,      &engine->dense_offsets,
-                        &engine->dense_list, &engine->keys[0],      &engine->keys[1],      &engine->values[0],
-                        &engine->values[1],  &engine->histogram,    &engine->digit_starts, &engine->segments,
-                        &engine->chunks,     &engine->logits,       &engine->best,         &engine->best_id,
-                        &engine->sum,        &engine->dense_starts, &engine->top_ids,      &engine->top_resp};
+    cl_room *rooms[] = {&engine->centre,     &engine->scale,         &engine->screen_a,     &engine->screen_b,
+                        &engine->screen_c,   &engine->mean_hi,       &engine->mean_lo,      &engine->inverse,
+                        &engine->constants,  &engine->sum_hi,        &engine->sum_lo,       &engine->cand_id,
+                        &engine->cand_v,     &engine->cand_count,    &engine->kept,         &engine->dense_flag,
+                        &engine->logz,       &engine->kept_weight,   &engine->offsets,      &engine->dense_offsets,
+                        &engine->dense_list, &engine->keys[0],       &engine->keys[1],      &engine->values[0],
+                        &engine->values[1],  &engine->histogram,     &engine->digit_starts, &engine->segments,
+                        &engine->chunks,     &engine->logits,        &engine->best,         &engine->best_id,
+                        &engine->sum,        &engine->dense_starts,  &engine->top_ids,      &engine->top_resp,
+                        &engine->white_hi,   &engine->white_lo,      &engine->white_scale,  &engine->white_centre,
+                        &engine->white_rows, &engine->scatter_starts};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
@@ -258,6 +286,8 @@ void cl_engine_free(fgmm_device *device) {
     }
     cl_tally_free(device, &engine->sparse);
     cl_tally_free(device, &engine->dense);
+    cl_tally_free(device, &engine->sparse_scatter);
+    cl_tally_free(device, &engine->dense_scatter);
     cl_release_memory(device, engine->ids);
     cl_release_memory(device, engine->frame);
     cl_release_memory(device, engine->list);

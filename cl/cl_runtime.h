@@ -87,6 +87,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params);
 fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob);
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out);
 fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
 
 /* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */

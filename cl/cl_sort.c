@@ -1,6 +1,8 @@
 /* From the survivors of each row to sums by component: prefix sums, compaction, stable sort, segmented sums. */
 #include "cl_engine.h"
 
+#include <stdio.h>
+
 enum { GROUP = 64, DIGIT_BITS = 4, DIGITS = 1 << DIGIT_BITS, SCAN_LEVELS = 4 };
 
 static fgmm_status scan_level(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n, int level) {
@@ -76,10 +78,31 @@ static fgmm_status read_list(fgmm_device *device, cl_uint dense) {
                    "reading the dense rows");
 }
 
+fgmm_status cl_emit(fgmm_device *device, const cl_slice *slice, int side) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    CL_TRY(cl_kernel_get(device, &kernel, "sort", "", "emit"));
+    size_t local = GROUP, global = cl_round_up(slice->n, local);
+    return CL_RUN(device, kernel, "compacting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->offsets.mem),
+                  CL_ARG(engine->dense_offsets.mem), CL_ARG(slice->n), CL_ARG(engine->keys[side].mem),
+                  CL_ARG(engine->values[side].mem), CL_ARG(engine->dense_list.mem));
+}
+
+fgmm_status cl_segments(fgmm_device *device, cl_uint entries, int side, cl_uint slots, cl_ulong grain, cl_ulong skip) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t pairs = (size_t)engine->k * slots, local = GROUP, global = cl_round_up(pairs + 1, local);
+    CL_TRY(cl_room_fit(device, &engine->segments, (pairs + 1) * sizeof(cl_uint), "segments"));
+    CL_TRY(cl_kernel_get(device, &kernel, "sort", "", "segments"));
+    return CL_RUN(device, kernel, "finding segments", 1, &global, &local, CL_ARG(engine->keys[side].mem),
+                  CL_ARG(engine->values[side].mem), CL_ARG(entries), CL_ARG(engine->k), CL_ARG(slots), CL_ARG(grain),
+                  CL_ARG(skip), CL_ARG(engine->segments.mem));
+}
+
 fgmm_status cl_compact(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side) {
     cl_engine *engine = device->engine;
     cl_uint n = slice->n;
-    cl_kernel kernel = NULL;
     size_t room = ((size_t)n + 1) * sizeof(cl_uint);
     CL_TRY(cl_room_fit(device, &engine->offsets, room, "offsets of survivors"));
     CL_TRY(cl_room_fit(device, &engine->dense_offsets, room, "offsets of dense rows"));
@@ -92,12 +115,7 @@ fgmm_status cl_compact(fgmm_device *device, const cl_slice *slice, cl_uint *entr
         CL_TRY(cl_room_fit(device, &engine->values[i], *entries * sizeof(cl_uint), "survivors"));
     }
     CL_TRY(cl_room_fit(device, &engine->dense_list, *dense * sizeof(cl_uint), "dense rows"));
-    CL_TRY(cl_kernel_get(device, &kernel, "sort", "", "emit"));
-    size_t local = GROUP, global = cl_round_up(n, local);
-    CL_TRY(CL_RUN(device, kernel, "compacting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
-                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->offsets.mem),
-                  CL_ARG(engine->dense_offsets.mem), CL_ARG(n), CL_ARG(engine->keys[0].mem),
-                  CL_ARG(engine->values[0].mem), CL_ARG(engine->dense_list.mem)));
+    CL_TRY(cl_emit(device, slice, 0));
     *side = 0;
     if (*dense) CL_TRY(read_list(device, *dense));
     return *entries ? sort_entries(device, *entries, side) : FGMM_OK;
@@ -119,17 +137,13 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice, cl_uint en
     }
     CL_TRY(cl_tally_open(device, tally, first, slots, &resume, &part));
 
-    size_t pairs = (size_t)k * slots, local = GROUP, global = cl_round_up(pairs + 1, local);
-    CL_TRY(cl_room_fit(device, &engine->segments, (pairs + 1) * sizeof(cl_uint), "segments"));
-    CL_TRY(cl_kernel_get(device, &kernel, "sort", "", "segments"));
-    CL_TRY(CL_RUN(device, kernel, "finding segments", 1, &global, &local, CL_ARG(engine->keys[side].mem),
-                  CL_ARG(engine->values[side].mem), CL_ARG(entries), CL_ARG(k), CL_ARG(slots), CL_ARG(grain),
-                  CL_ARG(skip), CL_ARG(engine->segments.mem)));
+    CL_TRY(cl_segments(device, entries, side, slots, grain, skip));
 
-    char options[64];
-    cl_row_options(options, sizeof options, block);
+    char row[64], options[96];
+    cl_row_options(row, sizeof row, block);
+    snprintf(options, sizeof options, "%s -DEXACT=%d", row, engine->tied || engine->full);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
-    global = cl_round_up(pairs * (d + 1), local);
+    size_t local = GROUP, global = cl_round_up((size_t)k * slots * (d + 1), local);
     CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k), CL_ARG(slots),
                   CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),

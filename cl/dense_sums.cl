@@ -1,4 +1,4 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=1 -DGY=1 -DAD=1 -DAM=1 | -DGX=16 -DGY=8 -DAM=1
+// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=1 -DGY=1 -DAD=1 -DAM=1 | -DGX=16 -DGY=8 -DAM=1 | -DEXACT=1
 /*
  * Sums over a group of rows of the dense engine: as accumulate.cl, with the responsibilities of one tile of components.
  *
@@ -25,6 +25,10 @@
 #if GX < 1 || GY < 1 || AD < 1 || AM < 1
 #error "GX, GY, AD and AM must be positive"
 #endif
+// EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
+#ifndef EXACT
+#define EXACT 0
+#endif
 // Rows a step: as many terms as a float sums before it goes into the float-float.
 #define STEP 16
 #define TF (GX * AD)
@@ -49,7 +53,10 @@ dense_sums(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __g
     const ulong wide = 2ul * d + 1;
     const int whole = f0 == 0 && lx == 0; // sums w r too
 
-    float hi[AM][AD], lo[AM][AD], p1[AM][AD], p2[AM][AD], p0[AM];
+    float hi[AM][AD], lo[AM][AD];
+#if !EXACT
+    float p1[AM][AD], p2[AM][AD], p0[AM];
+#endif
     ff s1[AM][AD], s2[AM][AD], sw[AM];
     for (uint i = 0; i < AM; i++) {
         const uint c = t0 + ly + i * GY;
@@ -83,6 +90,17 @@ dense_sums(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __g
             rs[t] = c < width ? resp[(ulong)(r + i) * width + c].x : 0.0f;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
+#if EXACT
+        for (uint t = 0; t < count; t++)
+            for (uint i = 0; i < AM; i++) {
+                const float wr = rs[t * TC + ly + i * GY];
+                sw[i] = ff_add(sw[i], wr);
+                for (uint j = 0; j < AD; j++) {
+                    const ff gap = ff_two_sum(xs[t * TF + lx + j * GX], -hi[i][j]);
+                    s1[i][j] = ff_sum(s1[i][j], ff_scale(ff_two_sum(gap.x, gap.y - lo[i][j]), wr));
+                }
+            }
+#else
         for (uint i = 0; i < AM; i++) {
             p0[i] = 0.0f;
             for (uint j = 0; j < AD; j++) p1[i][j] = p2[i][j] = 0.0f;
@@ -105,6 +123,7 @@ dense_sums(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __g
                 s2[i][j] = ff_add(s2[i][j], p2[i][j]);
             }
         }
+#endif
         r += count;
     }
     for (uint i = 0; i < AM; i++) {

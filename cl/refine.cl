@@ -8,8 +8,8 @@
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  */
 #include "ff.clh"
-#include "row_cut.clh"
 #include "rows.clh"
+#include "survivors.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
 #ifndef DIAG
@@ -19,68 +19,11 @@
 #ifndef LANES
 #define LANES 16
 #endif
-// CAP: most candidates of a row (default 16).
-#ifndef CAP
-#define CAP 16
-#endif
 #if LANES < 1 || LANES > 64 || (LANES & (LANES - 1))
 #error "LANES must be a power of two up to 64"
 #endif
-#if CAP < 1
-#error "CAP must be positive"
-#endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
-
-// One row's part by one work-item: candidates (ids, l) in local memory, sorted and turned into survivors.
-static void finish_row(__local uint *ids, __local ff *ls, uint count, uint at, __global const float4 *kconst,
-                       float log_cut, float log_norm_max, uint hard, __global uint *surv_id, __global float *surv_r, __global uint *kept,
-                       __global float2 *logz, __global float *kept_weight, __global uint *hint)
-{
-    for (uint i = 1; i < count; i++) {
-        const uint id = ids[i];
-        const ff l = ls[i];
-        uint j = i;
-        for (; j > 0 && ids[j - 1] > id; j--) {
-            ids[j] = ids[j - 1];
-            ls[j] = ls[j - 1];
-        }
-        ids[j] = id;
-        ls[j] = l;
-    }
-    uint top = 0;
-    for (uint i = 1; i < count; i++)
-        if (ff_less(ls[top], ls[i])) top = i;
-    const ff best = ls[top];
-    *hint = ids[top];
-    if (hard) {
-        surv_id[(ulong)at * CAP] = ids[top];
-        surv_r[(ulong)at * CAP] = 1.0f;
-        kept[at] = 1;
-        logz[at] = best;
-        kept_weight[at] = 1.0f;
-        return;
-    }
-    float sum = 0.0f;
-    for (uint i = 0; i < count; i++) sum += ff_exp(ff_sub(ls[i], best));
-    const float log_sum = log(sum);
-    const float log_rho = row_cut(log_cut, log_norm_max, best.x + log_sum);
-    uint out = 0;
-    float weight = 0.0f;
-    for (uint i = 0; i < count; i++) {
-        const ff below = ff_sub(ls[i], best);
-        const float4 c = kconst[ids[i]];
-        if ((below.x - log_sum) - c.z > log_rho) {
-            surv_id[(ulong)at * CAP + out] = ids[i];
-            surv_r[(ulong)at * CAP + out] = ff_exp(below) / sum;
-            weight += c.w;
-            out++;
-        }
-    }
-    kept[at] = out;
-    logz[at] = ff_add(best, log_sum);
-    kept_weight[at] = weight;
-}
 
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
 // cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, [n] from out0.

@@ -74,12 +74,6 @@
 #define TC (GX * RN)
 #define GROUP (GX * GY)
 
-static inline float floor_below(float best, float4 bounds)
-{
-    const float log_rho = bounds.x < 0.0f ? row_cut(bounds.x, bounds.z, best) : 0.0f;
-    return (best + log_rho) - (bounds.y * ((bounds.z - best) - log_rho) + bounds.w);
-}
-
 // hints [block rows]: component numbers, out of range where there is none.
 // rows [n] from row0 of the block; candidates go to out0 of the slice. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.

@@ -105,7 +105,12 @@ static void cpu_end(fgmm_device *device) {
     cpu_free(device, device->s0);
     cpu_free(device, device->s1);
     cpu_free(device, device->s2);
-    device->s0 = device->s1 = device->s2 = NULL;
+    cpu_free(device, device->dense_s0);
+    cpu_free(device, device->dense_s1);
+    cpu_free(device, device->dense_scatter);
+    cpu_free(device, device->product_s);
+    device->product_s = NULL;
+    device->s0 = device->s1 = device->s2 = device->dense_s0 = device->dense_s1 = device->dense_scatter = NULL;
     device->params = NULL;
 }
 
@@ -136,6 +141,7 @@ static fgmm_status cpu_wait(fgmm_device *device, fgmm_block *block) {
 }
 
 static void cpu_release(fgmm_device *device, fgmm_block *block) {
+    if (block) cpu_free(device, block->hints);
     cpu_free(device, block);
 }
 
@@ -220,13 +226,23 @@ static fgmm_status cpu_begin(fgmm_device *device, const fgmm_params *params) {
     int64_t k = params->k, d = params->d;
     device->params = params;
     device->log_cut = params->cut > 0 ? log(params->cut) : -INFINITY;
-    device->s2_size = params->covariance_type == FGMM_DIAG ? k * d : k;
+    switch (params->covariance_type) {
+    case FGMM_SPHERICAL: device->s2_size = k; break;
+    case FGMM_DIAG: device->s2_size = k * d; break;
+    case FGMM_TIED: device->s2_size = d * d; break;
+    case FGMM_FULL: device->s2_size = k * d * d; break;
+    }
     device->totals = (fgmm_sums){0};
     if (!(device->s0 = cpu_alloc(device, (size_t)k, sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
     if (!(device->s1 = cpu_alloc(device, (size_t)(k * d), sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
     if (!(device->s2 = cpu_alloc(device, (size_t)device->s2_size, sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
     if (!device->kernels) return FGMM_OK;
-    return cpu_pack_begin(device);
+    fgmm_status status = cpu_pack_begin(device);
+    if (status != FGMM_OK || !device->pack.whitened) return status;
+    if (!(device->dense_s0 = cpu_alloc(device, (size_t)k, sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
+    if (!(device->dense_s1 = cpu_alloc(device, (size_t)(k * d), sizeof(double), "sums"))) return FGMM_ERR_MEMORY;
+    device->dense_scatter = cpu_alloc(device, (size_t)(d * d), sizeof(double), "sums");
+    return device->dense_scatter ? FGMM_OK : FGMM_ERR_MEMORY;
 }
 
 static fgmm_status run_rows(fgmm_device *device, fgmm_block *block, int accumulate, const cpu_outputs *out) {
@@ -245,8 +261,15 @@ static fgmm_status cpu_assign(fgmm_device *device, fgmm_block *block, int m, int
     return run_rows(device, block, 0, &out);
 }
 
+static fgmm_status cpu_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob) {
+    cpu_outputs out = {.log_prob = log_prob, .proba = resp};
+    return run_rows(device, block, 0, &out);
+}
+
 static fgmm_status cpu_collect(fgmm_device *device, fgmm_sums *out) {
     int64_t k = device->params->k, d = device->params->d;
+    if (cpu_settle(device)) out->imprecise = 1;
+    if (cpu_product_settle(device)) out->imprecise = 1;
     for (int64_t i = 0; i < k; i++) out->s0[i] += device->s0[i];
     for (int64_t i = 0; i < k * d; i++) out->s1[i] += device->s1[i];
     for (int64_t i = 0; i < device->s2_size; i++) out->s2[i] += device->s2[i];
@@ -273,4 +296,5 @@ const fgmm_backend fgmm_backend_cpu = {.abi = FGMM_BACKEND_ABI,
                                        .estep = cpu_estep,
                                        .collect = cpu_collect,
                                        .assign = cpu_assign,
+                                       .proba = cpu_proba,
                                        .end = cpu_end};

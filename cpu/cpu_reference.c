@@ -2,7 +2,8 @@
  * The E-step as the equations say it, in double, one row and one component after the other. Everything else is tested
  * against this; it has no screen, no packing and no threads.
  *
- *   l_k = log w_k + log_norm_k - sum_d half_inv_var (x_d - m_kd)^2,   log p(x) = log sum_k exp(l_k),   r_k = exp(l_k - log p(x))
+ *   l_k = log w_k + log_norm_k - q_k,   q_k = sum_d half_inv_var (x_d - m_kd)^2 or 1/2 |W_k (x - m_k)|^2,   log p(x)
+ *   = log sum_k exp(l_k),   r_k = exp(l_k - log p(x))
  */
 #include <math.h>
 
@@ -12,8 +13,18 @@
 /* CPU_PADDING_LOGIT for a component of weight 0. */
 static double logit(const fgmm_params *params, const double *x, int64_t k) {
     int diag = params->covariance_type == FGMM_DIAG;
+    int64_t d = params->d;
     double q = 0;
     if (!(params->log_weights[k] > FGMM_LOG_ZERO)) return CPU_PADDING_LOGIT;
+    if (params->whitening) {
+        const double *w = params->whitening + (params->covariance_type == FGMM_FULL ? k * d * d : 0);
+        for (int64_t i = 0; i < d; i++) {
+            double y = 0;
+            for (int64_t j = 0; j <= i; j++) y += w[i * d + j] * (x[j] - params->means[k * d + j]);
+            q += 0.5 * y * y;
+        }
+        return params->log_weights[k] + params->log_norm[k] - fmin(q, CPU_FARTHEST);
+    }
     for (int64_t j = 0; j < params->d; j++) {
         double t = x[j] - params->means[k * params->d + j];
         q += params->half_inv_var[diag ? k * params->d + j : k] * t * t;
@@ -27,11 +38,14 @@ static void add_row(fgmm_device *device, const double *x, const double *r, doubl
     int diag = params->covariance_type == FGMM_DIAG;
     for (int64_t k = 0; k < params->k; k++) {
         if (r[k] == 0) continue;
+        const double *centre = params->sum_centres + k * d;
+        double *matrix = device->s2 + (params->covariance_type == FGMM_FULL ? k * d * d : 0);
         device->s0[k] += weight * r[k];
         for (int64_t j = 0; j < d; j++) {
-            double t = x[j] - params->sum_centres[k * d + j];
-            device->s1[k * d + j] += weight * r[k] * t;
-            device->s2[diag ? k * d + j : k] += weight * r[k] * t * t;
+            double t = x[j] - centre[j], wrt = weight * r[k] * t;
+            device->s1[k * d + j] += wrt;
+            if (!params->whitening) device->s2[diag ? k * d + j : k] += wrt * t;
+            for (int64_t i = 0; params->whitening && i <= j; i++) matrix[j * d + i] += wrt * (x[i] - centre[i]);
         }
     }
 }
@@ -55,11 +69,11 @@ fgmm_status cpu_reference_rows(fgmm_device *device, const fgmm_block *block, int
     const fgmm_params *params = device->params;
     const fgmm_block_source *source = &block->source;
     fgmm_status status = FGMM_OK;
-    int64_t *ids = cpu_alloc(device, (size_t)params->k, sizeof *ids, "component numbers");
+    int32_t *ids = cpu_alloc(device, (size_t)params->k, sizeof *ids, "component numbers");
     double *x = cpu_alloc(device, (size_t)params->d, sizeof *x, "a row");
     double *r = cpu_alloc(device, (size_t)params->k, sizeof *r, "responsibilities of a row");
     if (!ids || !x || !r) status = FGMM_ERR_MEMORY;
-    for (int64_t k = 0; ids && k < params->k; k++) ids[k] = k;
+    for (int64_t k = 0; ids && k < params->k; k++) ids[k] = (int32_t)k;
     for (int64_t i = 0; i < source->n && status == FGMM_OK; i++) {
         double weight = source->weights ? source->weights[i] : 1;
         fgmm_widen(source->type, cpu_row(source, i), params->d, x);
@@ -71,6 +85,7 @@ fgmm_status cpu_reference_rows(fgmm_device *device, const fgmm_block *block, int
         device->totals.dense_rows++;
         if (out->log_prob) out->log_prob[i] = log_z;
         if (out->m) cpu_top(out, i, ids, r, params->k);
+        for (int64_t k = 0; out->proba && k < params->k; k++) out->proba[i * params->k + k] = (float)r[k];
         if (i % FGMM_CHUNK_ROWS == 0 && device->host.cancelled(device->host.user))
             status = device->host.fail(device->host.user, FGMM_ERR_CANCELLED, "cancelled");
     }

@@ -1,98 +1,66 @@
-/*
- * The kernels, in vector types of the compiler: built once per instruction set with
- *   CPU_TABLE         name of the table
- *   CPU_NAME          name of the instruction set
- *   CPU_VECTOR_BYTES  16, 32 or 64
- *   CPU_ROWS, CPU_VECTORS  the micro-tile of the screen: rows x vectors of components kept in registers
- */
+/* The screen, the refinement and the dense engine in vector types: built once per instruction set, see cpu_vector.h. */
 #include <math.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "cpu_matrix.h"
+#include "cpu_product.h"
 
-#if CPU_VECTOR_BYTES != 16 && CPU_VECTOR_BYTES != 32 && CPU_VECTOR_BYTES != 64
-#error "CPU_VECTOR_BYTES must be 16, 32 or 64"
-#endif
-#if CPU_VECTOR_BYTES > 16
-#include <immintrin.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
-#endif
+enum { PANEL = FLOATS * CPU_VECTORS, ROWS = CPU_ROWS };
 
-enum { FLOATS = CPU_VECTOR_BYTES / 4, DOUBLES = CPU_VECTOR_BYTES / 8, PANEL = FLOATS * CPU_VECTORS, ROWS = CPU_ROWS };
-
-typedef float vf __attribute__((vector_size(CPU_VECTOR_BYTES)));
-typedef double vd __attribute__((vector_size(CPU_VECTOR_BYTES)));
-typedef double vd_any __attribute__((vector_size(CPU_VECTOR_BYTES), aligned(8), may_alias));
-typedef int64_t vl __attribute__((vector_size(CPU_VECTOR_BYTES)));
-
-#define UNROLL(n) _Pragma(UNROLL_TEXT(GCC unroll n))
-#define UNROLL_TEXT(x) #x
-
-static inline vd load(const double *p) {
-    return *(const vd_any *)p;
-}
-static inline void store(double *p, vd v) {
-    *(vd_any *)p = v;
-}
-static inline vd splat(double x) {
-    return x - (vd){0};
-}
-static inline vd blend(vl mask, vd yes, vd no) {
-    return (vd)((mask & (vl)yes) | (~mask & (vl)no));
-}
-
-/* Lanes in a fixed order. */
-static inline double sum_lanes(vd v) {
-    double sum = 0;
-    for (int i = 0; i < DOUBLES; i++) sum += v[i];
-    return sum;
-}
-
-/* 1 if any lane is not below its threshold; a NaN is not below. */
-static inline int any_not_below(vf t, vf threshold) {
+/* A bit for each lane that is not below its threshold; a NaN is not below. */
+static inline unsigned not_below(vf t, vf threshold) {
 #if CPU_VECTOR_BYTES == 64
-    return _mm512_cmp_ps_mask((__m512)t, (__m512)threshold, _CMP_NLT_UQ) != 0;
+    return _mm512_cmp_ps_mask((__m512)t, (__m512)threshold, _CMP_NLT_UQ);
 #elif CPU_VECTOR_BYTES == 32
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)t, (__m256)threshold, _CMP_NLT_UQ)) != 0;
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps((__m256)t, (__m256)threshold, _CMP_NLT_UQ));
 #elif defined(__SSE2__)
-    return _mm_movemask_ps(_mm_cmpnlt_ps((__m128)t, (__m128)threshold)) != 0;
+    return (unsigned)_mm_movemask_ps(_mm_cmpnlt_ps((__m128)t, (__m128)threshold));
 #else
-    int any = 0;
-    for (int i = 0; i < FLOATS; i++) any |= !(t[i] < threshold[i]);
-    return any;
+    unsigned bits = 0;
+    for (int i = 0; i < FLOATS; i++) bits |= (unsigned)!(t[i] < threshold[i]) << i;
+    return bits;
 #endif
 }
 
 /* ---- screen ---- */
 
-static void pack_rows(const cpu_pack *pack, const float *x, int n, float *packed, float *norm) {
-    int64_t d = pack->d, depth = pack->depth;
-    for (int from = 0; from < n; from += ROWS) {
-        float *out = packed + from * depth;
-        for (int r = 0; r < ROWS; r++) {
-            const float *row = x + (int64_t)(from + r) * d;
-            float sum = 0;
-            if (from + r >= n) {
-                for (int64_t j = 0; j < depth; j++) out[j * ROWS + r] = 0;
-                continue;
-            }
-            for (int64_t j = 0; j < d; j++) {
-                float xs = row[j] * pack->scale[j];
-                if (pack->diag) {
-                    out[j * ROWS + r] = xs * xs;
-                    out[(d + j) * ROWS + r] = xs;
-                } else {
-                    out[j * ROWS + r] = xs;
-                    sum += xs * xs;
-                }
-            }
-            norm[from + r] = sum;
-        }
-    }
+static void widen(const float *x, int64_t n, double *out) {
+    for (int64_t j = 0; j < n; j++) out[j] = x[j];
 }
 
-/* Below it a component may be dropped, given the row's best lower logit: B + log rho, less the slack of cpu_pack.c. */
+/* xs = (x - c) s, or [xs^2, xs] where diagonal. shifted: the centre has been taken off already. */
+static void pack_rows(const cpu_pack *pack, const float *x, int64_t stride, int shifted, int n, float *packed,
+                      float *norm) {
+    int64_t d = pack->d, depth = pack->depth;
+    const float *centre = pack->centre, *scale = pack->scale;
+    for (int r = 0; r < n; r++) {
+        const float *row = x + r * stride;
+        float *square = packed + r * depth, *out = square + (pack->diag ? d : 0);
+        if (shifted)
+            for (int64_t j = 0; j < d; j++) out[j] = row[j] * scale[j];
+        else
+            for (int64_t j = 0; j < d; j++) out[j] = (row[j] - centre[j]) * scale[j];
+        if (pack->diag) {
+            for (int64_t j = 0; j < d; j++) square[j] = out[j] * out[j];
+            continue;
+        }
+        vf sum = {0};
+        float tail = 0;
+        int64_t j = 0;
+        for (; j + FLOATS <= d; j += FLOATS) {
+            vf v = *(const vf_any *)(out + j);
+            sum += v * v;
+        }
+        for (; j < d; j++) tail += out[j] * out[j];
+        for (int i = 0; i < FLOATS; i++) tail += sum[i];
+        norm[r] = tail;
+    }
+    int padded = (n + ROWS - 1) / ROWS * ROWS;
+    memset(packed + n * depth, 0, (size_t)((padded - n) * depth) * sizeof *packed);
+}
+
+/* Below it a component may be dropped, given a lower bound of the row's log-density: B + log rho, less the slack of
+ * cpu_pack.c. */
 static float threshold_of(const cpu_pack *pack, float best) {
     float below = fabsf(pack->top - best) - pack->log_cut;
     float log_rho = pack->log_cut - logf(1 + 2 * below);
@@ -110,81 +78,111 @@ static void thin_candidates(cpu_screen_rows *rows, int r) {
     rows->count[r] = kept;
 }
 
-/* The rare path: some component of the panel may matter for row r. */
-static void take_candidates(const cpu_pack *pack, int64_t first, const float *t, cpu_screen_rows *rows, int r) {
-    int64_t live = pack->live - first < PANEL ? pack->live - first : PANEL;
-    if (rows->count[r] > CPU_CANDIDATES) return;
-    for (int64_t c = 0; c < live; c++) {
-        float lower = t[c] - pack->gap[first + c];
-        if (!(fabsf(lower) < 3e38f)) { /* overflow: f32 cannot judge this row */
-            rows->count[r] = CPU_CANDIDATES + 1;
-            rows->threshold[r] = INFINITY;
-            return;
-        }
-        if (lower > rows->best[r]) rows->best[r] = lower;
-    }
-    rows->threshold[r] = threshold_of(pack, rows->best[r]);
-    for (int64_t c = 0; c < live; c++) {
-        if (t[c] < rows->threshold[r]) continue;
-        if (rows->count[r] == CPU_CANDIDATES) thin_candidates(rows, r);
-        if (rows->count[r] == CPU_CANDIDATES) {
-            rows->count[r] = CPU_CANDIDATES + 1;
-            rows->threshold[r] = INFINITY;
-            return;
-        }
-        rows->id[r][rows->count[r]] = (int32_t)(first + c);
-        rows->score[r][rows->count[r]++] = t[c];
-    }
+static void give_up(cpu_screen_rows *rows, int r) {
+    rows->count[r] = CPU_CANDIDATES + 1;
+    rows->threshold[r] = INFINITY;
 }
 
-/* ROWS x PANEL upper scores: t = upper + acc, or two_a acc - a |xs|^2 + upper where spherical. */
-static inline void micro_tile(const cpu_pack *pack, const float *restrict packed, const float *restrict coef,
-                              int64_t first, const float *norm, vf t[ROWS][CPU_VECTORS]) {
-    vf acc[ROWS][CPU_VECTORS];
+/* The rare path: some components of a panel of `vectors` may matter for row r, whose upper scores are t. Only these
+ * can raise its bound. */
+static __attribute__((noinline)) void take_candidates(const cpu_pack *pack, int64_t first, int vectors, const vf *t,
+                                                      cpu_screen_rows *rows, int r) {
+    float best = rows->best[r];
+    if (rows->count[r] > CPU_CANDIDATES) return;
+    for (int v = 0; v < vectors; v++)
+        for (unsigned any = not_below(t[v], splat_float(rows->threshold[r])); any; any &= any - 1) {
+            int lane = __builtin_ctz(any);
+            float lower = t[v][lane] - pack->gap[first + v * FLOATS + lane];
+            if (!(fabsf(t[v][lane]) < 3e38f)) { /* overflow: f32 cannot judge this row */
+                give_up(rows, r);
+                return;
+            }
+            if (lower > best) best = lower;
+        }
+    if (best > rows->best[r]) {
+        rows->best[r] = best;
+        rows->threshold[r] = threshold_of(pack, best);
+    }
+    for (int v = 0; v < vectors; v++)
+        for (unsigned any = not_below(t[v], splat_float(rows->threshold[r])); any; any &= any - 1) {
+            int lane = __builtin_ctz(any);
+            if (rows->count[r] == CPU_CANDIDATES) thin_candidates(rows, r);
+            if (rows->count[r] == CPU_CANDIDATES) {
+                give_up(rows, r);
+                return;
+            }
+            rows->id[r][rows->count[r]] = (int32_t)(first + v * FLOATS + lane);
+            rows->score[r][rows->count[r]++] = t[v][lane];
+        }
+}
+
+/*
+ * ROWS x `vectors` upper scores: t = upper + acc, or two_a acc - a |xs|^2 + upper where spherical; those not below a
+ * row's threshold are taken. Products: x [ROWS, depth] with coefficients [depth, vectors].
+ */
+static inline __attribute__((always_inline)) void screen_tile(const cpu_pack *pack, const float *restrict x,
+                                                              int64_t first, const int vectors, cpu_screen_rows *rows,
+                                                              int from, int n) {
+    const int64_t depth = pack->depth, width = vectors * FLOATS;
+    const float *restrict coef = pack->coef + first * depth;
+    vf t[ROWS][CPU_VECTORS];
     UNROLL(16)
     for (int r = 0; r < ROWS; r++) UNROLL(4)
-    for (int v = 0; v < CPU_VECTORS; v++) acc[r][v] = (vf){0};
-    for (int64_t j = 0; j < pack->depth; j++) {
+    for (int v = 0; v < vectors; v++) t[r][v] = (vf){0};
+    for (int64_t j = 0; j < depth; j++) {
         vf b[CPU_VECTORS];
         UNROLL(4)
-        for (int v = 0; v < CPU_VECTORS; v++) b[v] = *(const vf *)(coef + j * PANEL + v * FLOATS);
+        for (int v = 0; v < vectors; v++) b[v] = *(const vf *)(coef + j * width + v * FLOATS);
         UNROLL(16)
         for (int r = 0; r < ROWS; r++) {
-            vf x = packed[j * ROWS + r] - (vf){0};
+            vf xr = splat_float(x[r * depth + j]);
             UNROLL(4)
-            for (int v = 0; v < CPU_VECTORS; v++) acc[r][v] += x * b[v];
+            for (int v = 0; v < vectors; v++) t[r][v] += xr * b[v];
         }
     }
-    for (int v = 0; v < CPU_VECTORS; v++) {
+    unsigned any = 0;
+    UNROLL(4)
+    for (int v = 0; v < vectors; v++) {
         vf upper = *(const vf *)(pack->upper + first + v * FLOATS);
         if (pack->diag) {
             UNROLL(16)
-            for (int r = 0; r < ROWS; r++) t[r][v] = acc[r][v] + upper;
+            for (int r = 0; r < ROWS; r++) t[r][v] += upper;
         } else {
             vf two_a = *(const vf *)(pack->two_a + first + v * FLOATS), a = *(const vf *)(pack->a + first + v * FLOATS);
             UNROLL(16)
-            for (int r = 0; r < ROWS; r++) t[r][v] = two_a * acc[r][v] + (upper - a * norm[r]);
+            for (int r = 0; r < ROWS; r++) t[r][v] = two_a * t[r][v] + (upper - a * rows->norm[from + r]);
         }
+        UNROLL(16)
+        for (int r = 0; r < ROWS; r++) any |= not_below(t[r][v], splat_float(rows->threshold[from + r]));
+    }
+    if (__builtin_expect(any == 0, 1)) return;
+    for (int r = 0; r < ROWS && from + r < n; r++) {
+        unsigned mine = 0;
+        for (int v = 0; v < vectors; v++) mine |= not_below(t[r][v], splat_float(rows->threshold[from + r]));
+        if (mine) take_candidates(pack, first, vectors, t[r], rows, from + r);
     }
 }
 
+/* rows->best holds a lower bound of each row's log-density, or -infinity. */
 static void screen(const cpu_pack *pack, const float *packed, int n, cpu_screen_rows *rows) {
+    int64_t whole = pack->live / PANEL * PANEL, rest = (pack->live - whole + FLOATS - 1) / FLOATS;
     for (int r = 0; r < n; r++) {
-        rows->best[r] = rows->threshold[r] = -INFINITY;
+        rows->threshold[r] = rows->best[r] > -INFINITY ? threshold_of(pack, rows->best[r]) : -INFINITY;
         rows->count[r] = 0;
     }
-    for (int64_t first = 0; first < pack->live; first += PANEL) {
-        const float *coef = pack->coef + first * pack->depth;
-        for (int from = 0; from < n; from += ROWS) {
-            vf t[ROWS][CPU_VECTORS];
-            micro_tile(pack, packed + from * pack->depth, coef, first, rows->norm + from, t);
-            for (int r = 0; r < ROWS && from + r < n; r++) {
-                vf threshold = rows->threshold[from + r] - (vf){0};
-                int any = 0;
-                for (int v = 0; v < CPU_VECTORS; v++) any |= any_not_below(t[r][v], threshold);
-                if (any) take_candidates(pack, first, (const float *)t[r], rows, from + r);
-            }
-        }
+    for (int r = n; r < (n + ROWS - 1) / ROWS * ROWS; r++) rows->threshold[r] = INFINITY, rows->norm[r] = 0;
+    for (int64_t first = 0; first < whole; first += PANEL)
+        for (int from = 0; from < n; from += ROWS)
+            screen_tile(pack, packed + from * pack->depth, first, CPU_VECTORS, rows, from, n);
+    for (int from = 0; rest && from < n; from += ROWS) {
+        const float *x = packed + from * pack->depth;
+        if (rest == 1) screen_tile(pack, x, whole, 1, rows, from, n);
+#if CPU_VECTORS > 1
+        if (rest == 2) screen_tile(pack, x, whole, 2, rows, from, n);
+#endif
+#if CPU_VECTORS > 2
+        if (rest == 3) screen_tile(pack, x, whole, 3, rows, from, n);
+#endif
     }
     for (int r = 0; r < n; r++)
         if (rows->count[r] <= CPU_CANDIDATES) thin_candidates(rows, r);
@@ -280,35 +278,22 @@ static void dense_logits(const cpu_pack *pack, const double *x, double *out) {
     }
 }
 
-/*
- * exp in double: x = n log 2 + r with |r| <= log(2)/2, a Taylor polynomial of degree 13 (remainder below 5e-18), and
- * 2^n put into the exponent. Within 2 ulp; 0 below -708, for x <= 709.
- */
-static inline vd exp_vector(vd x) {
-    const double log2e = 1.4426950408889634074, ln2_high = 0x1.62e42fefa38p-1, ln2_low = 0x1.ef35793c7673p-45,
-                 magic = 0x1.8p52;
-    vl tiny = x < -708.0;
-    x = blend(tiny, splat(-708.0), x);
-    vd shifted = x * log2e + magic, n = shifted - magic;
-    vd r = (x - n * ln2_high) - n * ln2_low;
-    vd p = splat(1.0 / 6227020800.0);
-    static const double inverse_factorial[] = {1.0 / 479001600.0,
-                                               1.0 / 39916800.0,
-                                               1.0 / 3628800.0,
-                                               1.0 / 362880.0,
-                                               1.0 / 40320.0,
-                                               1.0 / 5040.0,
-                                               1.0 / 720.0,
-                                               1.0 / 120.0,
-                                               1.0 / 24.0,
-                                               1.0 / 6.0,
-                                               0.5,
-                                               1.0,
-                                               1.0};
-    UNROLL(16)
-    for (int i = 0; i < 13; i++) p = p * r + inverse_factorial[i];
-    vl exponent = ((vl)shifted << 52) + ((vl)splat(1.0));
-    return blend(tiny, splat(0.0), p * (vd)exponent);
+/* The largest of n logits, a multiple of lanes, and its place; of equal ones the first. */
+static double largest(const double *in, int64_t n, int64_t *place) {
+    vd top = load(in);
+    vl at = {0}, now = {0};
+    for (int64_t c = DOUBLES; c < n; c += DOUBLES) {
+        now += DOUBLES;
+        vd l = load(in + c);
+        vl higher = l > top;
+        top = blend(higher, l, top);
+        at = (higher & now) | (~higher & at);
+    }
+    int64_t best = 0;
+    for (int64_t i = 1; i < DOUBLES; i++)
+        if (top[i] > top[best] || (top[i] == top[best] && at[i] + i < at[best] + best)) best = i;
+    *place = at[best] + best;
+    return top[best];
 }
 
 static double exp_sum(const double *in, int64_t n, double shift) {
@@ -362,12 +347,24 @@ static void dense_accumulate(const cpu_pack *pack, const double *x, const double
 extern const cpu_kernels CPU_TABLE;
 const cpu_kernels CPU_TABLE = {.name = CPU_NAME,
                                .panel = PANEL,
+                               .floats = FLOATS,
                                .lanes = DOUBLES,
+                               .strip = STRIP,
+                               .rows = ROWS,
+                               .widen = widen,
                                .pack_rows = pack_rows,
                                .screen = screen,
                                .distance = distance,
                                .accumulate = accumulate,
                                .dense_logits = dense_logits,
+                               .largest = largest,
                                .exp_sum = exp_sum,
                                .responsibilities = responsibilities,
-                               .dense_accumulate = dense_accumulate};
+                               .dense_accumulate = dense_accumulate,
+                               .whiten = CPU_OWN(whiten),
+                               .deviate = CPU_OWN(deviate),
+                               .scatter = CPU_OWN(scatter),
+                               .product_logits = CPU_OWN(product_logits),
+                               .product_exp = CPU_OWN(product_exp),
+                               .product_keep = CPU_OWN(product_keep),
+                               .product_sums = CPU_OWN(product_sums)};

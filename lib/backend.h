@@ -7,17 +7,18 @@
  * it gets here; a backend re-checks nothing. A new backend is one folder and one line in lib/dispatch.c.
  *
  * How an E-step must behave, whatever runs it:
- *  - Rows are numbered through the whole pass (fgmm_block_source.first_row); blocks come in order, each but the last a multiple of
- *    FGMM_CHUNK_ROWS long. All partial sums are formed on chunks fixed by that number and combined in row
+ *  - Rows are numbered through the whole pass (fgmm_block_source.first_row); blocks come in order, each but the last a
+ *    multiple of FGMM_CHUNK_ROWS long. All partial sums are formed on chunks fixed by that number and combined in row
  *    order, so the same device gives the same bits for any block size and number of threads.
- *  - Screen, then refine: a cheap product gives each logit with a rigorous bound and names the components that could hold
- *    r/w above the row's cut; only these are evaluated exactly. A row with too many survivors goes to the dense engine.
- *  - The row's cut. Dropping component k from row x takes r from N_k, at most r sqrt(2q) deviations from its mean and r 2q variances
- *    from its variance (q: half the squared Mahalanobis distance). So a component may go only if r/w (1 + 2q) <= cut; since
- *    q = C_k - log p(x) - log(r/w) for C_k = log_norm[k], the rule, with C the largest C_k,
+ *  - Screen, then refine: a cheap product gives each logit with a rigorous bound and names the components that could
+ *    hold r/w above the row's cut; only these are evaluated exactly. A row with too many survivors goes to the dense
+ *    engine.
+ *  - The row's cut. Dropping component k from row x takes r from N_k, at most r sqrt(2q) deviations from its mean and
+ *    r 2q variances from its variance (q: half the squared Mahalanobis distance). So a component may go only if
+ *    r/w (1 + 2q) <= cut; since q = C_k - log p(x) - log(r/w) for C_k = log_norm[k], the rule, with C the largest C_k,
  *        log(r/w) <= log cut - log(1 + 2 (C - log p(x) - log cut)).
- *    makes it at most 1.2 cut (1 at q >> 1). All that is lost of component k is then at most 1.2 cut * w_k N, of its variance as
- *    of its count.
+ *    makes it at most 1.2 cut (1 at q >> 1). All that is lost of component k is then at most 1.2 cut * w_k N, of its
+ *    variance as of its count. (A lower bound of log p(x) in its place, such as the best logit, only keeps more.)
  *  - The N x K responsibilities are never stored; a tile of fixed size may be.
  */
 #ifndef FGMM_LIB_BACKEND_H
@@ -26,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 1
+#define FGMM_BACKEND_ABI 3
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -80,31 +81,39 @@ typedef struct fgmm_block_source {
     int64_t first_row; /* number of row 0 in the pass, a multiple of FGMM_CHUNK_ROWS */
     int64_t n, d;
     const double *weights; /* [n] on the host, or NULL for all 1 */
+    int kept;              /* 1: the block stays for several passes, so that what one learns may serve the next */
     const double *centre;  /* [D] or NULL: FGMM_F64 rows are narrowed to f32 after this is subtracted, where the
                                device cannot keep them as they are; everything else then speaks of x itself */
 } fgmm_block_source;
 
-/* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller and valid until collect, the last assign, or a
+/* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller and valid until collect, the last
+ * assign, or a
    failure. */
 typedef struct fgmm_params {
-    fgmm_covariance covariance_type; /* FGMM_SPHERICAL or FGMM_DIAG */
+    fgmm_covariance covariance_type;
     int64_t k, d;
     const double *means;        /* [K, D] */
-    const double *half_inv_var; /* 1 / (2 var): [K] or [K, D]; finite, > 0 */
-    const double *log_weights;  /* [K]; FGMM_LOG_ZERO for weight 0: such a component is left out everywhere */
-    const double *weights;      /* [K] */
-    const double *log_norm;     /* [K]: -D/2 log 2pi - 1/2 log|S_k|, so that log p(x, k) = log_weights + log_norm - q,
-                                  q = sum_d half_inv_var (x_d - mean_d)^2 */
+    const double *half_inv_var; /* spherical, diag: 1 / (2 var), [K] or [K, D]; finite, > 0 */
+    const double
+        *whitening;   /* tied, full: W = L^-1 of S = L L', lower triangular with zeros above, row-major: [D, D] or
+                                   [K, D, D]; q = 1/2 |W (x - mean)|^2 */
+    double condition; /* tied: |W|_F |L|_F >= the condition number of W; what rounding in W x may cost */
+    const double *log_weights; /* [K]; FGMM_LOG_ZERO for weight 0: such a component is left out everywhere */
+    const double *weights;     /* [K] */
+    const double *log_norm;    /* [K]: -D/2 log 2pi - 1/2 log|S_k|, so that log p(x, k) = log_weights + log_norm - q,
+                                  q = sum_d half_inv_var (x_d - mean_d)^2 or 1/2 |W (x - mean)|^2 */
     const double
         *centre; /* [D]: weighted mean of the means, rounded to f32: what a screen subtracts from rows and means */
-    const double
-        *scale; /* [D]: powers of two near 1 / (deviation of the column), for a screen; all equal if spherical */
+    const double *
+        scale; /* [D]: powers of two near 1 / (deviation of the column), for a screen; all equal but for diag. Tied: the
+                   whitened columns', W (x - centre) is what is scaled */
     const double
         *sum_centres;    /* [K, D]: what the sums are taken about; the same pointer as means in all but rare passes */
     double cut;          /* what may be dropped, see the row's cut above; 0: keep all */
     double log_norm_max; /* the largest log_norm of a component with weight */
     fgmm_precision precision;
     fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
+    int careful;        /* 1: nothing that fgmm_sums.imprecise was set for */
     int hard;           /* 1: responsibility 1 for the best component, 0 for the others (k-means) */
 } fgmm_params;
 
@@ -113,14 +122,17 @@ typedef struct fgmm_params {
 
 /* Sums of an E-step; a backend adds to them. */
 typedef struct fgmm_sums {
-    double *s0;            /* [K]: sum of w r */
-    double *s1;            /* [K, D]: sum of w r (x - sum_centre) */
-    double *s2;            /* [K, D] if diag, [K] if spherical: sum of w r (x - sum_centre)^2 */
+    double *s0; /* [K]: sum of w r */
+    double *s1; /* [K, D]: sum of w r (x - sum_centre) */
+    double
+        *s2; /* sum of w r (x - sum_centre)^2: [K] if spherical, [K, D] if diag; sum of w r (x - c)(x - c)', the lower
+                              triangle alone: [K, D, D] if full, [D, D] over all components if tied */
     double log_likelihood; /* sum of w log p(x); of hard passes: sum of w max_k log p(x, k) */
     double weight;         /* sum of w */
     double survivors;      /* components evaluated exactly and kept, over all rows */
     double dense_rows;     /* rows that went through the dense engine */
     double dropped;        /* bound on the dropped responsibility, over all rows */
+    int imprecise; /* set to 1: rounding in some sums exceeds the contract; the pass must be repeated, with params.careful */
 } fgmm_sums;
 
 /* Column sums about a centre, with the first row that holds NaN or Inf. */
@@ -138,7 +150,8 @@ typedef struct fgmm_backend {
     unsigned abi;     /* FGMM_BACKEND_ABI */
     const char *name; /* "cpu", "opencl" */
 
-    /* Fills infos (room for cap) and *n; *n may be 0. @param why_none room for why_size bytes, may stay empty. Required. */
+    /* Fills infos (room for cap) and *n; *n may be 0. @param why_none room for why_size bytes, may stay empty.
+     * Required. */
     fgmm_status (*list)(const fgmm_host *host, fgmm_device_info *infos, int cap, int *n, char *why_none,
                         size_t why_size);
     /* Opens a device; the host table is copied. Required. */
@@ -146,7 +159,8 @@ typedef struct fgmm_backend {
     void (*close)(fgmm_device *device);
     void (*describe)(const fgmm_device *device, fgmm_device_facts *out);
 
-    /* Starts bringing a block to the device. The source's host memory must stay until wait (zero_copy: until release). */
+    /* Starts bringing a block to the device. The source's host memory must stay until wait (zero_copy: until
+     * release). */
     fgmm_status (*put)(fgmm_device *device, const fgmm_block_source *source, fgmm_block **out);
     fgmm_status (*wait)(fgmm_device *device, fgmm_block *block);
     void (*release)(fgmm_device *device, fgmm_block *block); /* NULL is ignored; also while work on it is under way */
@@ -158,16 +172,22 @@ typedef struct fgmm_backend {
 
     /* Sets the parameters for estep and assign, and starts the device's sums at zero. Required. */
     fgmm_status (*begin)(fgmm_device *device, const fgmm_params *params);
-    /* E-step over a block. log_prob: NULL or [n] for log p(x). May be asynchronous unless log_prob is given. Required. */
+    /* E-step over a block. log_prob: NULL or [n] for log p(x). May be asynchronous unless log_prob is given.
+     * Required. */
     fgmm_status (*estep)(fgmm_device *device, fgmm_block *block, double *log_prob);
     /* Adds the sums since begin to *out and waits for them. Required; once after the last estep. */
     fgmm_status (*collect)(fgmm_device *device, fgmm_sums *out);
-    /* The best m components of each row, best first, ids -1 for those below the row's cut. ids, resp [n, m], log_prob [n]: each may be NULL. Required. */
+    /* The best m components of each row, best first, ids -1 for those below the row's cut. ids, resp [n, m], log_prob
+     * [n]: each may be NULL. Required. */
     fgmm_status (*assign)(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+
+    /* Responsibilities of each row: resp [n, K], 0 for those below the row's cut; log_prob [n] or NULL. Required. */
+    fgmm_status (*proba)(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
 
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);
-    /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional: opencl. */
+    /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional:
+     * opencl. */
     fgmm_status (*share)(fgmm_device *device, int keep, void *cl_mem, size_t bytes, void *const *events,
                          unsigned count);
     /* An event after all work enqueued so far, retained for the caller. Optional: opencl. */

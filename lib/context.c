@@ -65,6 +65,14 @@ void fgmm_enter(fgmm_context *ctx) {
     atomic_store(&ctx->failing, 0);
 }
 
+int64_t fgmm_thread_number(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
 int fgmm_threads(const fgmm_context *ctx) {
 #ifdef _OPENMP
     return ctx->host.threads > 0 ? ctx->host.threads : omp_get_max_threads();

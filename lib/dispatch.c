@@ -6,8 +6,8 @@
 
 #include "module.h"
 
-/* "auto" looks for a GPU when a call takes more multiply-adds than this: below, opening OpenCL (22-500 ms) and moving the rows
- * cost more than the CPU needs. */
+/* "auto" looks for a GPU when a call takes more multiply-adds than this: below, opening OpenCL (22-500 ms) and moving
+ * the rows cost more than the CPU needs. */
 static const double auto_work = 5e10;
 
 fgmm_status fgmm_dispatch_open(fgmm_context *ctx, fgmm_target *target, const fgmm_backend *backend,

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cholesky.h"
 #include "params.h"
 #include "pass_check.h"
 
@@ -68,6 +69,9 @@ static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_targe
     FGMM_TRY(target->backend->begin(target->device, params));
     FGMM_TRY(fgmm_feed_run(feed, stage, estep_visit, &state));
     FGMM_TRY(target->backend->collect(target->device, sums));
+    if (fgmm_has_matrices(stats->model->type))
+        for (int64_t i = 0; i < (stats->model->type == FGMM_FULL ? stats->model->k : 1); i++)
+            fgmm_lower_mirror(stats->s2 + i * stats->model->d * stats->model->d, stats->model->d);
     stats->log_likelihood = sums->log_likelihood;
     stats->weight = sums->weight;
     stats->rows = state.rows;
@@ -86,24 +90,30 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     fgmm_params *params = &prepared.params;
     params->precision = fgmm_precision_on(target, precision);
     params->engine = fgmm_engine_next(choice, params->precision, model->k);
-    /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the lowest cut. */
+    /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the
+     * lowest cut. */
     params->cut = params->precision == FGMM_DOUBLE ? 0
                   : hard                           ? 0.5 / (double)model->k
                   : fgmm_feed_once(feed)           ? cut_min
                   : choice->cut > 0                ? choice->cut
                                                    : FGMM_CUT;
     params->hard = hard;
+    params->careful = fgmm_feed_once(feed);
     params->sum_centres = stats->centres;
     FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
     double tolerance = params->precision == FGMM_DOUBLE ? 1e-15 : 1e-6;
-    fgmm_pass_check check = fgmm_check_pass(stats, target->facts.sum_epsilon, tolerance);
+    /* k-means has no use for variances. */
+    fgmm_pass_check check = {.cut = 1};
+    if (!hard) check = fgmm_check_pass(ctx, stats, target->facts.sum_epsilon, tolerance);
     int too_much_dropped = !hard && params->cut > check.cut && params->cut > cut_min;
     if (fgmm_feed_once(feed) && check.recentre)
         fgmm_log(ctx, FGMM_LOG_WARNING,
                  "a component moved so far that its variance may be off by more than 1e-5, and these rows cannot be "
                  "read again");
-    if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped)) {
+    if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped || sums.imprecise)) {
         if (check.recentre) move_centres(stats);
+        /* Variances that small may also be lost to what a backend does quickly about centres of its own. */
+        params->careful = sums.imprecise || check.recentre;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
         stats_clear(stats);
         FGMM_GO(run_once(feed, stage, target, params, stats, &sums));

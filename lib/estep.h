@@ -5,7 +5,8 @@
 #include "feed.h"
 #include "stats.h"
 
-/* What may be dropped (backend.h, the row's cut) in a pass that nothing is known about; pass_check.c tells when it was too much. */
+/* What may be dropped (backend.h, the row's cut) in a pass that nothing is known about; pass_check.c tells when it
+ * was too much. */
 #define FGMM_CUT 1e-8
 
 /* Which engine and cut to start with, from what the last pass saw. Zero-initialised at the start of a fit. */
@@ -21,6 +22,8 @@ typedef struct fgmm_pass_counts {
 
 /* Statistics without rows under model, which is copied. */
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
+/* The same under a model that is borrowed and must outlive them. */
+fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
 
 /* Adds an E-step under stats->model over the feed. stats must hold no rows yet: its centres may be moved.
  * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */

@@ -266,6 +266,7 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index) {
                                 .n = slot->n,
                                 .d = rows->d,
                                 .weights = rows->weights ? rows->weights + slot->first : NULL,
+                                .kept = index < feed->keep,
                                 .centre = rows->type == FGMM_F64 ? feed->centre : NULL};
     if (rows->cl_mem) {
         source.cl_mem = rows->cl_mem;

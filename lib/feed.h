@@ -1,6 +1,6 @@
 /*
- * The feed brings rows to a device block by block, as often as asked: kept on the device when they fit, streamed with the next
- * block under way otherwise. The first run looks for NaN and Inf.
+ * The feed brings rows to a device block by block, as often as asked: kept on the device when they fit, streamed with
+ * the next block under way otherwise. The first run looks for NaN and Inf.
  */
 #ifndef FGMM_LIB_FEED_H
 #define FGMM_LIB_FEED_H

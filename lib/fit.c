@@ -1,13 +1,10 @@
 /* Expectation-maximization. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "laps.h"
 #include "report.h"
 #include "seed.h"
-
-/* Iterations whose times the median is taken over. */
-enum { SECONDS_KEPT = 1024 };
 
 typedef struct {
     fgmm_context *ctx;
@@ -24,8 +21,8 @@ typedef struct {
     /* of the restart under way */
     fgmm_engine engine;
     fgmm_pass_counts counts;
-    int64_t moved;   /* components reseeded so far */
-    double *seconds; /* [SECONDS_KEPT] of the last iterations of this restart */
+    int64_t moved; /* components reseeded so far */
+    fgmm_laps laps;
 } fit_state;
 
 /* One fitted restart. */
@@ -42,10 +39,6 @@ static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const
                          "fit: struct_size of the options is not set: use FGMM_FIT_OPTIONS_INIT");
     if (!fgmm_covariance_name(o->covariance_type))
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: covariance_type %d is unknown", (int)o->covariance_type);
-    if (!o->init_model && (o->covariance_type == FGMM_TIED || o->covariance_type == FGMM_FULL))
-        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
-                         "fit: covariance type \"%s\" is not in this version: use spherical or diag",
-                         fgmm_covariance_name(o->covariance_type));
     if ((unsigned)o->init > FGMM_INIT_RANDOM_FROM_DATA)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: init %d is unknown", (int)o->init);
     if ((unsigned)o->on_dead > FGMM_DROP || (unsigned)o->on_collapse > FGMM_DROP || o->on_collapse == FGMM_RESEED)
@@ -89,7 +82,8 @@ static fgmm_status read_options(fit_state *fit, const fgmm_fit_options *o) {
 /* ---- components that die or collapse ---- */
 
 static void remove_component(fgmm_model *model, int64_t i) {
-    int64_t d = model->d, last = model->k - 1, per = model->type == FGMM_SPHERICAL ? 1 : d;
+    int64_t d = model->d, last = model->k - 1;
+    int64_t per = model->type == FGMM_TIED ? 0 : fgmm_covariances_size(model->type, 1, d);
     memmove(model->weights + i, model->weights + i + 1, (size_t)(last - i) * sizeof(double));
     memmove(model->means + i * d, model->means + (i + 1) * d, (size_t)((last - i) * d) * sizeof(double));
     memmove(model->covariances + i * per, model->covariances + (i + 1) * per,
@@ -103,6 +97,11 @@ static void normalise_weights(fgmm_model *model) {
     for (int64_t i = 0; i < model->k && total > 0; i++) model->weights[i] /= total;
 }
 
+static const char *const collapse_causes[] = {[FGMM_SPHERICAL] = "its rows are identical",
+                                              [FGMM_DIAG] = "its rows are identical",
+                                              [FGMM_TIED] = "the shared covariance is singular",
+                                              [FGMM_FULL] = "its covariance is singular"};
+
 /* Lets the policies act. *changed tells that the model is no longer what the M-step made. */
 static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_fate *fates, const fgmm_fate *before,
                                   int iteration, int *changed) {
@@ -112,6 +111,8 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         if (fates[i] == FGMM_ALIVE) continue;
         int dead = fates[i] == FGMM_DEAD;
         fgmm_policy policy = dead ? fit->options->on_dead : fit->options->on_collapse;
+        /* A shared covariance cannot be dropped with one component. */
+        if (!dead && model->type == FGMM_TIED) policy = FGMM_KEEP;
         /* Data with fewer clusters than components would move them for ever; one component has to remain. */
         if (policy == FGMM_RESEED && fit->moved >= fit->k) policy = FGMM_KEEP;
         if (policy == FGMM_DROP && model->k == 1) policy = FGMM_KEEP;
@@ -119,7 +120,7 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         if (policy != FGMM_KEEP || before[i] != fates[i])
             fgmm_report_warn(fit->scope, "component %lld %s in iteration %d (%s): %s", (long long)i,
                              dead ? "died" : "collapsed", iteration,
-                             dead ? "no row is near it" : "its rows are identical", done);
+                             dead ? "no row is near it" : collapse_causes[model->type], done);
         if (policy == FGMM_RESEED) {
             if (!ranked) FGMM_TRY(fgmm_seed_rank(fit->seeder, model));
             ranked = 1;
@@ -136,17 +137,6 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
 
 /* ---- one restart ---- */
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *values, int n) {
-    if (n == 0) return 0;
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return values[n / 2];
-}
-
 /* Iteration `it` (from 1): *model becomes the next one. *fates is [k], of the iteration before and then of this one. */
 static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates, int it, fgmm_engine_choice *choice,
                            int *changed) {
@@ -157,7 +147,7 @@ static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates,
     fgmm_fate *now = fgmm_calloc(ctx, (size_t)(*model)->k, sizeof *now, "fates of components");
     if (!now) return FGMM_ERR_MEMORY;
     fit->engine = fgmm_engine_next(choice, fgmm_precision_on(fit->target, fit->compute.precision), (*model)->k);
-    FGMM_GO(fgmm_stats_new(ctx, &stats, *model));
+    FGMM_GO(fgmm_stats_over(ctx, &stats, *model));
     FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", stats, fit->compute.precision, 0, choice, &fit->counts));
     FGMM_GO(fgmm_mstep(ctx, stats, fit->reg_covar, fit->options->freeze, &next, now));
     FGMM_GO(apply_policies(fit, next, now, fates, it, changed));
@@ -183,7 +173,7 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
     fgmm_engine_choice choice = {.asked = fit->compute.engine};
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
     double last = NAN;
-    int done_iterations = 0;
+    fit->laps.n = 0;
     fgmm_fate *fates = fgmm_calloc(fit->ctx, (size_t)(*model)->k, sizeof *fates, "fates of components");
     if (!fates) return FGMM_ERR_MEMORY;
     progress->iteration = 0;
@@ -192,7 +182,7 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
         double began = fgmm_now();
         int changed = 0;
         FGMM_GO(iterate(fit, model, fates, it, &choice, &changed));
-        fit->seconds[done_iterations++ % SECONDS_KEPT] = fgmm_now() - began;
+        fgmm_laps_add(&fit->laps, fgmm_now() - began);
         double bound = (*model)->lower_bound, change = bound - last;
         progress->iteration = it;
         progress->lower_bound = bound;
@@ -205,15 +195,27 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
     }
 done:
     fgmm_free(fit->ctx, fates);
-    *seconds_per_iteration = median(fit->seconds, done_iterations < SECONDS_KEPT ? done_iterations : SECONDS_KEPT);
+    *seconds_per_iteration = fgmm_laps_median(&fit->laps);
     return status;
 }
 
 static fgmm_status start_model(fit_state *fit, int restart, fgmm_model **out) {
     const fgmm_model *given = fit->options->init_model;
-    if (!given)
-        return fgmm_seed_model(fit->seeder, out, fit->options->init, fit->options->covariance_type, fit->k,
-                               fit->reg_covar, restart);
+    if (!given) {
+        fgmm_covariance type = fit->options->covariance_type;
+        /* Matrices start as diagonals: seeds have too few rows each for more, and the first M-step fills them in. */
+        int matrices = fgmm_has_matrices(type);
+        fgmm_model *seed = NULL;
+        FGMM_TRY(fgmm_seed_model(fit->seeder, &seed, fit->options->init, matrices ? FGMM_DIAG : type, fit->k,
+                                 fit->reg_covar, restart));
+        if (matrices) {
+            fgmm_status status = fgmm_model_from_diag(fit->ctx, out, seed, type);
+            fgmm_model_free(fit->ctx, seed);
+            return status;
+        }
+        *out = seed;
+        return FGMM_OK;
+    }
     FGMM_TRY(fgmm_model_copy(fit->ctx, out, given));
     (*out)->lower_bound = NAN;
     (*out)->n_iter = 0;
@@ -228,6 +230,11 @@ static fgmm_status restart_fit(fit_state *fit, int restart, fit_result *best) {
     progress->init = restart;
     fit->moved = 0;
     FGMM_TRY(start_model(fit, restart, &result.model));
+    if (restart == fit->n_init - 1 && fit->options->on_dead != FGMM_RESEED) {
+        /* Its sample would stay beside the work space of EM. */
+        fgmm_seeder_free(fit->ctx, fit->seeder);
+        fit->seeder = NULL;
+    }
     fgmm_status status = run_em(fit, &result.model, &result.seconds_per_iteration);
     result.engine = fit->engine;
     result.counts = fit->counts;
@@ -241,13 +248,13 @@ static fgmm_status restart_fit(fit_state *fit, int restart, fit_result *best) {
     return status;
 }
 
-static fgmm_status fit_all(fit_state *fit, fit_result *best) {
+/* Opens the feed and looks the rows over; the seeder too, where one is needed. */
+static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     fgmm_context *ctx = fit->ctx;
     const fgmm_rows *rows = fit->rows;
-    double work = (double)rows->n * (double)rows->d * (double)fit->k * fit->max_iter * fit->n_init;
+    double work = (double)rows->n * (double)rows->d * (double)fit->k * (double)iterations;
     FGMM_TRY(fgmm_dispatch(ctx, work, fit->compute.precision, rows->cl_mem != NULL, &fit->target));
-    FGMM_TRY(
-        fgmm_feed_open(ctx, &fit->feed, rows, fit->target, &fit->compute, 2 + (int64_t)fit->max_iter * fit->n_init));
+    FGMM_TRY(fgmm_feed_open(ctx, &fit->feed, rows, fit->target, &fit->compute, 2 + iterations));
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
     progress->n_init = fit->n_init;
     progress->max_iter = fit->max_iter;
@@ -263,12 +270,12 @@ static fgmm_status fit_all(fit_state *fit, fit_result *best) {
     if (!fit->options->init_model || fit->options->on_dead == FGMM_RESEED)
         FGMM_TRY(fgmm_seeder_open(ctx, &fit->seeder, fit->feed, rows, fit->k, fit->options->init_sample,
                                   fit->options->seed));
-    fit->seconds = fgmm_calloc(ctx, SECONDS_KEPT, sizeof(double), "iteration times");
-    if (!fit->seconds) return FGMM_ERR_MEMORY;
-    fgmm_status status = FGMM_OK;
-    for (int restart = 0; restart < fit->n_init && status == FGMM_OK; restart++)
-        status = restart_fit(fit, restart, best);
-    return status;
+    return FGMM_OK;
+}
+
+static void fit_close(fit_state *fit) {
+    fgmm_seeder_free(fit->ctx, fit->seeder);
+    fgmm_feed_close(fit->ctx, fit->feed);
 }
 
 fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows, const fgmm_fit_options *options,
@@ -283,7 +290,9 @@ fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
     FGMM_TRY(fgmm_report_begin(ctx, &scope, report));
     fit.scope = &scope;
     fit_result best = {0};
-    fgmm_status status = fit_all(&fit, &best);
+    fgmm_status status = fit_open(&fit, (int64_t)fit.max_iter * fit.n_init);
+    for (int restart = 0; restart < fit.n_init && status == FGMM_OK; restart++)
+        status = restart_fit(&fit, restart, &best);
     if (best.model && (status == FGMM_OK || status == FGMM_ERR_CANCELLED)) {
         *out = best.model;
         fgmm_report_pass(&scope, fit.feed, best.engine, fit.compute.precision, &best.counts);
@@ -297,8 +306,24 @@ fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
         fgmm_model_free(ctx, best.model);
     }
     fgmm_report_end(&scope, status);
-    fgmm_free(ctx, fit.seconds);
-    fgmm_seeder_free(ctx, fit.seeder);
-    fgmm_feed_close(ctx, fit.feed);
+    fit_close(&fit);
+    return status;
+}
+
+fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
+                               const fgmm_fit_options *options) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!out || !rows || !options) return fgmm_fail(ctx, FGMM_ERR_INVALID, "initial model: a pointer is NULL");
+    *out = NULL;
+    fit_state fit = {.ctx = ctx, .rows = rows};
+    FGMM_TRY(read_options(&fit, options));
+    fgmm_report_scope scope;
+    FGMM_TRY(fgmm_report_begin(ctx, &scope, NULL));
+    fit.scope = &scope;
+    fgmm_status status = fit_open(&fit, 0);
+    if (status == FGMM_OK) status = start_model(&fit, 0, out);
+    fgmm_report_end(&scope, status);
+    fit_close(&fit);
     return status;
 }

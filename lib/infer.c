@@ -7,8 +7,10 @@
 
 typedef struct {
     const fgmm_target *target;
-    int m;
+    int m; /* entries a row of ids and resp: the m best; K for all of them in order, where proba is set */
+    int proba;
     double min_resp;
+    int renormalise;
     int32_t *ids;
     float *resp;
     double *log_prob;
@@ -32,14 +34,34 @@ static void score_block(infer_state *state, const fgmm_feed_block *block) {
     }
 }
 
+/* Entries below min_resp go; with renormalise the best stays all the same, and the rest is scaled to sum to one. */
+static void keep_responsible(const infer_state *state, int64_t n, int32_t *ids, float *resp) {
+    int64_t m = state->m;
+    for (int64_t i = 0; i < n; i++, ids += m, resp += m) {
+        double sum = 0;
+        for (int64_t j = 0; j < m; j++) {
+            if (resp[j] < state->min_resp && !(state->renormalise && j == 0)) {
+                resp[j] = 0;
+                ids[j] = -1;
+            }
+            sum += resp[j];
+        }
+        for (int64_t j = 0; j < m && state->renormalise && sum > 0; j++) resp[j] = (float)(resp[j] / sum);
+    }
+}
+
 static fgmm_status infer_visit(void *user, const fgmm_feed_block *block) {
     infer_state *state = user;
     int64_t m = state->m;
+    const fgmm_target *target = state->target;
     int32_t *ids = state->ids ? state->ids + block->first * m : NULL;
     float *resp = state->resp ? state->resp + block->first * m : NULL;
     double *log_prob = state->log_prob;
     if (log_prob && !state->scoring) log_prob += block->first;
-    FGMM_TRY(state->target->backend->assign(state->target->device, block->block, (int)m, ids, resp, log_prob));
+    if (state->proba)
+        FGMM_TRY(target->backend->proba(target->device, block->block, resp, log_prob));
+    else
+        FGMM_TRY(target->backend->assign(target->device, block->block, (int)m, ids, resp, log_prob));
     if (state->scoring) {
         score_block(state, block);
         return FGMM_OK;
@@ -52,12 +74,7 @@ static fgmm_status infer_visit(void *user, const fgmm_feed_block *block) {
         }
         if (log_prob) log_prob[i] = NAN;
     }
-    if (state->min_resp > 0 && resp)
-        for (int64_t i = 0; i < block->n * m; i++)
-            if (resp[i] < state->min_resp) {
-                resp[i] = 0;
-                ids[i] = -1;
-            }
+    if (ids && resp && (state->min_resp > 0 || state->renormalise)) keep_responsible(state, block->n, ids, resp);
     return FGMM_OK;
 }
 
@@ -138,16 +155,38 @@ fgmm_status fgmm_predict(fgmm_context *ctx, const fgmm_model *model, const fgmm_
     return infer(ctx, "predict", model, rows, options, &state, report);
 }
 
-fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
-                        const fgmm_compute_options *options, int m, double min_resp, int32_t *ids, float *resp,
-                        double *log_prob, fgmm_report *report) {
+fgmm_status fgmm_predict_proba(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                               const fgmm_compute_options *options, float *resp, double *log_prob,
+                               fgmm_report *report) {
+    if (!ctx) return FGMM_ERR_INVALID;
+    fgmm_enter(ctx);
+    if (!resp || !model) return fgmm_fail(ctx, FGMM_ERR_INVALID, "predict_proba: a pointer is NULL");
+    infer_state state = {.m = (int)model->k, .proba = 1, .resp = resp, .log_prob = log_prob};
+    return infer(ctx, "predict", model, rows, options, &state, report);
+}
+
+fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows, int m,
+                        const fgmm_assign_options *options, int32_t *ids, float *resp, double *log_prob,
+                        fgmm_report *report) {
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!ids || !resp) return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: ids or resp is NULL");
     if (m < 1 || m > FGMM_TOP_MAX)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: m = %d must be 1 to %d", m, FGMM_TOP_MAX);
-    if (!(min_resp >= 0 && min_resp <= 1))
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: min_resp = %g must be within 0 and 1", min_resp);
-    infer_state state = {.m = m, .min_resp = min_resp, .ids = ids, .resp = resp, .log_prob = log_prob};
-    return infer(ctx, "predict", model, rows, options, &state, report);
+    fgmm_assign_options use = FGMM_ASSIGN_OPTIONS_INIT;
+    if (options) {
+        if (options->struct_size != sizeof use)
+            return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                             "assign: struct_size of the options is not set: use FGMM_ASSIGN_OPTIONS_INIT");
+        use = *options;
+    }
+    if (!(use.min_resp >= 0 && use.min_resp <= 1))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "assign: min_resp = %g must be within 0 and 1", use.min_resp);
+    infer_state state = {.m = m,
+                         .min_resp = use.min_resp,
+                         .renormalise = use.renormalise != 0,
+                         .ids = ids,
+                         .resp = resp,
+                         .log_prob = log_prob};
+    return infer(ctx, "predict", model, rows, &use.compute, &state, report);
 }

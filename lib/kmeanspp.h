@@ -1,22 +1,32 @@
 #ifndef FGMM_LIB_KMEANSPP_H
 #define FGMM_LIB_KMEANSPP_H
 
-#include "context.h"
+#include "feed.h"
 #include "rng.h"
 
-/* Multiply-adds that seeding may take before it is given up for a uniform draw. */
-#define FGMM_KMEANSPP_MAX 5e11
+/* Rows that seeding looks at, on the host and on the device. */
+typedef struct fgmm_seed_rows {
+    const float *rows;     /* [n, d] */
+    const double *weights; /* [n] or NULL */
+    int64_t n, d;
+    double spread;   /* mean variance of a feature, > 0 */
+    fgmm_feed *feed; /* over rows */
+} fgmm_seed_rows;
 
-static inline double fgmm_kmeanspp_work(int64_t n, int64_t d, int64_t k) {
-    return (double)n * (double)d * (double)k;
-}
+/*
+ * Brings in centres first .. first+count-1: where one of them is nearer than nearest says, it takes the row over.
+ * @param centres [count, d]. @param nearest [n] squared distances, INFINITY at first.
+ * @param owner [n] numbers of centres, 0 at first.
+ */
+fgmm_status fgmm_nearest(fgmm_context *ctx, const fgmm_seed_rows *sample, const float *centres, int64_t first,
+                         int64_t count, float *nearest, int32_t *owner);
 
 /*
  * k-means++ (Arthur and Vassilvitskii 2007): each next seed is drawn with probability proportional to
- * w * (distance to the nearest seed so far)^2.
- * @param rows [n, d]. @param weights [n] or NULL. @param chosen [k] row numbers, distinct while distinct rows last.
+ * w * (distance to the nearest seed so far)^2. nearest and owner are those of all seeds in the end.
+ * @param seeds [k, d]: the seeds. @param chosen [k] their row numbers, distinct while distinct rows last.
  */
-fgmm_status fgmm_kmeanspp(fgmm_context *ctx, const float *rows, const double *weights, int64_t n, int64_t d, int64_t k,
-                          fgmm_rng *rng, int64_t *chosen);
+fgmm_status fgmm_kmeanspp(fgmm_context *ctx, const fgmm_seed_rows *sample, int64_t k, fgmm_rng *rng, int64_t *chosen,
+                          float *seeds, float *nearest, int32_t *owner);
 
 #endif

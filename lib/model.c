@@ -1,8 +1,10 @@
 #include "model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "cholesky.h"
 #include "dispatch.h"
 #include "stats.h"
 
@@ -21,19 +23,29 @@ int64_t fgmm_covariances_size(fgmm_covariance type, int64_t k, int64_t d) {
     return 0;
 }
 
-static fgmm_status check_shape(fgmm_context *ctx, fgmm_covariance type, int64_t k, int64_t d) {
+int fgmm_covariances_shape(fgmm_covariance type, int64_t k, int64_t d, int64_t shape[3]) {
+    shape[0] = type == FGMM_TIED ? d : k;
+    shape[1] = shape[2] = d;
+    return type == FGMM_SPHERICAL ? 1 : type == FGMM_FULL ? 3 : 2;
+}
+
+int fgmm_has_matrices(fgmm_covariance type) {
+    return type == FGMM_TIED || type == FGMM_FULL;
+}
+
+fgmm_status fgmm_model_check_shape(fgmm_context *ctx, fgmm_covariance type, int64_t k, int64_t d) {
     if (!fgmm_covariance_name(type))
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: covariance type %d is unknown", (int)type);
-    if (type == FGMM_TIED || type == FGMM_FULL)
-        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
-                         "model: covariance type \"%s\" is not in this version: use spherical or diag",
-                         fgmm_covariance_name(type));
     if (k <= 0 || d <= 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: k = %lld and d = %lld must be positive", (long long)k,
                          (long long)d);
     if (k > FGMM_COMPONENTS_MAX || d > FGMM_FEATURES_MAX)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: k = %lld, d = %lld: at most %d components of %d features",
                          (long long)k, (long long)d, FGMM_COMPONENTS_MAX, FGMM_FEATURES_MAX);
+    double matrices = type == FGMM_FULL ? (double)k : 1;
+    if (fgmm_has_matrices(type) && matrices * (double)d * (double)d > (double)(PTRDIFF_MAX / 64))
+        return fgmm_fail(ctx, FGMM_ERR_MEMORY, "model: %s covariances of k = %lld, d = %lld would take %.3g bytes",
+                         fgmm_covariance_name(type), (long long)k, (long long)d, 8 * matrices * (double)d * (double)d);
     return FGMM_OK;
 }
 
@@ -58,6 +70,43 @@ static fgmm_status model_alloc(fgmm_context *ctx, fgmm_model **out, fgmm_covaria
 /* Variances below this have a reciprocal that f32 cannot hold. */
 static const double variance_min = 1e-36;
 
+/* One matrix: finite, symmetric to rounding, positive definite. work [d, d]. `which` names it in messages. */
+static fgmm_status check_matrix(fgmm_context *ctx, const double *matrix, int64_t d, double *work, const char *which) {
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j < d; j++) {
+            double value = matrix[i * d + j], other = matrix[j * d + i];
+            if (!isfinite(value) || (i == j && !(value >= variance_min)))
+                return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                                 "model: %s[%lld, %lld] = %g: a covariance must be finite, a variance at least %g",
+                                 which, (long long)i, (long long)j, value, variance_min);
+            double scale = sqrt(fabs(matrix[i * d + i])) * sqrt(fabs(matrix[j * d + j]));
+            if (fabs(value - other) > 1e-9 * scale)
+                return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                                 "model: %s is not symmetric: [%lld, %lld] = %g, [%lld, %lld] = %g", which,
+                                 (long long)i, (long long)j, value, (long long)j, (long long)i, other);
+        }
+    memcpy(work, matrix, (size_t)(d * d) * sizeof *work);
+    int64_t row = fgmm_cholesky(work, d);
+    if (row >= 0)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: %s is not positive definite (row %lld)", which, (long long)row);
+    return FGMM_OK;
+}
+
+static fgmm_status check_matrices(fgmm_context *ctx, fgmm_covariance type, int64_t k, int64_t d,
+                                  const double *covariances) {
+    int64_t count = type == FGMM_FULL ? k : 1;
+    double *work = fgmm_calloc(ctx, (size_t)d * (size_t)d, sizeof *work, "a covariance matrix");
+    if (!work) return FGMM_ERR_MEMORY;
+    fgmm_status status = FGMM_OK;
+    for (int64_t i = 0; i < count && status == FGMM_OK; i++) {
+        char which[64] = "covariances";
+        if (type == FGMM_FULL) snprintf(which, sizeof which, "covariances[%lld]", (long long)i);
+        status = check_matrix(ctx, covariances + i * d * d, d, work, which);
+    }
+    fgmm_free(ctx, work);
+    return status;
+}
+
 static fgmm_status check_values(fgmm_context *ctx, fgmm_covariance type, int64_t k, int64_t d, const double *weights,
                                 const double *means, const double *covariances) {
     double sum = 0;
@@ -73,6 +122,7 @@ static fgmm_status check_values(fgmm_context *ctx, fgmm_covariance type, int64_t
         if (!isfinite(means[i]))
             return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: means[%lld, %lld] = %g", (long long)(i / d),
                              (long long)(i % d), means[i]);
+    if (fgmm_has_matrices(type)) return check_matrices(ctx, type, k, d, covariances);
     for (int64_t i = 0; i < fgmm_covariances_size(type, k, d); i++)
         if (!(covariances[i] >= variance_min) || !isfinite(covariances[i]))
             return fgmm_fail(ctx, FGMM_ERR_INVALID,
@@ -87,7 +137,7 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
     fgmm_enter(ctx);
     if (!out || !means || !covariances) return fgmm_fail(ctx, FGMM_ERR_INVALID, "model: a pointer is NULL");
     *out = NULL;
-    FGMM_TRY(check_shape(ctx, type, k, d));
+    FGMM_TRY(fgmm_model_check_shape(ctx, type, k, d));
     FGMM_TRY(check_values(ctx, type, k, d, weights, means, covariances));
     fgmm_model *model = NULL;
     FGMM_TRY(model_alloc(ctx, &model, type, k, d));
@@ -113,6 +163,27 @@ fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_mode
     copy->n_iter = model->n_iter;
     copy->converged = model->converged;
     *out = copy;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_model_from_diag(fgmm_context *ctx, fgmm_model **out, const fgmm_model *diag, fgmm_covariance type) {
+    int64_t k = diag->k, d = diag->d;
+    fgmm_model *model = NULL;
+    FGMM_TRY(fgmm_model_check_shape(ctx, type, k, d));
+    FGMM_TRY(model_alloc(ctx, &model, type, k, d));
+    memcpy(model->weights, diag->weights, (size_t)k * sizeof(double));
+    memcpy(model->means, diag->means, (size_t)(k * d) * sizeof(double));
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < d; j++) {
+            double variance = diag->covariances[i * d + j];
+            switch (type) {
+            case FGMM_SPHERICAL: model->covariances[i] += variance / (double)d; break;
+            case FGMM_DIAG: model->covariances[i * d + j] = variance; break;
+            case FGMM_TIED: model->covariances[j * d + j] += diag->weights[i] * variance; break;
+            case FGMM_FULL: model->covariances[(i * d + j) * d + j] = variance; break;
+            }
+        }
+    *out = model;
     return FGMM_OK;
 }
 

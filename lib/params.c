@@ -1,6 +1,9 @@
 #include "params.h"
 
 #include <math.h>
+#include <string.h>
+
+#include "cholesky.h"
 
 static const double log_2pi = 1.8378770664093454836;
 
@@ -16,6 +19,7 @@ static void prepare_log_terms(const fgmm_model *model, double *log_weights, doub
     for (int64_t i = 0; i < k; i++) {
         log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;
         double log_det = 0;
+        if (fgmm_has_matrices(model->type)) continue;
         if (model->type == FGMM_SPHERICAL) {
             log_det = (double)d * log(model->covariances[i]);
             half_inv_var[i] = 0.5 / model->covariances[i];
@@ -29,33 +33,106 @@ static void prepare_log_terms(const fgmm_model *model, double *log_weights, doub
     }
 }
 
+/* W = L^-1 of each matrix, log_norm from its determinant, and the condition of a tied one. */
+static fgmm_status prepare_matrices(fgmm_context *ctx, const fgmm_model *model, double *whitening, double *log_norm,
+                                    double *condition) {
+    int64_t k = model->k, d = model->d, count = model->type == FGMM_TIED ? 1 : k, singular = INT64_MAX;
+    int threads = (double)count * (double)d * (double)d * (double)d < 1e6 ? 1 : fgmm_threads(ctx);
+    double *rows = fgmm_alloc(ctx, (size_t)threads * (size_t)d * sizeof *rows, "a row of a matrix");
+    if (!rows) return FGMM_ERR_MEMORY;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(min : singular)
+    for (int64_t i = 0; i < count; i++) {
+        double *w = whitening + i * d * d, log_det = 0, factor = 0, inverse = 0;
+        memcpy(w, model->covariances + i * d * d, (size_t)(d * d) * sizeof *w);
+        if (fgmm_cholesky(w, d) >= 0) {
+            singular = i < singular ? i : singular;
+            continue;
+        }
+        for (int64_t j = 0; j < d; j++) {
+            log_det += 2 * log(w[j * d + j]);
+            for (int64_t l = 0; l <= j; l++) factor += w[j * d + l] * w[j * d + l];
+            for (int64_t l = j + 1; l < d; l++) w[j * d + l] = 0;
+        }
+        fgmm_lower_invert(w, d, rows + fgmm_thread_number() * d);
+        for (int64_t j = 0; j < d * d; j++) inverse += w[j] * w[j];
+        log_norm[i] = -0.5 * ((double)d * log_2pi + log_det);
+        if (count == 1) *condition = sqrt(factor) * sqrt(inverse);
+    }
+    fgmm_free(ctx, rows);
+    for (int64_t i = count; i < k; i++) log_norm[i] = log_norm[0];
+    if (singular < k)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "the covariance of component %lld is not positive definite",
+                         (long long)singular);
+    return FGMM_OK;
+}
+
+/* sum over components of weight |W (m - centre)|^2. */
+static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, const double *w, const double *centre,
+                                   double *out) {
+    int64_t k = model->k, d = model->d;
+    int threads = (double)k * (double)d * (double)d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    double *room = fgmm_alloc(ctx, (size_t)(threads * d + k) * sizeof *room, "distances of the means"), total = 0;
+    if (!room) return FGMM_ERR_MEMORY;
+    double *squares = room + threads * d;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < k; i++) {
+        double *shift = room + fgmm_thread_number() * d;
+        for (int64_t j = 0; j < d; j++) shift[j] = model->means[i * d + j] - centre[j];
+        squares[i] = 0;
+        for (int64_t j = 0; j < d; j++) {
+            double y = fgmm_dot(w + j * d, shift, j + 1);
+            squares[i] += y * y;
+        }
+    }
+    for (int64_t i = 0; i < k; i++) total += model->weights[i] > 0 ? model->weights[i] * squares[i] : 0;
+    fgmm_free(ctx, room);
+    *out = total;
+    return FGMM_OK;
+}
+
 /* Centre and scale from the mixture's own first two moments, which after an M-step are the data's. */
-static void prepare_screen_frame(const fgmm_model *model, double *centre, double *scale) {
+static fgmm_status prepare_screen_frame(fgmm_context *ctx, const fgmm_model *model, const double *whitening,
+                                        double *centre, double *scale) {
     int64_t k = model->k, d = model->d;
     for (int64_t j = 0; j < d; j++) centre[j] = scale[j] = 0;
     for (int64_t i = 0; i < k; i++)
         for (int64_t j = 0; j < d; j++) centre[j] += model->weights[i] * model->means[i * d + j];
     for (int64_t j = 0; j < d; j++) centre[j] = (double)(float)centre[j];
-    for (int64_t i = 0; i < k; i++)
+    double total = 0;
+    if (model->type == FGMM_TIED) {
+        FGMM_TRY(whitened_spread(ctx, model, whitening, centre, &total));
+        total += (double)d;
+    }
+    for (int64_t i = 0; i < k && model->type != FGMM_TIED; i++) {
+        double weight = model->weights[i];
         for (int64_t j = 0; j < d; j++) {
             double shift = model->means[i * d + j] - centre[j];
-            double variance = model->type == FGMM_SPHERICAL ? model->covariances[i] : model->covariances[i * d + j];
-            scale[j] += model->weights[i] * (variance + shift * shift);
+            double variance = model->type == FGMM_SPHERICAL ? model->covariances[i]
+                              : model->type == FGMM_DIAG    ? model->covariances[i * d + j]
+                                                            : model->covariances[(i * d + j) * d + j];
+            scale[j] += weight * (variance + shift * shift);
         }
-    double total = 0;
+    }
     for (int64_t j = 0; j < d; j++) total += scale[j];
-    for (int64_t j = 0; j < d; j++)
-        scale[j] = power_scale(model->type == FGMM_SPHERICAL ? total / (double)d : scale[j]);
+    for (int64_t j = 0; j < d; j++) scale[j] = power_scale(model->type == FGMM_DIAG ? scale[j] : total / (double)d);
+    return FGMM_OK;
 }
 
 fgmm_status fgmm_prepare(fgmm_context *ctx, fgmm_prepared *out, const fgmm_model *model) {
-    int64_t k = model->k, d = model->d, half = fgmm_covariances_size(model->type, k, d);
-    double *at = fgmm_calloc(ctx, (size_t)(2 * k + half + 2 * d), sizeof *at, "parameters");
+    int64_t k = model->k, d = model->d, size = fgmm_covariances_size(model->type, k, d);
+    int matrices = fgmm_has_matrices(model->type);
+    double *at = fgmm_calloc(ctx, (size_t)(2 * k + size + 2 * d), sizeof *at, "parameters");
     if (!at) return FGMM_ERR_MEMORY;
-    double *log_weights = at, *log_norm = at + k, *half_inv_var = at + 2 * k, *centre = half_inv_var + half,
-           *scale = centre + d;
-    prepare_log_terms(model, log_weights, log_norm, half_inv_var);
-    prepare_screen_frame(model, centre, scale);
+    double *log_weights = at, *log_norm = at + k, *inverse = at + 2 * k, *centre = inverse + size, *scale = centre + d,
+           condition = 1;
+    prepare_log_terms(model, log_weights, log_norm, inverse);
+    fgmm_status status = FGMM_OK;
+    if (matrices) status = prepare_matrices(ctx, model, inverse, log_norm, &condition);
+    if (status == FGMM_OK) status = prepare_screen_frame(ctx, model, inverse, centre, scale);
+    if (status != FGMM_OK) {
+        fgmm_free(ctx, at);
+        return status;
+    }
     double log_norm_max = -INFINITY;
     for (int64_t i = 0; i < k; i++)
         if (model->weights[i] > 0) log_norm_max = fmax(log_norm_max, log_norm[i]);
@@ -64,7 +141,9 @@ fgmm_status fgmm_prepare(fgmm_context *ctx, fgmm_prepared *out, const fgmm_model
                                       .k = k,
                                       .d = d,
                                       .means = model->means,
-                                      .half_inv_var = half_inv_var,
+                                      .half_inv_var = matrices ? NULL : inverse,
+                                      .whitening = matrices ? inverse : NULL,
+                                      .condition = condition,
                                       .log_weights = log_weights,
                                       .weights = model->weights,
                                       .log_norm = log_norm,

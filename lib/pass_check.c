@@ -2,13 +2,13 @@
  * Whether the sums of a pass are as exact as promised, from the sums themselves.
  *
  * Two things can go wrong, both only when a component has moved or shrunk a lot in one iteration.
- *  - Sums about a centre c lose digits when the new mean lies far from c: var = s2/s0 - shift^2, and the terms of s2 carry a
- *    relative error epsilon each, so the variance is off by up to epsilon * s2/s0.
- *  - What was dropped of component k is at most cut * w_k W of its count and cut * w_k W of its *old* variance (backend.h, the row's
- *    cut; W: sum of the weights). Against N_k and the new variance that may be much.
+ *  - Sums about a centre c lose digits when the new mean lies far from c: var = s2/s0 - shift^2, and the terms of s2
+ *    carry a relative error epsilon each, so the variance is off by up to epsilon * s2/s0.
+ *  - What was dropped of component k is at most cut * w_k W of its count and cut * w_k W of its *old* variance
+ *    (backend.h, the row's cut; W: sum of the weights). Against N_k and the new variance that may be much.
  * The roundings of a sum of many terms are not counted: chunks of at most 1024 terms are added up in double or
- * float-float, which leaves them far below the term's own.
- * A column that is constant within a component has no variance to protect beyond the rounding of its values.
+ * float-float, which leaves them far below the term's own. A column that is constant within a component has no
+ * variance to protect beyond the rounding of its values.
  */
 #include "pass_check.h"
 
@@ -16,6 +16,9 @@
 
 /* Half of the contract of exact precision is spent on what is dropped. */
 static const double dropped_share = 5e-6;
+
+/* Of a term of a matrix sum, whatever the backend: products of two floats, as two floats. */
+static const double matrix_epsilon = 0x1p-44;
 
 /* Variance `about` (about the centre), `shift2` (square of the new mean's distance from it), `old` (of the model). */
 static void check_variance(fgmm_pass_check *check, double epsilon, double tolerance, double about, double shift2,
@@ -25,27 +28,70 @@ static void check_variance(fgmm_pass_check *check, double epsilon, double tolera
     check->cut = fmin(check->cut, dropped_share * fmin(1, variance / old) / promised);
 }
 
-fgmm_pass_check fgmm_check_pass(const fgmm_stats *stats, double epsilon, double tolerance) {
+/* The largest share that a component was promised against what it got. */
+static double largest_promise(const fgmm_stats *stats) {
+    double promised = 0;
+    for (int64_t i = 0; i < stats->model->k; i++)
+        if (stats->s0[i] >= fmin(1, stats->weight / stats->rows))
+            promised = fmax(promised, stats->model->weights[i] * stats->weight / stats->s0[i]);
+    return promised;
+}
+
+/* Tied: column j over all components. */
+static void check_tied(fgmm_pass_check *check, const fgmm_stats *stats, double epsilon, double tolerance,
+                       double promised, int64_t j) {
     const fgmm_model *model = stats->model;
     int64_t k = model->k, d = model->d;
-    fgmm_pass_check check = {.cut = 1};
+    double shift2 = 0, noise = 0, total = 0;
     for (int64_t i = 0; i < k; i++) {
-        /* Less than a row's worth, by count or by weight: nothing to hold to. */
-        if (!(stats->s0[i] >= fmin(1, stats->weight / stats->rows))) continue;
-        double promised = model->weights[i] * stats->weight / stats->s0[i], moved = 0, noises = 0;
-        for (int64_t j = 0; j < d; j++) {
-            int64_t at = i * d + j;
-            double shift = stats->s1[at] / stats->s0[i], value = stats->centres[at] + shift;
-            double noise = fgmm_variance_floor(value);
-            moved += shift * shift;
-            noises += noise;
-            if (model->type == FGMM_DIAG)
-                check_variance(&check, epsilon, tolerance, stats->s2[at] / stats->s0[i], shift * shift, noise,
-                               model->covariances[at], promised);
-        }
-        if (model->type == FGMM_SPHERICAL)
-            check_variance(&check, epsilon, tolerance, stats->s2[i] / stats->s0[i], moved, noises,
-                           model->covariances[i] * (double)d, promised);
+        if (!(stats->s0[i] > 0)) continue;
+        double shift = stats->s1[i * d + j] / stats->s0[i];
+        shift2 += stats->s0[i] * shift * shift;
+        noise = fmax(noise, fgmm_variance_floor(stats->centres[i * d + j] + shift));
+        total += stats->s0[i];
     }
-    return check;
+    if (total > 0 && promised > 0)
+        check_variance(check, epsilon, tolerance, stats->s2[j * d + j] / total, shift2 / total, noise,
+                       model->covariances[j * d + j], promised);
+}
+
+static void check_component(fgmm_pass_check *check, const fgmm_stats *stats, double epsilon, double tolerance,
+                            int64_t i) {
+    const fgmm_model *model = stats->model;
+    int64_t d = model->d;
+    double s0 = stats->s0[i], moved = 0, noises = 0;
+    /* Less than a row's worth, by count or by weight: nothing to hold to. */
+    if (!(s0 >= fmin(1, stats->weight / stats->rows))) return;
+    double promised = model->weights[i] * stats->weight / s0;
+    for (int64_t j = 0; j < d; j++) {
+        int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
+        double shift = stats->s1[at] / s0, noise = fgmm_variance_floor(stats->centres[at] + shift);
+        moved += shift * shift;
+        noises += noise;
+        if (model->type == FGMM_DIAG || model->type == FGMM_FULL)
+            check_variance(check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift, noise,
+                           model->covariances[diagonal], promised);
+    }
+    if (model->type == FGMM_SPHERICAL)
+        check_variance(check, epsilon, tolerance, stats->s2[i] / s0, moved, noises, model->covariances[i] * (double)d,
+                       promised);
+}
+
+fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance) {
+    const fgmm_model *model = stats->model;
+    int64_t k = model->k, d = model->d, tied = model->type == FGMM_TIED, count = tied ? d : k;
+    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx), recentre = 0;
+    double cut = 1, promised = tied ? largest_promise(stats) : 0;
+    if (fgmm_has_matrices(model->type)) epsilon = fmin(epsilon, matrix_epsilon);
+#pragma omp parallel for num_threads(threads) reduction(min : cut) reduction(| : recentre)
+    for (int64_t i = 0; i < count; i++) {
+        fgmm_pass_check check = {.cut = 1};
+        if (tied)
+            check_tied(&check, stats, epsilon, tolerance, promised, i);
+        else
+            check_component(&check, stats, epsilon, tolerance, i);
+        cut = fmin(cut, check.cut);
+        recentre |= check.recentre;
+    }
+    return (fgmm_pass_check){.cut = cut, .recentre = recentre};
 }

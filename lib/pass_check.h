@@ -9,7 +9,8 @@ typedef struct fgmm_pass_check {
     double cut;   /* the largest cut that would have kept every component within the contract */
 } fgmm_pass_check;
 
-/* @param epsilon relative rounding of one term of a sum. @param tolerance what the variances may be off by, relatively. */
-fgmm_pass_check fgmm_check_pass(const fgmm_stats *stats, double epsilon, double tolerance);
+/* @param epsilon relative rounding of one term of a sum. @param tolerance what the variances may be off by,
+ * relatively. */
+fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance);
 
 #endif

@@ -151,11 +151,18 @@ static fgmm_status choose_uniform(fgmm_seeder *seeder, int64_t k, fgmm_rng *rng,
     return FGMM_OK;
 }
 
+static double mean_variance(const fgmm_seeder *seeder) {
+    double sum = 0;
+    for (int64_t j = 0; j < seeder->d; j++) sum += seeder->variance[j];
+    return fmax(sum / (double)seeder->d, 1e-30);
+}
+
 /* Means at the chosen rows (in the sample's frame), equal weights, one variance for all. */
 static fgmm_status model_at_rows(fgmm_seeder *seeder, fgmm_model **out, fgmm_covariance type, int64_t k,
-                                 const int64_t *chosen, double variance) {
+                                 const int64_t *chosen) {
     int64_t d = seeder->d, size = fgmm_covariances_size(type, k, d);
     fgmm_status status = FGMM_ERR_MEMORY;
+    double variance = mean_variance(seeder);
     double *means = fgmm_alloc(seeder->ctx, (size_t)(k * d) * sizeof *means, "means");
     double *covariances = fgmm_alloc(seeder->ctx, (size_t)size * sizeof *covariances, "covariances");
     if (!means || !covariances) goto done;
@@ -169,94 +176,169 @@ done:
     return status;
 }
 
-static double mean_variance(const fgmm_seeder *seeder) {
-    double sum = 0;
-    for (int64_t j = 0; j < seeder->d; j++) sum += seeder->variance[j];
-    return fmax(sum / (double)seeder->d, 1e-30);
-}
-
-/* ---- hard assignment of the sample ---- */
-
-/* Statistics of the sample with each row given to its nearest mean. The model's variances are all equal. */
-static fgmm_status hard_stats(fgmm_seeder *seeder, const fgmm_model *model, fgmm_stats **out) {
-    fgmm_context *ctx = seeder->ctx;
-    fgmm_status status = FGMM_OK;
-    fgmm_rows *rows = NULL;
-    fgmm_feed *feed = NULL;
-    fgmm_engine_choice choice = {0};
-    fgmm_compute_options compute = FGMM_COMPUTE_OPTIONS_INIT;
-    FGMM_GO(fgmm_rows_from_memory(ctx, &rows, seeder->rows, FGMM_F32, seeder->n, seeder->d, 0));
-    rows->weights = seeder->weights;
-    FGMM_GO(fgmm_feed_open(ctx, &feed, rows, seeder->target, &compute, 1));
-    fgmm_feed_quiet(feed);
-    FGMM_GO(fgmm_stats_new(ctx, out, model));
-    FGMM_GO(fgmm_estep_pass(ctx, feed, "seed", *out, FGMM_EXACT, 1, &choice, NULL));
-done:
-    fgmm_feed_close(ctx, feed);
-    fgmm_rows_free(ctx, rows);
-    return status;
-}
-
-static const int lloyd_iterations = 10;
-
-/* Lloyd iterations while they still move the objective (the mean log-probability at one variance) by a thousandth. */
-static fgmm_status lloyd(fgmm_seeder *seeder, fgmm_model *model, int iterations, fgmm_stats **out) {
-    double last = -INFINITY;
-    for (int it = 0;; it++) {
-        FGMM_TRY(hard_stats(seeder, model, out));
-        fgmm_stats *stats = *out;
-        double now = stats->log_likelihood / stats->weight;
-        if (it >= iterations || now - last <= 1e-3 * fabs(now)) return FGMM_OK;
-        last = now;
-        for (int64_t i = 0; i < model->k; i++)
-            for (int64_t j = 0; j < model->d && stats->s0[i] > 0; j++)
-                model->means[i * model->d + j] =
-                    stats->centres[i * model->d + j] + stats->s1[i * model->d + j] / stats->s0[i];
-        fgmm_stats_free(seeder->ctx, stats);
-        *out = NULL;
-    }
-}
-
-/* Sum over components of the scatter about their new means, a row: the variance of one feature, or of all. */
-static double pooled_variance(const fgmm_stats *stats, int64_t feature) {
-    int64_t k = stats->model->k, d = stats->model->d;
-    double sum = 0;
-    for (int64_t i = 0; i < k; i++) {
-        if (!(stats->s0[i] > 0)) continue;
-        if (stats->model->type == FGMM_SPHERICAL) {
-            double about = stats->s2[i];
-            for (int64_t j = 0; j < d; j++) about -= stats->s1[i * d + j] * stats->s1[i * d + j] / stats->s0[i];
-            sum += about / (double)d;
-        } else {
-            int64_t at = i * d + feature;
-            sum += stats->s2[at] - stats->s1[at] * stats->s1[at] / stats->s0[i];
-        }
-    }
-    return fmax(sum / stats->weight, 0);
-}
-
 /*
- * A component that got hardly any rows has no variance of its own to start from, and one that starts at a spike never leaves it: all
- * variances are at least a hundredth of the pooled one.
+ * A component that got hardly any rows has no variance of its own to start from, and one that starts at a spike never
+ * leaves it: all variances are at least a hundredth of the pooled one.
  */
-static fgmm_status model_from_hard(fgmm_seeder *seeder, const fgmm_stats *stats, double reg_covar, fgmm_model **out) {
-    fgmm_model *model = NULL;
-    FGMM_TRY(fgmm_mstep(seeder->ctx, stats, 0, 0, &model, NULL));
-    int64_t k = model->k, d = model->d, per = model->type == FGMM_SPHERICAL ? 1 : d;
-    double spread = mean_variance(seeder), total = 0;
+static void widen_variances(const fgmm_seeder *seeder, fgmm_model *model, double reg_covar) {
+    int64_t k = model->k, per = model->type == FGMM_SPHERICAL ? 1 : model->d;
+    double least = 1e-12 * mean_variance(seeder), total = 0;
     for (int64_t j = 0; j < per; j++) {
-        double pooled = pooled_variance(stats, j);
-        if (!(pooled > 1e-12 * spread)) pooled = 1e-12 * spread;
+        double pooled = 0;
+        for (int64_t i = 0; i < k; i++) pooled += model->weights[i] * model->covariances[i * per + j];
+        pooled = fmax(pooled, least);
         for (int64_t i = 0; i < k; i++) {
             double *variance = &model->covariances[i * per + j];
-            if (!(stats->s0[i] > 0)) *variance = pooled;
+            if (!(model->weights[i] > 0)) *variance = pooled;
             *variance = fmax(*variance, 0.01 * pooled) + reg_covar;
         }
     }
     for (int64_t i = 0; i < k; i++) total += model->weights[i] = fmax(model->weights[i], 0.01 / (double)k);
     for (int64_t i = 0; i < k; i++) model->weights[i] /= total;
-    *out = model;
+}
+
+/* ---- the sample in clusters ---- */
+
+typedef struct {
+    fgmm_seed_rows sample;
+    fgmm_rows *rows;
+    float *centres; /* [k, d] */
+    float *nearest; /* [n] squared distance to the nearest centre */
+    int32_t *owner; /* [n] which one that is */
+    int64_t *start; /* [k + 1]: cluster i is order[start[i] .. start[i + 1] - 1] */
+    int64_t *order; /* [n] row numbers, ascending in each cluster */
+} clustering;
+
+static void clustering_close(fgmm_context *ctx, clustering *clusters) {
+    fgmm_feed_close(ctx, clusters->sample.feed);
+    fgmm_rows_free(ctx, clusters->rows);
+    fgmm_free(ctx, clusters->centres);
+    fgmm_free(ctx, clusters->nearest);
+    fgmm_free(ctx, clusters->owner);
+    fgmm_free(ctx, clusters->start);
+    fgmm_free(ctx, clusters->order);
+}
+
+/* A feed over rows of the sample, every step-th of them. */
+static fgmm_status open_sample(fgmm_seeder *seeder, int64_t n, int64_t step, fgmm_rows **rows, fgmm_feed **feed) {
+    fgmm_compute_options compute = FGMM_COMPUTE_OPTIONS_INIT;
+    FGMM_TRY(fgmm_rows_from_memory(seeder->ctx, rows, seeder->rows, FGMM_F32, n, seeder->d, step * seeder->d));
+    FGMM_TRY(fgmm_feed_open(seeder->ctx, feed, *rows, seeder->target, &compute, 2));
+    fgmm_feed_quiet(*feed);
     return FGMM_OK;
+}
+
+static fgmm_status clustering_open(fgmm_seeder *seeder, clustering *clusters, int64_t k) {
+    fgmm_context *ctx = seeder->ctx;
+    size_t n = (size_t)seeder->n;
+    clusters->sample = (fgmm_seed_rows){.rows = seeder->rows,
+                                        .weights = seeder->weights,
+                                        .n = seeder->n,
+                                        .d = seeder->d,
+                                        .spread = mean_variance(seeder)};
+    FGMM_TRY(open_sample(seeder, seeder->n, 1, &clusters->rows, &clusters->sample.feed));
+    if (!(clusters->centres = fgmm_alloc(ctx, (size_t)(k * seeder->d) * sizeof(float), "centres")))
+        return FGMM_ERR_MEMORY;
+    if (!(clusters->nearest = fgmm_alloc(ctx, n * sizeof(float), "distances"))) return FGMM_ERR_MEMORY;
+    if (!(clusters->owner = fgmm_alloc(ctx, n * sizeof(int32_t), "nearest centres"))) return FGMM_ERR_MEMORY;
+    if (!(clusters->start = fgmm_alloc(ctx, (size_t)(k + 1) * sizeof(int64_t), "clusters"))) return FGMM_ERR_MEMORY;
+    if (!(clusters->order = fgmm_alloc(ctx, n * sizeof(int64_t), "clusters"))) return FGMM_ERR_MEMORY;
+    return FGMM_OK;
+}
+
+static void sort_by_owner(clustering *clusters, int64_t k) {
+    int64_t n = clusters->sample.n, *start = clusters->start;
+    memset(start, 0, (size_t)(k + 1) * sizeof *start);
+    for (int64_t i = 0; i < n; i++) start[clusters->owner[i] + 1]++;
+    for (int64_t c = 0; c < k; c++) start[c + 1] += start[c];
+    for (int64_t i = 0; i < n; i++) clusters->order[start[clusters->owner[i]]++] = i;
+    memmove(start + 1, start, (size_t)k * sizeof *start);
+    start[0] = 0;
+}
+
+/* Cluster c as component c of model, its weight still a sum of weights. An empty one keeps its mean. */
+static void cluster_moments(const clustering *clusters, int64_t c, fgmm_model *model) {
+    int64_t d = model->d, from = clusters->start[c], to = clusters->start[c + 1];
+    const float *rows = clusters->sample.rows;
+    const double *weights = clusters->sample.weights;
+    int diag = model->type == FGMM_DIAG;
+    double *mean = model->means + c * d, *variance = model->covariances + (diag ? c * d : c), weight = 0;
+    for (int64_t at = from; at < to; at++) weight += weights ? weights[clusters->order[at]] : 1;
+    model->weights[c] = weight;
+    if (!(weight > 0)) return;
+    for (int64_t j = 0; j < d; j++) mean[j] = 0;
+    for (int64_t j = 0; j < (diag ? d : 1); j++) variance[j] = 0;
+    for (int64_t at = from; at < to; at++) {
+        const float *x = rows + clusters->order[at] * d;
+        double share = (weights ? weights[clusters->order[at]] : 1) / weight;
+        for (int64_t j = 0; j < d; j++) mean[j] += share * x[j];
+    }
+    for (int64_t at = from; at < to; at++) {
+        const float *x = rows + clusters->order[at] * d;
+        double share = (weights ? weights[clusters->order[at]] : 1) / weight, sum = 0;
+        for (int64_t j = 0; j < d; j++) {
+            double t = x[j] - mean[j];
+            if (diag)
+                variance[j] += share * t * t;
+            else
+                sum += t * t;
+        }
+        if (!diag) variance[0] += share * sum / (double)d;
+    }
+    for (int64_t j = 0; j < (diag ? d : 1); j++) variance[j] = fmax(variance[j], fgmm_variance_floor(mean[j]));
+}
+
+/* Weights, means and variances of the clusters. */
+static void cluster_model(fgmm_seeder *seeder, clustering *clusters, fgmm_model *model) {
+    int64_t k = model->k;
+    double total = 0;
+    sort_by_owner(clusters, k);
+#pragma omp parallel for num_threads(seeder->n * seeder->d < 1000000 ? 1 : fgmm_threads(seeder->ctx)) schedule(static)
+    for (int64_t c = 0; c < k; c++) cluster_moments(clusters, c, model);
+    for (int64_t c = 0; c < k; c++) total += model->weights[c];
+    for (int64_t c = 0; c < k; c++) model->weights[c] /= total;
+}
+
+/* Sum of w * squared distance to the nearest centre. */
+static double potential(const fgmm_seed_rows *sample, const float *nearest) {
+    double sum = 0;
+    for (int64_t i = 0; i < sample->n; i++) sum += (sample->weights ? sample->weights[i] : 1) * nearest[i];
+    return sum;
+}
+
+static const int lloyd_iterations = 10;
+
+/* Lloyd iterations while they still lower the potential by a thousandth. */
+static fgmm_status lloyd(fgmm_seeder *seeder, clustering *clusters, fgmm_model *model, int iterations) {
+    const fgmm_seed_rows *sample = &clusters->sample;
+    double last = potential(sample, clusters->nearest);
+    cluster_model(seeder, clusters, model);
+    for (int it = 0; it < iterations; it++) {
+        for (int64_t at = 0; at < model->k * model->d; at++) clusters->centres[at] = (float)model->means[at];
+        for (int64_t i = 0; i < sample->n; i++) clusters->nearest[i] = INFINITY;
+        memset(clusters->owner, 0, (size_t)sample->n * sizeof *clusters->owner);
+        FGMM_TRY(fgmm_nearest(seeder->ctx, sample, clusters->centres, 0, model->k, clusters->nearest, clusters->owner));
+        cluster_model(seeder, clusters, model);
+        double now = potential(sample, clusters->nearest);
+        if (!(now < 0.999 * last)) break;
+        last = now;
+    }
+    return FGMM_OK;
+}
+
+/* k-means++, then at most so many Lloyd iterations, as a mixture. */
+static fgmm_status kmeans_model(fgmm_seeder *seeder, fgmm_rng *rng, fgmm_covariance type, int64_t k, int iterations,
+                                int64_t *chosen, fgmm_model **out) {
+    fgmm_status status = FGMM_OK;
+    clustering clusters = {0};
+    FGMM_GO(clustering_open(seeder, &clusters, k));
+    FGMM_GO(fgmm_kmeanspp(seeder->ctx, &clusters.sample, k, rng, chosen, clusters.centres, clusters.nearest,
+                          clusters.owner));
+    FGMM_GO(model_at_rows(seeder, out, type, k, chosen));
+    FGMM_GO(lloyd(seeder, &clusters, *out, iterations));
+done:
+    clustering_close(seeder->ctx, &clusters);
+    return status;
 }
 
 /* ---- random responsibilities ---- */
@@ -294,14 +376,19 @@ static fgmm_status random_stats(fgmm_seeder *seeder, fgmm_rng *rng, const fgmm_m
 
 /* ---- models ---- */
 
+/* The data's variances. A tied matrix is not one component's to set. */
 static void set_data_variances(const fgmm_seeder *seeder, fgmm_model *model, int64_t i, double reg_covar) {
     double spread = mean_variance(seeder);
+    int64_t d = model->d;
+    if (model->type == FGMM_TIED) return;
     if (model->type == FGMM_SPHERICAL) {
         model->covariances[i] = spread + reg_covar;
         return;
     }
-    for (int64_t j = 0; j < model->d; j++)
-        model->covariances[i * model->d + j] = fmax(seeder->variance[j], 1e-12 * spread) + reg_covar;
+    int64_t per = fgmm_covariances_size(model->type, 1, d), step = model->type == FGMM_FULL ? d + 1 : 1;
+    memset(model->covariances + i * per, 0, (size_t)per * sizeof *model->covariances);
+    for (int64_t j = 0; j < d; j++)
+        model->covariances[i * per + j * step] = fmax(seeder->variance[j], 1e-12 * spread) + reg_covar;
 }
 
 fgmm_status fgmm_seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init init, fgmm_covariance type, int64_t k,
@@ -313,32 +400,22 @@ fgmm_status fgmm_seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init ini
     fgmm_stats *stats = NULL;
     int64_t *chosen = fgmm_alloc(ctx, (size_t)k * sizeof *chosen, "seeds");
     if (!chosen) return FGMM_ERR_MEMORY;
-    int plus = init == FGMM_INIT_KMEANSPP || init == FGMM_INIT_KMEANS;
-    if (plus && fgmm_kmeanspp_work(seeder->n, seeder->d, k) > FGMM_KMEANSPP_MAX) {
-        fgmm_log(ctx, FGMM_LOG_INFO,
-                 "k-means++ over %lld rows and %lld components would dominate the fit: seeds drawn uniformly",
-                 (long long)seeder->n, (long long)k);
-        plus = 0;
-    }
-    if (plus)
-        FGMM_GO(fgmm_kmeanspp(ctx, seeder->rows, seeder->weights, seeder->n, seeder->d, k, &rng, chosen));
-    else
-        FGMM_GO(choose_uniform(seeder, k, &rng, chosen));
-    /* One small variance for all: the nearest mean is then the likeliest, and far ones are screened out. */
-    FGMM_GO(model_at_rows(seeder, &start, type, k, chosen, 0.01 * mean_variance(seeder)));
     switch (init) {
     case FGMM_INIT_KMEANSPP:
     case FGMM_INIT_KMEANS:
-        FGMM_GO(lloyd(seeder, start, init == FGMM_INIT_KMEANS ? lloyd_iterations : 0, &stats));
-        FGMM_GO(model_from_hard(seeder, stats, reg_covar, &model));
+        FGMM_GO(kmeans_model(seeder, &rng, type, k, init == FGMM_INIT_KMEANS ? lloyd_iterations : 0, chosen, &model));
+        widen_variances(seeder, model, reg_covar);
         break;
     case FGMM_INIT_RANDOM:
+        FGMM_GO(choose_uniform(seeder, k, &rng, chosen));
+        FGMM_GO(model_at_rows(seeder, &start, type, k, chosen));
         FGMM_GO(random_stats(seeder, &rng, start, &stats));
-        FGMM_GO(model_from_hard(seeder, stats, reg_covar, &model));
+        FGMM_GO(fgmm_mstep(ctx, stats, 0, 0, &model, NULL));
+        widen_variances(seeder, model, reg_covar);
         break;
     case FGMM_INIT_RANDOM_FROM_DATA:
-        model = start;
-        start = NULL;
+        FGMM_GO(choose_uniform(seeder, k, &rng, chosen));
+        FGMM_GO(model_at_rows(seeder, &model, type, k, chosen));
         for (int64_t i = 0; i < k; i++) set_data_variances(seeder, model, i, reg_covar);
         break;
     }
@@ -357,22 +434,44 @@ done:
 
 /* ---- dead components ---- */
 
-/* Log-density of a sampled row. */
-static double log_density(const fgmm_params *params, const float *x, const double *mean) {
-    double best = FGMM_LOG_ZERO, sum = 0;
-    for (int64_t i = 0; i < params->k; i++) {
-        const double *half = params->half_inv_var + (params->covariance_type == FGMM_DIAG ? i * params->d : i);
-        double q = 0;
-        if (!(params->log_weights[i] > FGMM_LOG_ZERO)) continue;
-        for (int64_t j = 0; j < params->d; j++) {
-            double t = x[j] + mean[j] - params->means[i * params->d + j];
-            q += half[params->covariance_type == FGMM_DIAG ? j : 0] * t * t;
-        }
-        double l = params->log_weights[i] + params->log_norm[i] - q;
-        sum = l > best ? sum * exp(best - l) + 1 : sum + exp(l - best);
-        best = fmax(best, l);
-    }
-    return best + log(sum);
+typedef struct {
+    const fgmm_target *target;
+    double *log_prob; /* [rows of the feed] */
+} density_state;
+
+static fgmm_status density_visit(void *user, const fgmm_feed_block *block) {
+    density_state *state = user;
+    return state->target->backend->assign(state->target->device, block->block, 1, NULL, NULL,
+                                          state->log_prob + block->first);
+}
+
+/* Log-densities under model, in the data's frame, of `n` rows of the sample, every step-th. */
+static fgmm_status log_densities(fgmm_seeder *seeder, const fgmm_model *model, int64_t n, int64_t step,
+                                 double *log_prob) {
+    fgmm_context *ctx = seeder->ctx;
+    fgmm_status status = FGMM_OK;
+    fgmm_model *shifted = NULL;
+    fgmm_rows *rows = NULL;
+    fgmm_feed *feed = NULL;
+    fgmm_prepared prepared = {0};
+    fgmm_engine_choice choice = {0};
+    density_state state = {.target = seeder->target, .log_prob = log_prob};
+    FGMM_GO(fgmm_model_copy(ctx, &shifted, model));
+    for (int64_t i = 0; i < model->k; i++)
+        for (int64_t j = 0; j < model->d; j++) shifted->means[i * model->d + j] -= seeder->mean[j];
+    FGMM_GO(open_sample(seeder, n, step, &rows, &feed));
+    FGMM_GO(fgmm_prepare(ctx, &prepared, shifted));
+    prepared.params.precision = FGMM_EXACT;
+    prepared.params.engine = fgmm_engine_next(&choice, FGMM_EXACT, model->k);
+    prepared.params.cut = FGMM_CUT;
+    FGMM_GO(state.target->backend->begin(state.target->device, &prepared.params));
+    FGMM_GO(fgmm_feed_run(feed, "seed", density_visit, &state));
+done:
+    fgmm_feed_close(ctx, feed);
+    fgmm_rows_free(ctx, rows);
+    fgmm_prepared_free(ctx, &prepared);
+    fgmm_model_free(ctx, shifted);
+    return status;
 }
 
 static int by_density(const void *a, const void *b) {
@@ -384,22 +483,20 @@ static int by_density(const void *a, const void *b) {
 fgmm_status fgmm_seed_rank(fgmm_seeder *seeder, const fgmm_model *model) {
     fgmm_context *ctx = seeder->ctx;
     fgmm_status status = FGMM_OK;
-    fgmm_prepared prepared = {0};
-    int64_t n = seeder->n < random_rows ? seeder->n : random_rows;
+    int64_t n = seeder->n < random_rows ? seeder->n : random_rows, step = seeder->n / n;
     seeder->n_ranked = 0;
     if (!seeder->ranked) seeder->ranked = fgmm_alloc(ctx, (size_t)n * sizeof *seeder->ranked, "rows by density");
-    if (!seeder->ranked) return FGMM_ERR_MEMORY;
-    FGMM_GO(fgmm_prepare(ctx, &prepared, model));
-    for (int64_t r = 0; r < n; r++) {
-        int64_t row = r * seeder->n / n;
-        seeder->ranked[r] =
-            (ranked_row){log_density(&prepared.params, seeder->rows + row * seeder->d, seeder->mean), row};
-        if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
+    double *log_prob = fgmm_alloc(ctx, (size_t)n * sizeof *log_prob, "log-densities");
+    if (!seeder->ranked || !log_prob) {
+        fgmm_free(ctx, log_prob);
+        return FGMM_ERR_MEMORY;
     }
+    FGMM_GO(log_densities(seeder, model, n, step, log_prob));
+    for (int64_t i = 0; i < n; i++) seeder->ranked[i] = (ranked_row){log_prob[i], i * step};
     qsort(seeder->ranked, (size_t)n, sizeof *seeder->ranked, by_density);
     seeder->n_ranked = n;
 done:
-    fgmm_prepared_free(ctx, &prepared);
+    fgmm_free(ctx, log_prob);
     return status;
 }
 

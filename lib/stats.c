@@ -3,28 +3,38 @@
 #include <math.h>
 #include <string.h>
 
+#include "cholesky.h"
 #include "dispatch.h"
 #include "estep.h"
 #include "report.h"
 
-fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
+fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
     int64_t k = model->k, d = model->d, size = fgmm_covariances_size(model->type, k, d);
-    fgmm_status status = FGMM_OK;
+    fgmm_status status = FGMM_ERR_MEMORY;
     *out = NULL;
     fgmm_stats *stats = fgmm_calloc(ctx, 1, sizeof *stats, "statistics");
     if (!stats) return FGMM_ERR_MEMORY;
-    FGMM_GO(fgmm_model_copy(ctx, &stats->model, model));
-    status = FGMM_ERR_MEMORY;
+    stats->model = model;
     if (!(stats->centres = fgmm_alloc(ctx, (size_t)(k * d) * sizeof(double), "statistics"))) goto done;
     if (!(stats->s0 = fgmm_calloc(ctx, (size_t)k, sizeof(double), "statistics"))) goto done;
     if (!(stats->s1 = fgmm_calloc(ctx, (size_t)(k * d), sizeof(double), "statistics"))) goto done;
     if (!(stats->s2 = fgmm_calloc(ctx, (size_t)size, sizeof(double), "statistics"))) goto done;
     memcpy(stats->centres, model->means, (size_t)(k * d) * sizeof(double));
-    stats->fingerprint = fgmm_model_fingerprint(model);
     *out = stats;
     return FGMM_OK;
 done:
     fgmm_stats_free(ctx, stats);
+    return status;
+}
+
+fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
+    fgmm_model *copy = NULL;
+    FGMM_TRY(fgmm_model_copy(ctx, &copy, model));
+    fgmm_status status = fgmm_stats_over(ctx, out, copy);
+    if (status == FGMM_OK)
+        (*out)->owned = copy;
+    else
+        fgmm_model_free(ctx, copy);
     return status;
 }
 
@@ -37,7 +47,7 @@ fgmm_status fgmm_stats_create(fgmm_context *ctx, fgmm_stats **out, const fgmm_mo
 
 void fgmm_stats_free(fgmm_context *ctx, fgmm_stats *stats) {
     if (!stats) return;
-    fgmm_model_free(ctx, stats->model);
+    fgmm_model_free(ctx, stats->owned);
     fgmm_free(ctx, stats->centres);
     fgmm_free(ctx, stats->s0);
     fgmm_free(ctx, stats->s1);
@@ -64,18 +74,27 @@ fgmm_status fgmm_stats_reset(fgmm_context *ctx, fgmm_stats *stats, const fgmm_mo
 }
 
 /* sum w r (x - c')   = s1 - s0 h                with h = c' - c
- * sum w r (x - c')^2 = s2 - 2 h s1 + s0 h^2 */
+ * sum w r (x - c')^2 = s2 - 2 h s1 + s0 h^2, and so for matrices */
 void fgmm_stats_shift(fgmm_stats *stats, const double *centres) {
     int64_t k = stats->model->k, d = stats->model->d;
-    int spherical = stats->model->type == FGMM_SPHERICAL;
-    for (int64_t i = 0; i < k; i++)
+    fgmm_covariance type = stats->model->type;
+    for (int64_t i = 0; i < k; i++) {
+        double *h = stats->centres + i * d, s0 = stats->s0[i];
+        int moved = 0;
+        for (int64_t j = 0; j < d; j++) {
+            h[j] = centres[i * d + j] - h[j];
+            moved |= h[j] != 0;
+        }
+        if (moved && fgmm_has_matrices(type))
+            fgmm_scatter_move(stats->s2 + (type == FGMM_FULL ? i * d * d : 0), d, 0, d, s0, stats->s1 + i * d, h);
         for (int64_t j = 0; j < d; j++) {
             int64_t at = i * d + j;
-            double h = centres[at] - stats->centres[at], s0 = stats->s0[i];
-            stats->s2[spherical ? i : at] += h * (s0 * h - 2 * stats->s1[at]);
-            stats->s1[at] -= s0 * h;
-            stats->centres[at] = centres[at];
+            if (!fgmm_has_matrices(type))
+                stats->s2[type == FGMM_SPHERICAL ? i : at] += h[j] * (s0 * h[j] - 2 * stats->s1[at]);
+            stats->s1[at] -= s0 * h[j];
+            h[j] = centres[at];
         }
+    }
 }
 
 /* dst += src, same model. Where dst has no rows yet it takes src's centres, which suit them. */
@@ -133,7 +152,8 @@ fgmm_status fgmm_stats_merge(fgmm_context *ctx, fgmm_stats *dst, const fgmm_stat
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!dst || !src) return fgmm_fail(ctx, FGMM_ERR_INVALID, "merge: a pointer is NULL");
-    if (dst->fingerprint != src->fingerprint || dst->model->k != src->model->k || dst->model->d != src->model->d)
+    if (fgmm_model_fingerprint(dst->model) != fgmm_model_fingerprint(src->model) || dst->model->k != src->model->k ||
+        dst->model->d != src->model->d)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "merge: the statistics were taken under different models");
     fgmm_stats *copy = NULL;
     FGMM_TRY(fgmm_stats_new(ctx, &copy, src->model));
@@ -196,5 +216,5 @@ void fgmm_stats_export(const fgmm_stats *stats, fgmm_stats_view *out) {
                              .log_likelihood = stats->log_likelihood,
                              .weight = stats->weight,
                              .rows = stats->rows,
-                             .fingerprint = stats->fingerprint};
+                             .fingerprint = fgmm_model_fingerprint(stats->model)};
 }

@@ -4,24 +4,24 @@
 #include "model.h"
 
 struct fgmm_stats {
-    fgmm_model *model; /* owned: what the responsibilities were taken under */
-    double *centres;   /* [K, D] */
-    double *s0;        /* [K] */
-    double *s1;        /* [K, D] */
-    double *s2;        /* [K, D] if diag, [K] if spherical: fgmm_covariances_size(model) doubles */
+    const fgmm_model *model; /* what the responsibilities were taken under */
+    fgmm_model *owned;       /* the same, or NULL where it is borrowed */
+    double *centres;         /* [K, D] */
+    double *s0;              /* [K] */
+    double *s1;              /* [K, D] */
+    double *s2; /* [K], [K, D], [D, D] (over all components) or [K, D, D]: fgmm_covariances_size(model) doubles */
     double log_likelihood, weight, rows;
-    uint64_t fingerprint; /* fgmm_model_fingerprint(model) */
 };
 
-/* A hash of the shape and of every number of a model. */
+/* A hash of the shape and of every number of a model: fgmm_stats_view.fingerprint. */
 uint64_t fgmm_model_fingerprint(const fgmm_model *model);
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model);
 
-/* Moves the sums to other centres, exactly up to rounding in double. @param centres [K, D]. */
+/* Moves the sums to other centres, exactly up to rounding in double. @param centres [K, D], not the statistics' own. */
 void fgmm_stats_shift(fgmm_stats *stats, const double *centres);
 
-/* The floor under a variance about this mean: what rounding may leave of identical values. A mean is held to 2^-53 of itself on
- * the host and, as two floats, to 2^-48 on a device; nothing below (2^-47 |mean|)^2 can be told from 0. */
+/* The floor under a variance about this mean: what rounding may leave of identical values. A mean is held to 2^-53 of
+ * itself on the host and, as two floats, to 2^-48 on a device; nothing below (2^-47 |mean|)^2 can be told from 0. */
 double fgmm_variance_floor(double mean);
 
 /* What an M-step noticed about a component. */

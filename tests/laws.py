@@ -117,7 +117,8 @@ def headers(root, _build):
     strict = ["-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", str(root / "include")]
     uses = "#include <flashgmm/%s>\nint main(void) { %s return 0; }\n"
     inits = " ".join(f"fgmm_{name} {name} = FGMM_{name.upper()}_INIT; (void){name};" for name in (
-        "context_options", "rows_callback", "compute_options", "fit_options", "finalize_options", "report"))
+        "context_options", "rows_callback", "compute_options", "fit_options", "finalize_options", "report",
+        "kmeans_options", "online_options", "assign_options"))
     checked = 0
     for compiler, language, standard in (("gcc", "c", "c11"), ("clang", "c", "c11"), ("g++", "c++", "c++17"),
                                          ("clang++", "c++", "c++17")):

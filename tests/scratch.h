@@ -1,4 +1,5 @@
-/* Tests of files: a context, a folder of their own that is removed in the end, and calls that must fail with the right words. */
+/* Tests of files: a context, a folder of their own that is removed in the end, and calls that must fail with the
+ * right words. */
 #ifndef FGMM_TESTS_SCRATCH_H
 #define FGMM_TESTS_SCRATCH_H
 

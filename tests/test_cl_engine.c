@@ -1,94 +1,10 @@
 /* The OpenCL engine through the backend's table, against sums in double: precision, order, all types of rows.
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
-#include <check.h>
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "cl_host.h"
 
-#include "../cl/cl_backend.h"
-
-/* ---- host ---- */
-
-static char message[4096];
-static int live;
-
-static void *host_alloc(void *user, size_t bytes) {
-    (void)user;
-    void *pointer = NULL;
-    if (posix_memalign(&pointer, 64, bytes ? bytes : 1) != 0) return NULL;
-    live++;
-    return pointer;
-}
-
-static void host_free(void *user, void *pointer) {
-    (void)user;
-    live -= pointer != NULL;
-    free(pointer);
-}
-
-__attribute__((format(printf, 3, 4))) static fgmm_status host_fail(void *user, fgmm_status status, const char *format,
-                                                                   ...) {
-    (void)user;
-    va_list list;
-    va_start(list, format);
-    vsnprintf(message, sizeof message, format, list);
-    va_end(list);
-    return status;
-}
-
-__attribute__((format(printf, 3, 4))) static void host_log(void *user, fgmm_log_level level, const char *format, ...) {
-    (void)user;
-    va_list list;
-    if (level > FGMM_LOG_WARNING) return;
-    va_start(list, format);
-    vfprintf(stderr, format, list);
-    va_end(list);
-    fputc('\n', stderr);
-}
-
-static int host_cancelled(void *user) {
-    (void)user;
-    return 0;
-}
-
-static const fgmm_host host = {.alloc = host_alloc,
-                               .free = host_free,
-                               .fail = host_fail,
-                               .log = host_log,
-                               .cancelled = host_cancelled,
-                               .device_memory_limit = (size_t)1 << 30};
-static const fgmm_backend *backend;
-static fgmm_device *device;
 static double scale_limit = 4e6;
 
-#define OK(call)                                                                                                       \
-    do {                                                                                                               \
-        fgmm_status ok_ = (call);                                                                                      \
-        ck_assert_msg(ok_ == FGMM_OK, "%s: %d %s", #call, (int)ok_, message);                                          \
-    } while (0)
-
 /* ---- problems ---- */
-
-static uint64_t rng_state = 1;
-
-static double uniform(void) {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    uint64_t x = rng_state ^ (rng_state >> 33);
-    x *= 0xff51afd7ed558ccdu;
-    return ((double)((x ^ (x >> 33)) >> 11) + 0.5) * 0x1p-53;
-}
-
-static double normal(void) {
-    return sqrt(-2.0 * log(uniform())) * cos(6.283185307179586 * uniform());
-}
-
-static void *get(size_t bytes) {
-    void *pointer = calloc(bytes ? bytes : 1, 1);
-    ck_assert_ptr_nonnull(pointer);
-    return pointer;
-}
 
 typedef struct problem {
     int64_t n, k, d;
@@ -685,19 +601,10 @@ START_TEST(moments) {
 END_TEST
 
 int main(void) {
-    const char *name = getenv("FLASHGMM_TEST_DEVICE"), *limit = getenv("FLASHGMM_TEST_SCALE");
-    if (name && strncmp(name, "opencl:", 7) == 0) name += 7;
+    const char *limit = getenv("FLASHGMM_TEST_SCALE");
     if (limit) scale_limit = atof(limit);
-    backend = cl_backend_entry(FGMM_BACKEND_ABI);
-    fgmm_status status = backend->open(&host, &(fgmm_open_request){.selector = name, .any_kind = 1}, &device);
-    if (status != FGMM_OK) {
-        printf("skipped: %s\n", message);
-        return strstr(message, "known-answer") ? 1 : 77;
-    }
-    fgmm_device_facts facts;
-    backend->describe(device, &facts);
-    printf("device: %s\n", facts.name);
-
+    int refused = open_device();
+    if (refused) return refused;
     Suite *suite = suite_create("cl_engine");
     TCase *tests = tcase_create("engine");
     tcase_set_timeout(tests, 0);
@@ -713,12 +620,5 @@ int main(void) {
     tcase_add_test(tests, assign);
     tcase_add_test(tests, moments);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    backend->close(device);
-    if (live != 0) printf("%d allocations left\n", live);
-    return failed || live ? 1 : 0;
+    return run_suite(suite);
 }

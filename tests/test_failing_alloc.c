@@ -1,6 +1,7 @@
 /*
- * Memory that runs out at the n-th request, for every n: nothing crashes, nothing leaks, and the call says FGMM_ERR_MEMORY
- * or, where it could do without, succeeds. Only our own allocator fails; a third party's malloc may abort by its own choice.
+ * Memory that runs out at the n-th request, for every n: nothing crashes, nothing leaks, and the call says
+ * FGMM_ERR_MEMORY or, where it could do without, succeeds. Only our own allocator fails; a third party's malloc may
+ * abort by its own choice.
  */
 #include "data_sets.h"
 
@@ -42,8 +43,7 @@ typedef fgmm_status (*task)(fgmm_context *ctx, const problem *p);
 static fgmm_status rows_and_model(fgmm_context *ctx, const problem *p, fgmm_rows **rows, fgmm_model **model) {
     fgmm_status status = fgmm_rows_from_memory(ctx, rows, p->rows, p->type, p->n, p->d, p->stride);
     if (status != FGMM_OK) return status;
-    return fgmm_model_create(ctx, model, p->diag ? FGMM_DIAG : FGMM_SPHERICAL, p->k, p->d, p->model_weights, p->means,
-                             p->covariances);
+    return fgmm_model_create(ctx, model, p->covariance, p->k, p->d, p->model_weights, p->means, p->covariances);
 }
 
 static fgmm_status fit_from(fgmm_context *ctx, const problem *p, fgmm_init init) {
@@ -51,7 +51,7 @@ static fgmm_status fit_from(fgmm_context *ctx, const problem *p, fgmm_init init)
     fgmm_rows *rows = NULL;
     fgmm_model *model = NULL;
     options.n_components = p->k;
-    options.covariance_type = p->diag ? FGMM_DIAG : FGMM_SPHERICAL;
+    options.covariance_type = p->covariance;
     options.init = init;
     options.n_init = 2;
     options.max_iter = 2;
@@ -83,11 +83,12 @@ static fgmm_status infer(fgmm_context *ctx, const problem *p) {
     size_t n = (size_t)p->n;
     double *log_prob = test_alloc(n, sizeof *log_prob), *x = test_alloc(10 * (size_t)p->d, sizeof *x);
     int32_t *ids = test_alloc(2 * n, sizeof *ids);
-    float *resp = test_alloc(2 * n, sizeof *resp);
+    float *resp = test_alloc(2 * n, sizeof *resp), *proba = test_alloc(n * (size_t)p->k, sizeof *proba);
     fgmm_status status = rows_and_model(ctx, p, &rows, &model);
     if (status == FGMM_OK) status = fgmm_score_samples(ctx, model, rows, NULL, log_prob, NULL);
     if (status == FGMM_OK) status = fgmm_predict(ctx, model, rows, NULL, ids, NULL);
-    if (status == FGMM_OK) status = fgmm_assign(ctx, model, rows, NULL, 2, 0.0, ids, resp, log_prob, NULL);
+    if (status == FGMM_OK) status = fgmm_assign(ctx, model, rows, 2, NULL, ids, resp, log_prob, NULL);
+    if (status == FGMM_OK) status = fgmm_predict_proba(ctx, model, rows, NULL, proba, log_prob, NULL);
     if (status == FGMM_OK) status = fgmm_sample(ctx, model, 10, 1, x, NULL);
     fgmm_model_free(ctx, model);
     fgmm_rows_free(ctx, rows);
@@ -95,6 +96,7 @@ static fgmm_status infer(fgmm_context *ctx, const problem *p) {
     free(x);
     free(ids);
     free(resp);
+    free(proba);
     return status;
 }
 
@@ -137,8 +139,66 @@ static fgmm_status read_file(fgmm_context *ctx, const problem *p) {
     return status;
 }
 
-static const task tasks[] = {fit_kmeanspp, fit_kmeans, fit_random, fit_rows, infer, save_and_load, read_file};
+static fgmm_status hard_assignment(fgmm_context *ctx, const problem *p) {
+    fgmm_kmeans_options options = FGMM_KMEANS_OPTIONS_INIT;
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    options.n_components = p->k;
+    options.n_init = 2;
+    options.max_iter = 2;
+    fgmm_status status = fgmm_rows_from_memory(ctx, &rows, p->rows, p->type, p->n, p->d, p->stride);
+    if (status == FGMM_OK) status = fgmm_kmeans(ctx, &model, rows, &options, NULL, NULL, NULL);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static fgmm_status by_batches(fgmm_context *ctx, const problem *p) {
+    char path[512];
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    fgmm_online *online = NULL, *again = NULL;
+    fgmm_status status = rows_and_model(ctx, p, &rows, &model);
+    snprintf(path, sizeof path, "%s/online.npz", harness_scratch());
+    if (status == FGMM_OK) status = fgmm_online_create(ctx, &online, model, NULL);
+    if (status == FGMM_OK) status = fgmm_partial_fit(ctx, online, rows, NULL);
+    if (status == FGMM_OK) status = fgmm_online_save(ctx, online, path);
+    if (status == FGMM_OK) status = fgmm_online_load(ctx, &again, path, NULL);
+    fgmm_online_free(ctx, online);
+    fgmm_online_free(ctx, again);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static fgmm_status starts(fgmm_context *ctx, const problem *p) {
+    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL, *first = NULL;
+    options.n_components = p->k;
+    options.covariance_type = p->covariance;
+    fgmm_status status = fgmm_rows_from_memory(ctx, &rows, p->rows, p->type, p->n, p->d, p->stride);
+    if (status == FGMM_OK) status = fgmm_initial_model(ctx, &first, rows, &options);
+    /* Covariances are as good precisions as any. */
+    if (status == FGMM_OK)
+        status = fgmm_model_create_from_precisions(ctx, &model, p->covariance, p->k, p->d, p->model_weights, p->means,
+                                                   p->covariances);
+    fgmm_model_free(ctx, model);
+    fgmm_model_free(ctx, first);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static const task tasks[] = {fit_kmeanspp,  fit_kmeans, fit_random,      fit_rows,   infer,
+                             save_and_load, read_file,  hard_assignment, by_batches, starts};
 enum { TASKS = sizeof tasks / sizeof *tasks };
+
+static task task_of(int i) {
+    return tasks[i / COVARIANCE_TYPES];
+}
+static fgmm_covariance type_of(int i) {
+    return (fgmm_covariance)(i % COVARIANCE_TYPES);
+}
 
 static fgmm_status open_scarce(fgmm_context **ctx, scarce *s) {
     fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
@@ -153,14 +213,14 @@ static void check_outcome(fgmm_status status, const scarce *s, int which) {
 
 /* A fresh context each time, its own making included. */
 START_TEST(from_the_first_request) {
-    problem *p = problem_clusters(50, 300, 3, 2, _i % 2, _i % 2 ? FGMM_F64 : FGMM_F32);
+    problem *p = problem_clusters(50, 300, 3, 2, type_of(_i), _i % 2 ? FGMM_F64 : FGMM_F32);
     long requests = 1;
     for (long n = 1; n <= requests; n++) {
         scarce s = {.fail_at = n};
         fgmm_context *ctx = NULL;
         fgmm_status status = open_scarce(&ctx, &s);
         ck_assert(status == FGMM_OK || ctx == NULL);
-        if (status == FGMM_OK) status = tasks[_i](ctx, p);
+        if (status == FGMM_OK) status = task_of(_i)(ctx, p);
         check_outcome(status, &s, _i);
         fgmm_context_free(ctx);
         ck_assert_msg(s.live == 0, "task %d, request %ld failing: %ld blocks leak", _i, n, (long)s.live);
@@ -174,8 +234,8 @@ END_TEST
 
 /* One context that lives through them all: what is left of a failure may not spoil the next call. */
 START_TEST(in_a_context_that_lives) {
-    if (harness_is_short() && tasks[_i] != fit_kmeanspp && tasks[_i] != infer) return;
-    problem *p = problem_clusters(51, 300, 3, 2, _i % 2, FGMM_F32);
+    if (harness_is_short() && task_of(_i) != fit_kmeanspp && task_of(_i) != infer) return;
+    problem *p = problem_clusters(51, 300, 3, 2, type_of(_i), FGMM_F32);
     scarce s = {0};
     fgmm_context *ctx = NULL;
     ck_assert_int_eq(open_scarce(&ctx, &s), FGMM_OK);
@@ -183,11 +243,11 @@ START_TEST(in_a_context_that_lives) {
     for (long n = 1; n <= requests; n++) {
         atomic_store(&s.asked, 0);
         s.fail_at = n;
-        check_outcome(tasks[_i](ctx, p), &s, _i);
+        check_outcome(task_of(_i)(ctx, p), &s, _i);
         if (s.asked >= n) requests = n + 1;
     }
     s.fail_at = 0;
-    CHECK_OK(ctx, tasks[_i](ctx, p));
+    CHECK_OK(ctx, task_of(_i)(ctx, p));
     fgmm_context_free(ctx);
     ck_assert_msg(s.live == 0, "%ld blocks leak", (long)s.live);
     problem_free(p);
@@ -197,8 +257,8 @@ END_TEST
 static TCase *failing_alloc(void) {
     TCase *room = tcase_create("failing allocations");
     /* Opening an OpenCL device takes long; there the context that lives must do. */
-    if (harness_is_cpu()) tcase_add_loop_test(room, from_the_first_request, 0, TASKS);
-    tcase_add_loop_test(room, in_a_context_that_lives, 0, TASKS);
+    if (harness_is_cpu()) tcase_add_loop_test(room, from_the_first_request, 0, TASKS * COVARIANCE_TYPES);
+    tcase_add_loop_test(room, in_a_context_that_lives, 0, TASKS * COVARIANCE_TYPES);
     return room;
 }
 

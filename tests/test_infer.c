@@ -1,4 +1,5 @@
-/* What a fitted model says about rows, against the reference: scores, labels, responsibilities, AIC and BIC, samples. */
+/* What a fitted model says about rows, against the reference: scores, labels, responsibilities, AIC and BIC, samples.
+ * */
 #include "contract.h"
 
 #include <math.h>
@@ -18,14 +19,14 @@ typedef struct fixture {
 
 /* Cases run over problems x covariance types; the engines take turns. @return 0 if the case is too large here. */
 static int fixture_make(fixture *f, int i) {
-    f->p = !harness_takes(i) ? NULL : problem_make(i / 2, i % 2);
+    f->p = !harness_takes(i) ? NULL : problem_make(i / COVARIANCE_TYPES, (fgmm_covariance)(i % COVARIANCE_TYPES));
     if (!f->p) return 0;
     f->r = reference_step(f->p);
     f->rows = problem_rows(harness_context(), f->p);
     f->model = problem_model(harness_context(), f->p);
     f->options = (fgmm_compute_options)FGMM_COMPUTE_OPTIONS_INIT;
-    f->options.engine = (fgmm_engine)(i / 2 % 3);
-    f->options.block_rows = i % 4 == 3 ? 1024 : 0;
+    f->options.engine = (fgmm_engine)(i / COVARIANCE_TYPES % 3);
+    f->options.block_rows = i % 5 == 3 ? 1024 : 0;
     return 1;
 }
 
@@ -43,6 +44,14 @@ static void check_log_prob(const fixture *f, const double *log_prob) {
     }
 }
 
+static double free_parameters(const problem *p) {
+    double k = (double)p->k, d = (double)p->d, covariances = k;
+    if (p->covariance == FGMM_DIAG) covariances = k * d;
+    if (p->covariance == FGMM_TIED) covariances = d * (d + 1) / 2;
+    if (p->covariance == FGMM_FULL) covariances = k * d * (d + 1) / 2;
+    return k - 1 + k * d + covariances;
+}
+
 static void check_scores(const fixture *f) {
     fgmm_context *ctx = harness_context();
     double *log_prob = test_alloc((size_t)f->p->n, sizeof *log_prob);
@@ -55,7 +64,7 @@ static void check_scores(const fixture *f) {
     ck_assert(fabs(score.weight - f->r->weight) <= 1e-12 * f->r->weight);
     EXPECT(fabs(score.log_likelihood - mean) <= E * fmax(1, fabs(mean)), "%s: mean log-likelihood %g, not %g",
            f->p->name, score.log_likelihood, mean);
-    double parameters = (double)(f->p->k - 1 + f->p->k * f->p->d + (f->p->diag ? f->p->k * f->p->d : f->p->k));
+    double parameters = free_parameters(f->p);
     ck_assert_int_eq(fgmm_model_parameters(f->model), (int64_t)parameters);
     double twice = 2 * score.log_likelihood * score.weight, size = fabs(twice) + parameters;
     ck_assert(fabs(score.aic - (2 * parameters - twice)) <= 1e-12 * size);
@@ -131,13 +140,44 @@ static void check_assignments(const fixture *f) {
     for (int j = 0; j < 4; j++) {
         int m = some_m[j];
         double min_resp = j == 1 ? 0.05 : 0;
-        CHECK_OK(ctx, fgmm_assign(ctx, f->model, f->rows, &f->options, m, min_resp, ids, resp, j % 2 ? log_prob : NULL,
-                                  NULL));
+        fgmm_assign_options options = FGMM_ASSIGN_OPTIONS_INIT;
+        options.min_resp = min_resp;
+        options.compute = f->options;
+        CHECK_OK(ctx, fgmm_assign(ctx, f->model, f->rows, m, &options, ids, resp, j % 2 ? log_prob : NULL, NULL));
         if (j % 2) check_log_prob(f, log_prob);
         for (int64_t i = 0; i < f->p->n; i++) check_assigned_row(f, i, m, min_resp, ids + i * m, resp + i * m);
     }
     free(ids);
     free(resp);
+    free(log_prob);
+}
+
+/* Dense responsibilities are the reference's, row by row and by slices. */
+static void check_proba(const fixture *f) {
+    fgmm_context *ctx = harness_context();
+    int64_t n = f->p->n, k = f->p->k, half = n / 2;
+    float *resp = test_alloc((size_t)(n * k), sizeof *resp), *part = test_alloc((size_t)(n * k), sizeof *part);
+    double *log_prob = test_alloc((size_t)n, sizeof *log_prob);
+    fgmm_rows *slice = NULL;
+    CHECK_OK(ctx, fgmm_predict_proba(ctx, f->model, f->rows, &f->options, resp, log_prob, NULL));
+    check_log_prob(f, log_prob);
+    for (int64_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (int64_t j = 0; j < k; j++) {
+            double got = resp[i * k + j], truth = f->r->resp[i * k + j];
+            EXPECT(got >= 0 && fabs(got - truth) <= E, "%s: r[%d][%d] is %.9g, not %.9g", f->p->name, (int)i, (int)j,
+                   got, truth);
+            sum += got;
+        }
+        EXPECT(fabs(sum - 1) <= 1e-6, "%s: row %d sums to %.9g", f->p->name, (int)i, sum);
+    }
+    CHECK_OK(ctx, fgmm_rows_slice(ctx, &slice, f->rows, half, n - half));
+    CHECK_OK(ctx, fgmm_predict_proba(ctx, f->model, slice, &f->options, part, NULL, NULL));
+    for (int64_t i = 0; i < (n - half) * k; i++)
+        EXPECT(fabs(part[i] - resp[half * k + i]) <= 2 * E, "%s: a slice differs at %d", f->p->name, (int)i);
+    fgmm_rows_free(ctx, slice);
+    free(resp);
+    free(part);
     free(log_prob);
 }
 
@@ -147,15 +187,74 @@ START_TEST(a_problem) {
     check_scores(&f);
     check_labels(&f);
     check_assignments(&f);
+    if (f.p->n * f.p->k <= 1000000) check_proba(&f);
     fixture_free(&f);
+}
+END_TEST
+
+/* As many features as Fashion-MNIST has, in components close enough that rows are shared. */
+START_TEST(seven_hundred_features) {
+    fgmm_covariance type = (fgmm_covariance)_i;
+    fixture f = {0};
+    if (harness_scale() < (covariance_is_matrix(type) ? 4000000 : 200000)) return; /* a slow device */
+    f.p = problem_close(9, 60, 3, 784, type);
+    f.r = reference_step(f.p);
+    f.rows = problem_rows(harness_context(), f.p);
+    f.model = problem_model(harness_context(), f.p);
+    f.options = (fgmm_compute_options)FGMM_COMPUTE_OPTIONS_INIT;
+    double shared = 0;
+    for (int64_t i = 0; i < f.p->n * f.p->k; i++) shared += f.r->resp[i] > 0.01 && f.r->resp[i] < 0.99;
+    ck_assert_msg(shared > 10, "%g responsibilities tell anything", shared);
+    check_proba(&f);
+    fixture_free(&f);
+}
+END_TEST
+
+/* Kaldi's top-n and min-post: what is listed sums to one, in proportion; the best is always listed. */
+START_TEST(renormalised) {
+    fgmm_context *ctx = harness_context();
+    problem *p = problem_named("overlapping clusters", (fgmm_covariance)_i);
+    if (!p) return;
+    fgmm_rows *rows = problem_rows(ctx, p);
+    fgmm_model *model = problem_model(ctx, p);
+    fgmm_assign_options plain = FGMM_ASSIGN_OPTIONS_INIT, scaled = FGMM_ASSIGN_OPTIONS_INIT;
+    size_t n = (size_t)p->n;
+    int32_t *ids = test_alloc(3 * n, sizeof *ids), *again = test_alloc(3 * n, sizeof *again);
+    float *resp = test_alloc(3 * n, sizeof *resp), *shares = test_alloc(3 * n, sizeof *shares);
+    double listed = 0;
+    scaled.renormalise = 1;
+    scaled.min_resp = 0.3;
+    CHECK_OK(ctx, fgmm_assign(ctx, model, rows, 3, &plain, ids, resp, NULL, NULL));
+    CHECK_OK(ctx, fgmm_assign(ctx, model, rows, 3, &scaled, again, shares, NULL, NULL));
+    for (size_t i = 0; i < n; i++) {
+        const float *from = resp + 3 * i, *to = shares + 3 * i;
+        double sum = 0, kept = 0;
+        for (int j = 0; j < 3; j++) kept += j == 0 || from[j] >= 0.3f ? from[j] : 0;
+        for (int j = 0; j < 3; j++) {
+            int stays = j == 0 || from[j] >= 0.3f;
+            ck_assert_int_eq(again[3 * i + (size_t)j], stays ? ids[3 * i + (size_t)j] : -1);
+            EXPECT(fabs(to[j] - (stays ? from[j] / kept : 0)) <= 1e-6, "row %d: %g of %g", (int)i, to[j], kept);
+            sum += to[j];
+            listed += stays;
+        }
+        EXPECT(fabs(sum - 1) <= 1e-6, "row %d sums to %.9g", (int)i, sum);
+    }
+    ck_assert_msg(listed > (double)n && listed < 3 * (double)n, "%g entries are listed: nothing was dropped", listed);
+    free(ids);
+    free(again);
+    free(resp);
+    free(shares);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    problem_free(p);
 }
 END_TEST
 
 /* Two components alike in all: the first wins. */
 START_TEST(ties_go_to_the_first) {
     fgmm_context *ctx = harness_context();
-    problem *p = problem_clusters(7, 300, 4, 3, _i, FGMM_F32);
-    int64_t per = p->diag ? p->d : 1;
+    problem *p = problem_clusters(7, 300, 4, 3, (fgmm_covariance)_i, FGMM_F32);
+    int64_t per = covariance_index(p->covariance, p->d, 1, 0, 0); /* 0 if tied */
     memcpy(p->means + 3 * p->d, p->means + 1 * p->d, (size_t)p->d * sizeof(double));
     memcpy(p->covariances + 3 * per, p->covariances + 1 * per, (size_t)per * sizeof(double));
     p->model_weights[3] = p->model_weights[1];
@@ -167,7 +266,9 @@ START_TEST(ties_go_to_the_first) {
         float resp[600];
         options.engine = (fgmm_engine)engine;
         CHECK_OK(ctx, fgmm_predict(ctx, model, rows, &options, label, NULL));
-        CHECK_OK(ctx, fgmm_assign(ctx, model, rows, &options, 2, 0, ids, resp, NULL, NULL));
+        fgmm_assign_options assign = FGMM_ASSIGN_OPTIONS_INIT;
+        assign.compute = options;
+        CHECK_OK(ctx, fgmm_assign(ctx, model, rows, 2, &assign, ids, resp, NULL, NULL));
         for (int i = 0; i < 300; i++) {
             ck_assert_int_ne(label[i], 3);
             ck_assert_int_eq(label[i], ids[2 * i]);
@@ -184,11 +285,34 @@ START_TEST(ties_go_to_the_first) {
 }
 END_TEST
 
-/* Shares, means and variances of a sample are the model's, within six standard errors. */
+/* Share, mean and covariance of component k in a sample are the model's, within six standard errors. */
+static void check_sampled_component(const problem *p, const double *x, const int32_t *label, int64_t n, int64_t k) {
+    int64_t d = p->d;
+    double count = 0, expected = (double)n * p->model_weights[k], *s1 = test_alloc((size_t)d, sizeof *s1);
+    for (int64_t i = 0; i < n; i++) count += label[i] == k;
+    EXPECT(fabs(count - expected) < 6 * sqrt(expected), "%g rows of component %d, not about %g", count, (int)k,
+           expected);
+    for (int64_t a = 0; a < d; a++) {
+        double va = covariance_variance(p->covariance, p->covariances, d, k, a);
+        for (int64_t i = 0; i < n; i++) s1[a] += label[i] == k ? x[i * d + a] - p->means[k * d + a] : 0;
+        EXPECT(fabs(s1[a] / count) < 6 * sqrt(va / count), "mean of component %d is %g off", (int)k, s1[a] / count);
+        for (int64_t b = 0; b <= a; b++) {
+            double vb = covariance_variance(p->covariance, p->covariances, d, k, b), s2 = 0, cov = a == b ? va : 0;
+            if (covariance_is_matrix(p->covariance)) cov = p->covariances[covariance_index(p->covariance, d, k, a, b)];
+            for (int64_t i = 0; i < n; i++)
+                if (label[i] == k) s2 += (x[i * d + a] - p->means[k * d + a]) * (x[i * d + b] - p->means[k * d + b]);
+            /* var of (x_a - m_a)(x_b - m_b) is v_a v_b + cov^2 */
+            EXPECT(fabs(s2 / count - cov) < 6 * sqrt((va * vb + cov * cov) / count),
+                   "covariance[%d][%d][%d] is %g, not %g", (int)k, (int)a, (int)b, s2 / count, cov);
+        }
+    }
+    free(s1);
+}
+
 START_TEST(samples) {
-    enum { N = 20000, K = 4, D = 3 };
+    enum { N = 100000, K = 4, D = 3 };
     fgmm_context *ctx = harness_context();
-    problem *p = problem_clusters(8, 64, K, D, _i, FGMM_F32);
+    problem *p = problem_clusters(8, 64, K, D, (fgmm_covariance)_i, FGMM_F32);
     fgmm_model *model = problem_model(ctx, p);
     double *x = test_alloc(N * D, sizeof *x), *again = test_alloc(N * D, sizeof *again);
     int32_t *label = test_alloc(N, sizeof *label);
@@ -198,22 +322,7 @@ START_TEST(samples) {
     ck_assert_int_eq(memcmp(x, again, N * D * sizeof *x), 0);
     CHECK_OK(ctx, fgmm_sample(ctx, model, N, seed + 1, again, NULL));
     ck_assert_int_ne(memcmp(x, again, N * D * sizeof *x), 0);
-    for (int k = 0; k < K; k++) {
-        double count = 0, expected = N * p->model_weights[k];
-        for (int i = 0; i < N; i++) count += label[i] == k;
-        EXPECT(fabs(count - expected) < 6 * sqrt(expected), "%g rows of component %d, not about %g", count, k,
-               expected);
-        for (int j = 0; j < D; j++) {
-            double mean = p->means[k * D + j], variance = p->covariances[p->diag ? k * D + j : k], s1 = 0, s2 = 0;
-            for (int i = 0; i < N; i++) {
-                double t = label[i] == k ? x[i * D + j] - mean : 0;
-                s1 += t;
-                s2 += t * t;
-            }
-            EXPECT(fabs(s1 / count) < 6 * sqrt(variance / count), "mean of component %d is %g off", k, s1 / count);
-            EXPECT(fabs(s2 / count / variance - 1) < 6 * sqrt(2 / count), "variance %g, not %g", s2 / count, variance);
-        }
-    }
+    for (int k = 0; k < K; k++) check_sampled_component(p, x, label, N, k);
     free(x);
     free(again);
     free(label);
@@ -224,9 +333,11 @@ END_TEST
 
 static TCase *inference(void) {
     TCase *room = tcase_create("inference");
-    tcase_add_loop_test(room, a_problem, 0, 2 * problem_count());
-    tcase_add_loop_test(room, ties_go_to_the_first, 0, 2);
-    tcase_add_loop_test(room, samples, 0, 2);
+    tcase_add_loop_test(room, a_problem, 0, COVARIANCE_TYPES * problem_count());
+    tcase_add_loop_test(room, seven_hundred_features, 0, COVARIANCE_TYPES);
+    tcase_add_loop_test(room, renormalised, 0, COVARIANCE_TYPES);
+    tcase_add_loop_test(room, ties_go_to_the_first, 0, COVARIANCE_TYPES);
+    tcase_add_loop_test(room, samples, 0, COVARIANCE_TYPES);
     return room;
 }
 

@@ -1,4 +1,5 @@
-/* Rows in files: every format comes back as it was written, and no file, however broken, does more than fail with a message. */
+/* Rows in files: every format comes back as it was written, and no file, however broken, does more than fail with a
+ * message. */
 #include <math.h>
 
 #include "scratch.h"

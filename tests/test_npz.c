@@ -1,5 +1,5 @@
-/* Arrays, models and statistics in files: what is written comes back and opens in numpy, what numpy writes is read, and a broken file fails with a
- * message. */
+/* Arrays, models and statistics in files: what is written comes back and opens in numpy, what numpy writes is read,
+ * and a broken file fails with a message. */
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -8,10 +8,15 @@
 #include "scratch.h"
 
 static fgmm_model *make_model(fgmm_covariance type, int64_t k, int64_t d) {
-    double *values = malloc((size_t)(k + 2 * k * d) * sizeof *values);
+    int64_t vectors = k + 2 * k * d;
+    double *values = malloc((size_t)(vectors + k * d * d) * sizeof *values);
     fgmm_model *model = NULL;
     ck_assert_ptr_nonnull(values);
-    for (int64_t i = 0; i < k + 2 * k * d; i++) values[i] = 0.5 + sin((double)(i + 1)) * 0.4;
+    for (int64_t i = 0; i < vectors; i++) values[i] = 0.5 + sin((double)(i + 1)) * 0.4;
+    for (int64_t i = 0; i < k * d * d && (type == FGMM_TIED || type == FGMM_FULL); i++) {
+        int64_t a = i / d % d, b = i % d;
+        values[k + k * d + i] = (a == b ? (double)d : 0) + cos((double)(i / (d * d) + a * b));
+    }
     OK(fgmm_model_create(ctx, &model, type, k, d, values, values + k, values + k + k * d));
     free(values);
     return model;
@@ -43,7 +48,7 @@ START_TEST(test_arrays_refused) {
 END_TEST
 
 START_TEST(test_model_round_trip) {
-    for (int type = FGMM_SPHERICAL; type <= FGMM_DIAG; type++) {
+    for (int type = FGMM_SPHERICAL; type <= FGMM_FULL; type++) {
         fgmm_model *model = make_model((fgmm_covariance)type, 5, 4), *back = NULL;
         OK(fgmm_model_save(ctx, model, in_folder("m.npz")));
         OK(fgmm_model_load(ctx, &back, in_folder("m.npz")));
@@ -126,7 +131,15 @@ START_TEST(test_model_refused) {
     e[2].array.ndim = 2;
     e[2].array.shape[0] = e[2].array.shape[1] = 3;
     e[2].array.data = square;
-    ck_assert_int_eq(load_entries(e, 4), FGMM_ERR_UNSUPPORTED);
+    ck_assert_int_eq(load_entries(e, 4), FGMM_OK);
+    square[1] = 0.5;
+    FAILS(load_entries(e, 4), FGMM_ERR_FORMAT, "covariances is not symmetric");
+    square[3] = 0.5;
+    ck_assert_int_eq(load_entries(e, 4), FGMM_OK);
+    square[1] = square[3] = 1.5;
+    FAILS(load_entries(e, 4), FGMM_ERR_FORMAT, "covariances is not positive definite");
+    e[3].text = "full";
+    FAILS(load_entries(e, 4), FGMM_ERR_FORMAT, "'covariances' has shape [3, 3]; it should be [2, 3, 3]");
     e[3].text = "spherical";
     e[2].array = (fgmm_array){"covariances", FGMM_F64, 1, {2, 0, 0}, variances};
     variances[1] = -1;
@@ -337,7 +350,7 @@ END_TEST
 /* ---- statistics ---- */
 
 START_TEST(test_stats_round_trip) {
-    for (int type = FGMM_SPHERICAL; type <= FGMM_DIAG; type++) {
+    for (int type = FGMM_SPHERICAL; type <= FGMM_FULL; type++) {
         fgmm_model *model = make_model((fgmm_covariance)type, 3, 2);
         fgmm_stats *stats = NULL, *back = NULL, *bad = NULL;
         fgmm_stats_view a, b;
@@ -405,6 +418,10 @@ START_TEST(test_numpy) {
         "np.savez('a.npz', weights=w, means=np.asfortranarray(m), covariances=c, covariance_type='diag')\n"
         "np.savez_compressed('b.npz', weights=w.astype('f2'), means=m.astype('i2'), covariances=c.astype('u8'),\n"
         "    covariance_type=np.bytes_('diag'), converged=True, n_iter=12, lower_bound=-1.5, note=np.array(None))\n"
+        "f = np.stack([np.eye(3) * 2, np.eye(3) + 0.25])\n"
+        "np.savez_compressed('full.npz', weights=w, means=m, covariances=np.asfortranarray(f),\n"
+        "    covariance_type='full')\n"
+        "np.savez('tied.npz', weights=w, means=m, covariances=f[1], covariance_type='tied')\n"
         "np.savez('big.npz', weights=w.astype('>f4'), means=m, covariances=c, covariance_type='diag')\n"
         "np.savez('object.npz', weights=np.array([None, 1]), means=m, covariances=c, covariance_type='diag')\n");
     static const fgmm_dtype types[] = {FGMM_F32, FGMM_F64, FGMM_F16, FGMM_U8, FGMM_I8};
@@ -435,6 +452,14 @@ START_TEST(test_numpy) {
         if (i) OK(fgmm_model_save(ctx, model, in_folder("out.npz")));
         fgmm_model_free(ctx, model);
     }
+    for (int i = 0; i < 2; i++) {
+        OK(fgmm_model_load(ctx, &model, in_folder(i ? "full.npz" : "tied.npz")));
+        ck_assert_int_eq(fgmm_model_covariance_type(model), i ? FGMM_FULL : FGMM_TIED);
+        const double *covariances = fgmm_model_covariances(model) + (i ? 9 : 0);
+        for (int j = 0; j < 9; j++) ck_assert_double_eq(covariances[j], j % 4 == 0 ? 1.25 : 0.25);
+        OK(fgmm_model_save(ctx, model, in_folder(i ? "full-out.npz" : "tied-out.npz")));
+        fgmm_model_free(ctx, model);
+    }
     FAILS(fgmm_model_load(ctx, &model, in_folder("big.npz")), FGMM_ERR_FORMAT, "big-endian");
     FAILS(fgmm_model_load(ctx, &model, in_folder("object.npz")), FGMM_ERR_FORMAT, "|O");
     const int32_t ids[4] = {1, 2, 3, -1};
@@ -452,6 +477,10 @@ START_TEST(test_numpy) {
         "assert m['means'].dtype == np.float64 and (m['means'] == np.arange(6).reshape(2, 3)).all()\n"
         "assert m['covariances'].shape == (2, 3) and m['weights'].shape == (2,)\n"
         "assert zipfile.ZipFile('out.npz').testzip() is None\n"
+        "t = np.load('tied-out.npz'); f = np.load('full-out.npz')\n"
+        "assert t['covariance_type'] == 'tied' and f['covariance_type'] == 'full'\n"
+        "assert t['covariances'].shape == (3, 3) and f['covariances'].shape == (2, 3, 3)\n"
+        "assert (f['covariances'][1] == t['covariances']).all() and (f['covariances'][0] == 2 * np.eye(3)).all()\n"
         "a = np.load('arrays.npz')\n"
         "assert a['ids'].dtype == np.int32 and a['ids'].tolist() == [[1, 2], [3, -1]]\n"
         "assert a['none'].shape == (0,) and a['one'] == 1 and a['cube'].shape == (7, 3, 1)\n"

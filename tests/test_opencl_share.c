@@ -1,4 +1,5 @@
-/* An application's own OpenCL objects: its context and queue, and rows in its cl_mem with an offset, a pitch, events to wait for and one back. */
+/* An application's own OpenCL objects: its context and queue, and rows in its cl_mem with an offset, a pitch, events
+ * to wait for and one back. */
 #include "data_sets.h"
 
 #include <flashgmm/opencl.h>
@@ -95,7 +96,7 @@ START_TEST(as_in_memory) {
     fgmm_dtype type = types[_i / 2];
     size_t element = fgmm_dtype_size(type);
     application app = application_open();
-    problem *p = problem_clusters(60 + (uint64_t)_i, harness_rows(2500, 5, 7), 5, 7, _i % 2, type);
+    problem *p = problem_clusters(60 + (uint64_t)_i, harness_rows(2500, 5, 7), 5, 7, (fgmm_covariance)(_i % 2), type);
     size_t offset = _i % 2 ? 5 * element : 0, pitch = _i % 2 ? 11 * element : 0;
     cl_mem buffer = upload(&app, p, offset, pitch ? pitch : (size_t)p->d * element);
     fgmm_rows *shared = NULL, *memory = problem_rows(app.ctx, p), *slice = NULL, *memory_slice = NULL;
@@ -124,7 +125,7 @@ END_TEST
 /* A whole fit in the application's buffer, its seeding on the device too. */
 START_TEST(fits_in_place) {
     application app = application_open();
-    problem *p = problem_clusters(70, harness_rows(2000, 4, 3), 4, 3, _i, FGMM_F32);
+    problem *p = problem_clusters(70, harness_rows(2000, 4, 3), 4, 3, (fgmm_covariance)_i, FGMM_F32);
     cl_mem buffer = upload(&app, p, 0, (size_t)p->d * sizeof(float));
     fgmm_rows *shared = NULL, *memory = problem_rows(app.ctx, p);
     fgmm_model *a = NULL, *b = NULL;
@@ -150,7 +151,7 @@ END_TEST
  * back, the buffer may be written. */
 START_TEST(events) {
     application app = application_open();
-    problem *p = problem_clusters(71, harness_rows(1500, 4, 3), 4, 3, 0, FGMM_F32);
+    problem *p = problem_clusters(71, harness_rows(1500, 4, 3), 4, 3, FGMM_SPHERICAL, FGMM_F32);
     size_t size = (size_t)(p->n * p->d) * sizeof(float);
     cl_int code;
     cl_command_queue other = clCreateCommandQueue(app.context, app.device, 0, &code);

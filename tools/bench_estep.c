@@ -2,8 +2,7 @@
  *
  * The parameters are frozen, so that every iteration is the same E-step with its statistics; the first one, which
  * brings the rows to the device, is not counted. */
-#include "bench_data.h"
-#include "cli.h"
+#include "bench_case.h"
 
 #include <errno.h>
 #include <spawn.h>
@@ -14,8 +13,6 @@
 
 extern char **environ;
 
-enum { REPS_MAX = 10000 };
-
 typedef struct bench_args {
     cli_session session;
     cli_compute compute;
@@ -23,24 +20,13 @@ typedef struct bench_args {
     int covariance, reps, baseline;
 } bench_args;
 
-/* When each iteration ended. */
-typedef struct ticks {
-    double at[REPS_MAX + 2];
-    int n;
-} ticks;
-
 typedef struct bench_result {
     fgmm_report report;
     double median, fastest; /* seconds an iteration */
 } bench_result;
 
-static int on_progress(void *user, const fgmm_progress *p) {
-    ticks *t = user;
-    if (strcmp(p->stage, "fit") == 0 && p->iteration == t->n + 1 && t->n < REPS_MAX + 2) t->at[t->n++] = bench_clock();
-    return 0;
-}
-
-static int measure(const bench_args *a, const fgmm_rows *rows, const fgmm_model *start, ticks *t, bench_result *out) {
+static int measure(const bench_args *a, const fgmm_rows *rows, const fgmm_model *start, bench_ticks *t,
+                   bench_result *out) {
     fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
     o.init_model = start;
     o.covariance_type = (fgmm_covariance)a->covariance;
@@ -54,54 +40,18 @@ static int measure(const bench_args *a, const fgmm_rows *rows, const fgmm_model 
     fgmm_status status = fgmm_fit(a->session.ctx, &fitted, rows, &o, &out->report);
     fgmm_model_free(a->session.ctx, fitted);
     if (status != FGMM_OK) return cli_failed(&a->session, status);
-    if (t->n < 2) return cli_say("too few iterations to time"), CLI_FAILED;
-    int n = t->n - 1;
-    for (int i = 0; i < n; i++) t->at[i] = t->at[i + 1] - t->at[i];
+    int n = bench_ticks_to_times(t);
+    if (n < 1) return cli_say("too few iterations to time"), CLI_FAILED;
     out->median = bench_median(t->at, n);
     out->fastest = t->at[0]; /* bench_median has sorted them */
     return CLI_DONE;
 }
 
-/* The start: means, variance 1, equal weights. */
-static fgmm_status make_start(const bench_args *a, const float *means, fgmm_model **out) {
-    int64_t kd = a->data.k * a->data.d, size = a->covariance == FGMM_SPHERICAL ? a->data.k : kd;
-    double *wide = malloc((size_t)kd * sizeof *wide), *variances = malloc((size_t)size * sizeof *variances);
-    fgmm_status status = FGMM_ERR_MEMORY;
-    if (wide && variances) {
-        for (int64_t i = 0; i < kd; i++) wide[i] = means[i];
-        for (int64_t i = 0; i < size; i++) variances[i] = 1.0;
-        status = fgmm_model_create(a->session.ctx, out, (fgmm_covariance)a->covariance, a->data.k, a->data.d, NULL,
-                                   wide, variances);
-    }
-    free(wide);
-    free(variances);
-    return status;
-}
-
-static int bench(const bench_args *a, ticks *t, bench_result *out) {
-    int64_t n = a->data.n, k = a->data.k, d = a->data.d;
-    if (d > INT64_MAX / 8 / n || d > INT64_MAX / 8 / k) return cli_say("--n, --k and --d are too large"), CLI_FAILED;
-    int rc = CLI_FAILED;
-    fgmm_rows *rows = NULL;
-    fgmm_model *start = NULL;
-    fgmm_context *ctx = a->session.ctx;
-    float *x = cli_alloc(n * d, sizeof *x, "rows");
-    float *centres = x ? cli_alloc(k * d, sizeof *centres, "centres") : NULL;
-    float *means = centres ? cli_alloc(k * d, sizeof *means, "means") : NULL;
-    if (!means) goto done;
-
-    bench_centres(&a->data, centres);
-    bench_rows(&a->data, centres, x);
-    bench_start(&a->data, centres, means);
-    fgmm_status status = make_start(a, means, &start);
-    if (status == FGMM_OK) status = fgmm_rows_from_memory(ctx, &rows, x, FGMM_F32, n, d, 0);
-    rc = status == FGMM_OK ? measure(a, rows, start, t, out) : cli_failed(&a->session, status);
-done:
-    fgmm_rows_free(ctx, rows);
-    fgmm_model_free(ctx, start);
-    free(means);
-    free(centres);
-    free(x);
+static int bench(const bench_args *a, bench_ticks *t, bench_result *out) {
+    bench_case c = {0};
+    int rc = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance);
+    if (rc == CLI_DONE) rc = measure(a, c.rows, c.start, t, out);
+    bench_case_free(&c, &a->session);
     return rc;
 }
 
@@ -224,9 +174,9 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"n", 'n', CLI_INT64, &a.data.n, 1, 1e12, "N", "rows (default 100000)"},
         {"k", 'k', CLI_INT64, &a.data.k, 1, 1e9, "K", "components (default 256)"},
         {"d", 'd', CLI_INT64, &a.data.d, 1, 1e6, "D", "features (default 64)"},
-        {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag", "default spherical"},
+        {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag|tied|full", "default spherical"},
         {"data", 0, CLI_CHOICE, &a.data.overlapping, 0, 0, "separated|overlapping", "default separated"},
-        {"reps", 0, CLI_INT, &a.reps, 1, REPS_MAX, "N", "iterations to time after one that is not (default 5)"},
+        {"reps", 0, CLI_INT, &a.reps, 1, BENCH_REPS_MAX, "N", "iterations to time after one that is not (default 5)"},
         {"seed", 0, CLI_SEED, &a.data.seed, 0, 0, "S", "of the data"},
         {"baseline", 0, CLI_FLAG, &a.baseline, 0, 0, NULL, "also CLBlast's product and a log-sum-exp, unfused"},
         CLI_COMPUTE_OPTIONS(&a.compute),
@@ -236,10 +186,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     int rc = cli_parse(self, options, argc, argv, NULL);
     if (rc != CLI_GO_ON) return rc;
 
-    ticks *t = cli_alloc(1, sizeof *t, "times");
+    bench_ticks *t = cli_alloc(1, sizeof *t, "times");
     if (!t) return CLI_FAILED;
     t->n = 0;
-    a.session.progress = on_progress;
+    a.session.progress = bench_tick;
     a.session.progress_user = t;
     rc = cli_open(self, &a.session);
     if (rc == CLI_DONE) {

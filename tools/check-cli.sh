@@ -61,6 +61,11 @@ for name, descr in ("cut1", "'"), ("cut2", "'<"), ("cut3", "'<f"), ("cut4", "'<f
     with open(name + ".npy", "wb") as file:
         file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
 save("negative.npy", 8, 1, [1, 1, -1, 1, 1, 1, 1, 1])
+save("ones.npy", 1797, 1, [1] * 1797)
+save("sixteen.npy", 16, 8, [float(i * i % 13) for i in range(128)])
+save("half-nan.npy", 16, 8, [float("nan") if i < 64 else float(i * i % 13) for i in range(128)])
+save("all-nan.npy", 8, 8, [float("nan")] * 64)
+save("few-heavy.npy", 16, 1, [1000] * 2 + [0] * 6 + [1] * 8)
 PYTHON
 
 # ---- usage
@@ -71,7 +76,7 @@ expect 2 "unknown command 'fitt'" fitt
 expect 2 "unknown option '--versio'" --versio
 expect 2 'bench what\? try: flashgmm bench estep' bench
 expect 2 "unknown command 'bench fit'" bench fit
-for command in devices fit predict score sample info "bench estep"; do
+for command in devices fit kmeans partial-fit select predict score sample info "bench estep" "bench em"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
 done
@@ -95,6 +100,19 @@ expect 2 "'-1' is not a whole number" fit "$digits" -k 2 --seed -1
 expect 2 'must end in .npz' fit "$digits" -k 2 -o model.txt
 expect 2 'unknown device' fit "$digits" -k 2 --device gpu
 expect 2 '--min-resp needs --top' predict "$digits" -m m.npz -o l.npy --min-resp 0.1
+expect 2 '--renormalise needs --top' predict "$digits" -m m.npz -o l.npy --renormalise
+expect 2 'choose one' predict "$digits" -m m.npz -o l.npy --top 2 --proba
+expect 2 'needs? --mini-batch' fit "$digits" -k 2 --t0 3
+expect 2 'neither restarts nor policies' fit "$digits" -k 2 --mini-batch 100 --n-init 2
+expect 2 '-k, the number of means' kmeans "$digits"
+expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
+expect 2 'missing' partial-fit "$digits"
+expect 2 'above 0.5' fit "$digits" -k 2 --mini-batch 100 --kappa 0.5
+expect 2 '-k, the numbers' select "$digits"
+for range in 0 4:2 2:x 2:8:0 2:3:4:5 :3 -1:3 9223372036854775807 2:3:9223372036854775807; do expect 2 'option -k' select "$digits" -k $range; done
+expect 2 'must end in .png' select "$digits" -k 2:3 --plot curve.pdf
+expect 2 "'round' is not one of" select "$digits" -k 2:3 --covariance diag,round
+expect 2 'fits of several kinds' select "$digits" -k 2:3 --init m.npz
 
 # ---- the way through
 expect 0 'cpu' devices
@@ -116,9 +134,39 @@ expect 0 'BIC' score "$digits" -m m.npz -o density.npy
 expect 0 '"aic"' score "$digits" -m m.npz --json
 expect 0 'rows  ' predict "$digits" -m m.npz -o labels.npy
 expect 0 'entries_per_row' predict "$digits" -m m.npz -o top.npz --top 3 --min-resp 0.01 --json
+expect 0 'above zero' predict "$digits" -m m.npz -o proba.npy --proba
+expect 0 '1797 rows x 10 features, f32' info proba.npy
+expect 0 'listed a row' predict "$digits" -m m.npz -o top.npz --top 3 --min-resp 0.01 --renormalise
+expect 0 'nearest mean|inertia' kmeans "$digits" -k 10 --seed 1 -o means.npz --labels nearest.npy
+expect 0 '"inertia"' kmeans "$digits" --init means.npz --max-iter 3 --json
+holds 'kmeans --json has its keys' json_has n_rows n_components n_iter converged inertia weight n_empty counts seconds warnings
+expect 0 'rows  ' predict "$digits" -m means.npz -o again.npy
+holds 'predict gives the nearest mean' cmp nearest.npy again.npy
+expect 0 '"n_steps": 18,' fit "$digits" -k 10 --seed 1 --mini-batch 300 --max-iter 3 --tol 0 -o batches.npz --json
+expect 0 'after 6 steps' partial-fit "$digits" -s state.npz --start m.npz --mini-batch 300
+expect 0 '"n_steps": 7,' partial-fit "$digits" -s state.npz -o went-on.npz --json
+expect 0 'partial fit after 7 steps' info state.npz
+# With all frozen, the likelihood of a pass by batches is that of all rows at once.
+expect 0 '' fit sixteen.npy -k 2 -o sixteen.npz
+for rows in 8 16; do
+    rm -f frozen.npz
+    expect 0 '"lower_bound"' partial-fit sixteen.npy -s frozen.npz --start sixteen.npz --freeze weights,means,covariances \
+        --weights few-heavy.npy --mini-batch $rows --precision double --json
+    grep -o '"lower_bound": [-0-9]*\.[0-9]\{6\}' out.txt > bound-$rows.txt
+done
+holds 'batches count by their weight' cmp bound-8.txt bound-16.txt
+expect 2 'there already' partial-fit "$digits" -s state.npz --start m.npz
+expect 2 'go with --start' partial-fit "$digits" -s state.npz --kappa 0.6
+expect 0 '^ \* ' select "$digits" -k 2:8:3 --covariance spherical,diag -o best.npz
+holds 'select draws a curve' grep -q 'K = 2' out.txt
+expect 0 'components x 64 features' info best.npz
+expect 0 '"fits"' select "$digits" -k 3 --covariance spherical --criterion aic --json
+holds 'select --json has its keys' json_has n_rows criterion fits best_covariance_type best_n_components best
 expect 0 '50 x 64' sample -m m.npz -n 50 --seed 3 -o drawn.npy --labels drawn-labels.npy
 expect 0 '50 rows x 64 features, f64' info drawn.npy
 expect 0 'GFLOP/s' bench estep --n 4096 --k 16 --d 8 --reps 3
+expect 0 'GFLOP/s' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu
+expect 0 '"square_distances"' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --hard --json
 expect 0 '"ms"' bench estep --n 4096 --k 16 --d 8 --reps 3 --covariance diag --data overlapping --json
 
 # ---- what goes wrong: named, exit 1, nothing written over
@@ -137,6 +185,10 @@ expect 1 'folder' fit "$digits" -k 2 -o folder.npz
 
 cp "$digits" copy.npy
 expect 2 'input itself' predict copy.npy -m m.npz -o copy.npy
+expect 2 'input itself' kmeans "$digits" -k 2 --weights ones.npy --labels ones.npy
+expect 2 'input itself' predict "$digits" -m m.npz --top 2 -o m.npz
+expect 2 'input itself' partial-fit "$digits" -s new.npz --start m.npz -o ./new.npz
+holds 'what would lose a state writes none' [ ! -e new.npz ]
 expect 1 'weights' fit "$digits" -k 2 --weights text.npy -o kept.npz
 for cut in 1 2 3 4; do expect 1 "cut$cut.npy" fit small.npy -k 2 --weights cut$cut.npy; done
 expect 1 '50' fit "$digits" -k 2 --weights drawn-labels.npy -o kept.npz
@@ -144,6 +196,9 @@ head -c 500 m.npz > short.npz
 expect 1 'short.npz' info short.npz
 expect 1 'features' score small.npy -m m.npz
 expect 1 'weight' fit small.npy -k 2 --weights negative.npy
+expect 1 'online' partial-fit "$digits" -s means.npz
+expect 1 'no fit succeeded' select "$digits" -k 1798 --covariance spherical -o kept.npz
+expect 2 'cannot make it diag' fit "$digits" --init m.npz --covariance diag
 expect 1 'nosuchdevice|OpenCL|opencl' fit "$digits" -k 2 --device opencl:nosuchdevice -o kept.npz
 cp labels.npy kept.npy
 (ulimit -f 1; "$flashgmm" predict "$digits" -m m.npz -o kept.npy > out.txt 2> err.txt)
@@ -166,6 +221,9 @@ fi
 # ---- Ctrl-C: the last whole iteration is kept
 expect 1 'row 4.*column 5' fit nan.npy -k 2
 expect 0 '1 left out' fit nan.npy -k 2 --on-nonfinite skip
+expect 0 '' fit small.npy -k 2 -o small-model.npz
+expect 0 '8 left out' fit half-nan.npy -k 2 --on-nonfinite skip --mini-batch 8 --max-iter 2
+expect 1 'sum to 0' partial-fit all-nan.npy -s nan-state.npz --start small-model.npz --on-nonfinite skip
 # The bar, which is drawn where stderr is a terminal, tells when an iteration has been done.
 python3 - "$flashgmm" << 'PYTHON'
 import os, pty, re, select, signal, subprocess, sys, time

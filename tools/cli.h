@@ -41,7 +41,8 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *self, int argc, char **argv);
 } cli_command;
 
-extern const cli_command cmd_devices, cmd_fit, cmd_predict, cmd_score, cmd_sample, cmd_info, cmd_bench_estep;
+extern const cli_command cmd_devices, cmd_fit, cmd_kmeans, cmd_partial_fit, cmd_select, cmd_predict, cmd_score,
+    cmd_sample, cmd_info, cmd_bench_estep, cmd_bench_em;
 
 /* Reads argv[1..] into the table's values. @param operand where the file name goes, NULL if it takes none.
  * @return CLI_GO_ON, or the exit code: CLI_DONE after --help, CLI_USAGE after a message. */
@@ -101,12 +102,24 @@ void cli_close(cli_session *s);
 /* Says why the last call on the context failed. @return CLI_FAILED */
 int cli_failed(const cli_session *s, fgmm_status status);
 
+/* One file under two names, also "s.npy" and "./s.npy". */
+int cli_same_file(const char *a, const char *b);
+
+/* Names of files, NULL where there is none. */
+typedef struct cli_files {
+    const char *name[3];
+} cli_files;
+
 /* Finds what would make writing `path` fail before the work is done: wrong ending, missing folder, no right, no
- * room for `bytes`, or the input itself. @param input NULL, or a file not to write over.
+ * room for `bytes`, or an input itself. @param inputs not to write over. A model that a fit starts
+ * from is none: it may go on in place.
  * @return CLI_DONE, or an exit code after a message. */
-int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, const char *input);
+int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, cli_files inputs);
 
 int cli_ends_with(const char *text, const char *ending);
+
+/* What a model file of this shape takes. */
+double cli_model_bytes(fgmm_covariance type, int64_t k, int64_t d);
 
 /* count * size bytes. @return NULL after a message. */
 void *cli_alloc(int64_t count, size_t size, const char *what);

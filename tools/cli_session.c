@@ -120,22 +120,42 @@ int cli_ends_with(const char *text, const char *ending) {
     return n > m && strcmp(text + n - m, ending) == 0;
 }
 
-int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, const char *input) {
-    struct stat at_path, at_input, at_folder;
+/* The folder that a file is in. @return to be freed, or NULL */
+static char *folder_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    if (!slash) return strdup(".");
+    return strndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
+static int same_inode(const char *a, const char *b) {
+    struct stat at_a, at_b;
+    return stat(a, &at_a) == 0 && stat(b, &at_b) == 0 && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
+}
+
+int cli_same_file(const char *a, const char *b) {
+    const char *slash_a = strrchr(a, '/'), *slash_b = strrchr(b, '/');
+    if (same_inode(a, b)) return 1;
+    if (strcmp(slash_a ? slash_a + 1 : a, slash_b ? slash_b + 1 : b) != 0) return 0;
+    char *folder_a = folder_of(a), *folder_b = folder_of(b);
+    int same = strcmp(a, b) == 0 || (folder_a && folder_b && same_inode(folder_a, folder_b));
+    free(folder_a);
+    free(folder_b);
+    return same;
+}
+
+int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, cli_files inputs) {
+    struct stat at_path, at_folder;
     struct statvfs space;
     if (!cli_ends_with(path, ending)) return cli_usage(self, "the output '%s' must end in %s", path, ending);
     int exists = stat(path, &at_path) == 0;
     if (exists && S_ISDIR(at_path.st_mode)) return cli_say("cannot write '%s': it is a folder", path), CLI_FAILED;
-    if (exists && input && stat(input, &at_input) == 0 && at_path.st_dev == at_input.st_dev &&
-        at_path.st_ino == at_input.st_ino) {
-        return cli_usage(self, "the output '%s' is the input itself", path);
+    for (size_t i = 0; i < sizeof inputs.name / sizeof *inputs.name; i++) {
+        const char *input = inputs.name[i];
+        if (input && cli_same_file(path, input))
+            return cli_usage(self, "the output '%s' is the input itself: '%s'", path, input);
     }
-    const char *slash = strrchr(path, '/');
-    size_t length = slash == path ? 1 : slash ? (size_t)(slash - path) : 1;
-    char *folder = malloc(length + 1);
+    char *folder = folder_of(path);
     if (!folder) return cli_say("no memory"), CLI_FAILED;
-    memcpy(folder, slash ? path : ".", length);
-    folder[length] = 0;
     int rc = CLI_FAILED;
     if (stat(folder, &at_folder) != 0) {
         cli_say("cannot write '%s': folder '%s': %s", path, folder, strerror(errno));
@@ -151,6 +171,12 @@ int cli_check_output(const cli_command *self, const char *path, const char *endi
     }
     free(folder);
     return rc;
+}
+
+double cli_model_bytes(fgmm_covariance type, int64_t k, int64_t d) {
+    double covariances = type == FGMM_SPHERICAL ? 1.0 : (double)d * (type == FGMM_DIAG ? 1.0 : (double)d);
+    double means = (double)k * (1.0 + (double)d);
+    return 8.0 * (means + covariances * (type == FGMM_TIED ? 1.0 : (double)k)) + 4096.0;
 }
 
 void *cli_alloc(int64_t count, size_t size, const char *what) {

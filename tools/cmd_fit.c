@@ -1,79 +1,41 @@
 /* flashgmm fit: rows in, model out. */
-#include "cli.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "cli_fitting.h"
+#include "mini_batch.h"
 
 typedef struct fit_args {
     cli_session session;
     cli_compute compute;
     const char *data, *output, *init, *weights;
-    int64_t k, init_sample;
+    int64_t k, init_sample, mini_batch;
     int covariance, n_init, max_iter, on_dead, on_collapse;
     unsigned freeze;
-    double tol, reg_covar;
+    double tol, reg_covar, kappa, t0;
     uint64_t seed;
 } fit_args;
 
 /* What is held while fitting. */
 typedef struct fit_work {
-    fgmm_rows *rows;
-    double *weights;
-    fgmm_model *start, *model;
+    cli_inputs in;
+    fgmm_model *fitted;
+    mini_batch batches;
+    const fgmm_model *model; /* the result: `fitted`, or what the batches made */
 } fit_work;
-
-static int starts_from_model(const fit_args *a) {
-    return cli_ends_with(a->init, ".npz");
-}
-
-static int parse_init(const cli_command *self, const fit_args *a, fgmm_fit_options *o) {
-    static const char *const names[] = {"kmeans++", "kmeans", "random", "random_from_data"};
-    for (int i = 0; i < 4; i++) {
-        if (strcmp(a->init, names[i]) == 0) {
-            o->init = (fgmm_init)i;
-            return CLI_GO_ON;
-        }
-    }
-    if (starts_from_model(a)) return CLI_GO_ON;
-    return cli_usage(self, "option --init: '%s' is not kmeans++, kmeans, random, random_from_data or a MODEL.npz",
-                     a->init);
-}
-
-/* The interface's zero means "default"; on the command line a zero is a zero. */
-static double zero_is_off(double value) {
-    return isnan(value) ? 0.0 : value == 0.0 ? -1.0 : value;
-}
-
-static int read_weights(const fit_args *a, fit_work *w) {
-    char why[512];
-    int64_t n;
-    if (npy_read_column(a->weights, &w->weights, &n, why, sizeof why)) return cli_say("weights %s", why), CLI_FAILED;
-    fgmm_status status = fgmm_rows_set_weights(a->session.ctx, w->rows, w->weights, n);
-    return status == FGMM_OK ? CLI_DONE : cli_failed(&a->session, status);
-}
-
-static int open_inputs(const fit_args *a, fit_work *w) {
-    fgmm_context *ctx = a->session.ctx;
-    fgmm_status status = fgmm_rows_open(ctx, &w->rows, a->data, a->compute.format);
-    if (status == FGMM_OK && starts_from_model(a)) status = fgmm_model_load(ctx, &w->start, a->init);
-    if (status != FGMM_OK) return cli_failed(&a->session, status);
-    return a->weights ? read_weights(a, w) : CLI_DONE;
-}
 
 static void print_report(const fit_args *a, const fit_work *w, const fgmm_report *r) {
     const fgmm_model *m = w->model;
-    printf("data        %lld rows x %lld features (%s)", (long long)r->n_rows, (long long)fgmm_rows_features(w->rows),
-           cli_dtype_name(fgmm_rows_type(w->rows)));
-    if (r->n_skipped) printf(", %lld left out", (long long)r->n_skipped);
-    printf("\nmodel       %lld components, %s%s%s\n", (long long)fgmm_model_components(m),
+    cli_print_data(&w->in, r);
+    printf("model       %lld components, %s%s%s\n", (long long)fgmm_model_components(m),
            fgmm_covariance_name(fgmm_model_covariance_type(m)), a->output ? ", in " : "", a->output ? a->output : "");
-    printf("device      %s, precision %s, engine %s\n", r->device, cli_precision_name(r->precision),
-           cli_engine_name(r->engine));
-    printf("iterations  %d, %s\n", r->n_iter, r->converged ? "converged" : "not converged");
+    cli_print_device(r);
+    cli_print_iterations(r);
     printf("likelihood  %.10g nats a row\n", r->lower_bound);
-    printf("time        %.3f s, %.3g ms an iteration\n", r->seconds, r->seconds_per_iteration * 1e3);
-    printf("components  %.3g evaluated exactly a row\n", r->survivors_per_row);
+    cli_print_time(r);
 }
 
 static void print_json(const fit_work *w, const fgmm_report *r) {
@@ -83,26 +45,48 @@ static void print_json(const fit_work *w, const fgmm_report *r) {
     json_int(&j, "n_features", fgmm_model_features(m));
     json_int(&j, "n_components", fgmm_model_components(m));
     json_text(&j, "covariance_type", fgmm_covariance_name(fgmm_model_covariance_type(m)));
-    json_text(&j, "device", r->device);
-    json_text(&j, "precision", cli_precision_name(r->precision));
-    json_text(&j, "engine", cli_engine_name(r->engine));
-    json_int(&j, "n_iter", r->n_iter);
-    json_bool(&j, "converged", r->converged);
+    json_run(&j, r);
+    if (w->batches.online) json_int(&j, "n_steps", fgmm_online_steps(w->batches.online));
     json_real(&j, "lower_bound", r->lower_bound);
-    json_real(&j, "seconds", r->seconds);
-    json_real(&j, "seconds_per_iteration", r->seconds_per_iteration);
-    json_real(&j, "survivors_per_row", r->survivors_per_row);
-    json_real(&j, "dropped_mass", r->dropped_mass);
-    json_int(&j, "peak_host_bytes", r->peak_host_bytes);
-    json_int(&j, "peak_device_bytes", r->peak_device_bytes);
-    json_warnings(&j, r);
+    json_cost(&j, r);
     json_end(&j);
+}
+
+static fgmm_status fit_in_batches(const fit_args *a, const fgmm_fit_options *o, fit_work *w, fgmm_report *report) {
+    fgmm_context *ctx = a->session.ctx;
+    mini_batch *m = &w->batches;
+    fgmm_online_options online = FGMM_ONLINE_OPTIONS_INIT;
+    online.kappa = a->kappa;
+    online.t0 = cli_zero_is_off(a->t0);
+    online.reg_covar = o->reg_covar;
+    online.freeze = o->freeze;
+    online.compute = o->compute;
+    m->rows = w->in.rows;
+    m->weights = w->in.weights;
+    m->batch_rows = a->mini_batch;
+    m->seed = a->seed;
+    m->skip = a->compute.nonfinite == FGMM_NONFINITE_SKIP;
+    m->shuffle = 1;
+    m->max_passes = o->max_iter ? o->max_iter : 100;
+    fgmm_status status = FGMM_OK;
+    if (!w->in.start) status = fgmm_initial_model(ctx, &w->fitted, w->in.rows, o);
+    if (status == FGMM_OK) status = fgmm_online_create(ctx, &m->online, w->in.start ? w->in.start : w->fitted, &online);
+    if (status == FGMM_OK) status = mini_batch_run(m, o->tol == 0 ? 1e-3 : o->tol, report);
+    if (fgmm_online_steps(m->online) > 0 && (status == FGMM_OK || status == FGMM_ERR_CANCELLED))
+        w->model = fgmm_online_model(m->online);
+    return status;
 }
 
 static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *w) {
     const cli_session *s = &a->session;
     fgmm_report report = FGMM_REPORT_INIT;
-    fgmm_status status = fgmm_fit(s->ctx, &w->model, w->rows, o, &report);
+    fgmm_status status;
+    if (a->mini_batch) {
+        status = fit_in_batches(a, o, w, &report);
+    } else {
+        status = fgmm_fit(s->ctx, &w->fitted, w->in.rows, o, &report);
+        w->model = w->fitted;
+    }
     progress_wipe();
     if (!w->model) {
         int rc = cli_failed(s, status);
@@ -121,45 +105,46 @@ static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *
     }
     if (status == FGMM_OK) return CLI_DONE;
     if (status != FGMM_ERR_CANCELLED) return cli_failed(s, status);
+    const char *what = a->mini_batch ? "step" : "iteration";
     if (a->output) {
-        cli_say("cancelled; '%s' holds the model of iteration %d", a->output, fgmm_model_iterations(w->model));
+        cli_say("cancelled; '%s' holds the model of %s %d", a->output, what, fgmm_model_iterations(w->model));
     } else {
-        cli_say("cancelled after iteration %d", fgmm_model_iterations(w->model));
+        cli_say("cancelled after %s %d", what, fgmm_model_iterations(w->model));
     }
     return CLI_FAILED;
 }
 
-static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o) {
-    fit_work w = {0};
-    int rc = open_inputs(a, &w);
+static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, fit_work *w) {
+    int rc = cli_inputs_open(&a->session, &w->in, a->data, a->compute.format, a->weights, a->init);
     /* A model to start from says what kind it is. */
-    int start_type = w.start ? (int)fgmm_model_covariance_type(w.start) : FGMM_SPHERICAL;
+    int start_type = w->in.start ? (int)fgmm_model_covariance_type(w->in.start) : FGMM_SPHERICAL;
     o->covariance_type = (fgmm_covariance)(a->covariance >= 0 ? a->covariance : start_type);
+    if (rc == CLI_DONE && w->in.start && o->covariance_type != (fgmm_covariance)start_type) {
+        rc = cli_usage(self, "'%s' is %s: --covariance cannot make it %s", a->init,
+                       fgmm_covariance_name((fgmm_covariance)start_type), fgmm_covariance_name(o->covariance_type));
+    }
     if (rc == CLI_DONE && a->output) {
-        int64_t k = w.start ? fgmm_model_components(w.start) : a->k;
-        double d = (double)fgmm_rows_features(w.rows);
-        double covariances = o->covariance_type == FGMM_SPHERICAL ? 1.0 : d;
-        rc = cli_check_output(self, a->output, ".npz", (double)k * (1.0 + d + covariances) * 8.0 + 4096.0, a->data);
+        int64_t k = w->in.start ? fgmm_model_components(w->in.start) : a->k;
+        double bytes = cli_model_bytes(o->covariance_type, k, fgmm_rows_features(w->in.rows));
+        rc = cli_check_output(self, a->output, ".npz", bytes, (cli_files){{a->data, a->weights}});
     }
     if (rc == CLI_DONE) {
-        o->init_model = w.start;
-        rc = fit_and_save(a, o, &w);
+        o->init_model = w->in.start;
+        rc = fit_and_save(a, o, w);
     }
-    fgmm_model_free(a->session.ctx, w.model);
-    fgmm_model_free(a->session.ctx, w.start);
-    fgmm_rows_free(a->session.ctx, w.rows);
-    free(w.weights);
+    fgmm_online_free(a->session.ctx, w->batches.online);
+    fgmm_model_free(a->session.ctx, w->fitted);
+    cli_inputs_free(&a->session, &w->in);
     return rc;
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    fit_args a = {.init = "kmeans++", .tol = NAN, .reg_covar = NAN, .covariance = -1};
+    fit_args a = {.init = "kmeans++", .tol = NAN, .reg_covar = NAN, .t0 = NAN, .covariance = -1};
     const cli_option options[] = {
         {"components", 'k', CLI_INT64, &a.k, 1, 9e15, "K", "number of components"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "MODEL.npz", "where the model goes"},
         {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag|tied|full", "default spherical"},
-        {"init", 0, CLI_TEXT, &a.init, 0, 0, "NAME|MODEL.npz",
-         "kmeans++ (default), kmeans, random, random_from_data, or a model to start from"},
+        {"init", 0, CLI_TEXT, &a.init, 0, 0, "NAME|MODEL.npz", CLI_INIT_HELP},
         {"init-sample", 0, CLI_INT64, &a.init_sample, 1, 9e15, "N", "rows that seeding looks at"},
         {"n-init", 0, CLI_INT, &a.n_init, 1, 1e6, "N", "restarts, the best is kept (default 1)"},
         {"max-iter", 0, CLI_INT, &a.max_iter, 1, 1e9, "N", "iterations at most (default 100)"},
@@ -173,6 +158,9 @@ static int run(const cli_command *self, int argc, char **argv) {
          "components without rows (default keep; others not with --freeze)"},
         {"on-collapse", 0, CLI_CHOICE, &a.on_collapse, 0, 0, "keep|drop",
          "components without variance (default keep; drop not with --freeze)"},
+        {"mini-batch", 0, CLI_INT64, &a.mini_batch, 1, 9e15, "ROWS",
+         "a step after each so many rows: stepwise EM; --max-iter then counts passes"},
+        MINI_BATCH_OPTIONS(&a),
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -181,30 +169,41 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (rc != CLI_GO_ON) return rc;
 
     fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
-    rc = parse_init(self, &a, &o);
+    rc = cli_parse_init(self, a.init, &o.init);
     if (rc != CLI_GO_ON) return rc;
-    if (!a.k && !starts_from_model(&a)) return cli_usage(self, "-k, the number of components, is missing");
-    if (a.freeze && !starts_from_model(&a)) {
+    if (!a.k && !cli_is_model(a.init)) return cli_usage(self, "-k, the number of components, is missing");
+    if (a.freeze && !cli_is_model(a.init)) {
         return cli_usage(self, "--freeze keeps parts of a model started from: give one with --init MODEL.npz");
     }
     if (a.freeze && (a.on_dead || a.on_collapse)) {
         return cli_usage(self, "--freeze goes with --on-dead keep and --on-collapse keep only");
     }
+    if (a.mini_batch && (a.on_dead || a.on_collapse || a.n_init)) {
+        return cli_usage(self, "--mini-batch has neither restarts nor policies: leave out --n-init and --on-...");
+    }
+    if (!a.mini_batch && (a.kappa > 0 || !isnan(a.t0))) return cli_usage(self, "--kappa and --t0 need --mini-batch");
+    rc = mini_batch_check_kappa(self, a.kappa);
+    if (rc != CLI_GO_ON) return rc;
     o.n_components = a.k;
     o.init_sample = a.init_sample;
     o.n_init = a.n_init;
     o.max_iter = a.max_iter;
-    o.tol = zero_is_off(a.tol);
-    o.reg_covar = zero_is_off(a.reg_covar);
+    o.tol = cli_zero_is_off(a.tol);
+    o.reg_covar = cli_zero_is_off(a.reg_covar);
     o.seed = a.seed;
     o.freeze = a.freeze;
     o.on_dead = (fgmm_policy)a.on_dead;
     o.on_collapse = a.on_collapse ? FGMM_DROP : FGMM_KEEP;
     o.compute = cli_compute_options(&a.compute);
 
+    fit_work w = {.batches.session = &a.session};
+    if (a.mini_batch && isatty(STDERR_FILENO) && !a.session.quiet) {
+        a.session.progress = mini_batch_progress;
+        a.session.progress_user = &w.batches;
+    }
     rc = cli_open(self, &a.session);
     if (rc != CLI_DONE) return rc;
-    rc = fit(self, &a, &o);
+    rc = fit(self, &a, &o, &w);
     cli_close(&a.session);
     return rc;
 }

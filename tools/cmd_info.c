@@ -1,4 +1,4 @@
-/* flashgmm info: what a data, model or statistics file holds. */
+/* flashgmm info: what a data, model, statistics or partial-fit file holds. */
 #include "cli.h"
 
 #include <sys/stat.h>
@@ -70,6 +70,26 @@ static void print_stats(const info_args *a, const fgmm_stats *stats) {
            fgmm_covariance_name(v.covariance_type));
 }
 
+static void print_online(const info_args *a, const fgmm_online *online) {
+    const fgmm_model *m = fgmm_online_model(online);
+    const char *type = fgmm_covariance_name(fgmm_model_covariance_type(m));
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_text(&j, "kind", "partial fit");
+        json_text(&j, "covariance_type", type);
+        json_int(&j, "n_components", fgmm_model_components(m));
+        json_int(&j, "n_features", fgmm_model_features(m));
+        json_int(&j, "n_steps", fgmm_online_steps(online));
+        json_real(&j, "lower_bound", fgmm_model_lower_bound(m));
+        json_end(&j);
+        return;
+    }
+    printf("partial fit after %lld steps, %.10g nats a row\n", (long long)fgmm_online_steps(online),
+           fgmm_model_lower_bound(m));
+    printf("model       %lld components x %lld features, %s\n", (long long)fgmm_model_components(m),
+           (long long)fgmm_model_features(m), type);
+}
+
 static void print_rows(const info_args *a, const fgmm_rows *rows) {
     struct stat file;
     long long bytes = stat(a->path, &file) == 0 ? (long long)file.st_size : -1; /* -1: PATH:DATASET is no file name */
@@ -94,6 +114,12 @@ static int info_npz(const info_args *a) {
     fgmm_context *ctx = a->session.ctx;
     fgmm_model *model = NULL;
     fgmm_stats *stats = NULL;
+    fgmm_online *online = NULL;
+    if (fgmm_online_load(ctx, &online, a->path, NULL) == FGMM_OK) {
+        print_online(a, online);
+        fgmm_online_free(ctx, online);
+        return CLI_DONE;
+    }
     if (fgmm_stats_load(ctx, &stats, a->path) == FGMM_OK) {
         print_stats(a, stats);
         fgmm_stats_free(ctx, stats);
@@ -133,7 +159,7 @@ static int run(const cli_command *self, int argc, char **argv) {
 
 const cli_command cmd_info = {
     .name = "info",
-    .summary = "what a data, model or statistics file holds",
+    .summary = "what a data, model, statistics or partial-fit file holds",
     .usage = "FILE [--format NAME] [--json]",
     .example = "  flashgmm info digits.npz\n",
     .operands = 1,

@@ -2,8 +2,6 @@
 #include "cli.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
 typedef struct sample_args {
     cli_session session;
@@ -11,13 +9,6 @@ typedef struct sample_args {
     int64_t n;
     uint64_t seed;
 } sample_args;
-
-/* One file under two names, also "s.npy" and "./s.npy" where it exists. */
-static int same_file(const char *a, const char *b) {
-    struct stat at_a, at_b;
-    if (strcmp(a, b) == 0) return 1;
-    return stat(a, &at_a) == 0 && stat(b, &at_b) == 0 && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
-}
 
 static fgmm_status draw_and_save(const sample_args *a, const fgmm_model *model, double *x, int32_t *labels) {
     fgmm_context *ctx = a->session.ctx;
@@ -34,8 +25,9 @@ static int sample(const cli_command *self, const sample_args *a, fgmm_model **mo
     fgmm_status status = fgmm_model_load(s->ctx, model, a->model);
     if (status != FGMM_OK) return cli_failed(s, status);
     size_t row = (size_t)fgmm_model_features(*model) * sizeof(double);
-    int rc = cli_check_output(self, a->output, ".npy", (double)a->n * (double)row + 4096.0, NULL);
-    if (rc == CLI_DONE && a->labels) rc = cli_check_output(self, a->labels, ".npy", (double)a->n * 4.0 + 4096.0, NULL);
+    int rc = cli_check_output(self, a->output, ".npy", (double)a->n * (double)row + 4096.0, (cli_files){{a->model}});
+    if (rc == CLI_DONE && a->labels)
+        rc = cli_check_output(self, a->labels, ".npy", (double)a->n * 4.0 + 4096.0, (cli_files){{a->model}});
     if (rc != CLI_DONE) return rc;
 
     double *x = cli_alloc(a->n, row, "rows");
@@ -79,7 +71,7 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (!a.model) return cli_usage(self, "-m, the model, is missing");
     if (!a.n) return cli_usage(self, "-n, the number of rows, is missing");
     if (!a.output) return cli_usage(self, "-o, the file to write, is missing");
-    if (a.labels && same_file(a.output, a.labels)) {
+    if (a.labels && cli_same_file(a.output, a.labels)) {
         return cli_usage(self, "the rows (-o '%s') and their labels (--labels '%s') cannot be one file", a.output,
                          a.labels);
     }

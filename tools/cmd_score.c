@@ -50,7 +50,7 @@ static int score(const cli_command *self, const score_args *a, fgmm_rows **rows,
     double *log_prob = NULL;
     if (a->output) {
         int64_t n = fgmm_rows_count(*rows);
-        int rc = cli_check_output(self, a->output, ".npy", (double)n * 8.0 + 4096.0, a->data);
+        int rc = cli_check_output(self, a->output, ".npy", (double)n * 8.0 + 4096.0, (cli_files){{a->data, a->model}});
         if (rc != CLI_DONE) return rc;
         log_prob = cli_alloc(n, sizeof *log_prob, "log-densities");
         if (!log_prob) return CLI_FAILED;

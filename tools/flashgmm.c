@@ -5,7 +5,8 @@
 #include <string.h>
 
 static const cli_command *const commands[] = {
-    &cmd_devices, &cmd_fit, &cmd_predict, &cmd_score, &cmd_sample, &cmd_info, &cmd_bench_estep,
+    &cmd_devices, &cmd_fit,    &cmd_kmeans, &cmd_partial_fit, &cmd_select,   &cmd_predict,
+    &cmd_score,   &cmd_sample, &cmd_info,   &cmd_bench_estep, &cmd_bench_em,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -40,7 +41,7 @@ static int run(int argc, char **argv) {
     char joined[64];
     int used = 1;
     if (strcmp(name, "bench") == 0 && argc == 2) {
-        fputs("flashgmm: bench what? try: flashgmm bench estep\n", stderr);
+        fputs("flashgmm: bench what? try: flashgmm bench estep, or flashgmm bench em\n", stderr);
         return CLI_USAGE;
     }
     if (strcmp(name, "bench") == 0 && strlen(argv[2]) < 32) {

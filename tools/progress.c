@@ -34,10 +34,14 @@ void progress_wipe(void) {
     bar.drawn = 0;
 }
 
+static int iterates(const fgmm_progress *p) {
+    return strcmp(p->stage, "fit") == 0 || strcmp(p->stage, "kmeans") == 0;
+}
+
 /* How much of the work is done, 0 .. 1; a fit that converges is done sooner. */
 static double fraction(const fgmm_progress *p) {
     double pass = p->rows_total > 0 ? (double)p->rows_done / (double)p->rows_total : 0.0;
-    if (strcmp(p->stage, "fit") != 0 || p->max_iter <= 0) return pass;
+    if (!iterates(p) || p->max_iter <= 0) return pass;
     double one = ((double)p->iteration + (pass < 1.0 ? pass : 0.0)) / p->max_iter;
     if (one > 1.0) one = 1.0;
     return p->n_init > 1 ? (p->init + one) / p->n_init : one;
@@ -74,7 +78,7 @@ int progress_draw(void *user, const fgmm_progress *p) {
         bar.call_start = began;
         bar.fit_start = -1.0;
     }
-    int fitting = strcmp(p->stage, "fit") == 0;
+    int fitting = iterates(p);
     if (fitting && bar.fit_start < 0.0) bar.fit_start = p->seconds;
     if (bar.drawn && t - bar.last < 0.1) return 0;
     bar.last = t;
@@ -84,7 +88,8 @@ int progress_draw(void *user, const fgmm_progress *p) {
     if (p->n_init > 1) snprintf(restart, sizeof restart, " %d/%d", p->init + 1, p->n_init);
     if (fitting) snprintf(what, sizeof what, "  iteration %d/%d", p->iteration, p->max_iter);
     char likelihood[48] = "";
-    if (isfinite(p->lower_bound)) snprintf(likelihood, sizeof likelihood, "  log-likelihood %.6g", p->lower_bound);
+    const char *name = strcmp(p->stage, "kmeans") == 0 ? "minus mean square" : "log-likelihood";
+    if (isfinite(p->lower_bound)) snprintf(likelihood, sizeof likelihood, "  %s %.6g", name, p->lower_bound);
     put_rate(rate, sizeof rate, p->rows_per_second);
     put_left(left, sizeof left, done, fitting ? p->seconds - bar.fit_start : p->seconds, fitting);
     int cells = (int)(done * 20.0);

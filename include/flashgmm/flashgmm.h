@@ -71,12 +71,13 @@ typedef void (*fgmm_log_fn)(void *user, fgmm_log_level level, const char *line);
 
 /** What the progress callback is told, a few times a second at most, and once per iteration. */
 typedef struct fgmm_progress {
-    const char *stage;      /**< "scan", "seed", "fit", "score", "predict" */
+    const char *stage;      /**< "scan", "seed", "fit", "kmeans", "accumulate", "score", "predict" */
     int init;               /**< which restart, from 0 */
     int n_init;             /**< how many restarts */
     int iteration;          /**< iterations whole so far */
     int max_iter;           /**< the limit, 0 where there is none */
-    double lower_bound;     /**< mean log-likelihood of the last whole E-step, nats; NaN before one */
+    double lower_bound;     /**< mean log-likelihood of the last whole E-step, nats; of fgmm_kmeans minus the mean
+                                 squared distance; NaN before one */
     double change;          /**< its change against the one before; NaN before two */
     int64_t rows_done;      /**< rows done in this pass */
     int64_t rows_total;     /**< rows in a pass */
@@ -205,8 +206,8 @@ typedef struct fgmm_rows_callback {
     fgmm_dtype type;
     int64_t n; /**< rows */
     int64_t d; /**< features */
-    /** 1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such rows
-     *  cannot be repeated where a component turns out to have moved very far: a warning then says so. */
+    /**  1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such
+     *  rows cannot be repeated where a component turns out to have moved very far: a warning then says so. */
     int once;
 } fgmm_rows_callback;
 
@@ -222,7 +223,8 @@ FGMM_API fgmm_status fgmm_rows_slice(fgmm_context *ctx, fgmm_rows **out, const f
                                      int64_t n);
 
 /** Gives each row a weight >= 0, finite, not all zero; a weight of 2 is the row twice. Borrowed until the rows and
- *  the slices made since are freed; earlier slices do not see them. NULL takes them away. @param weights [n]. @return FGMM_ERR_DATA naming the first bad one. */
+ *  the slices made since are freed; earlier slices do not see them. NULL takes them away. @param weights [n]. @return
+ *  FGMM_ERR_DATA naming the first bad one. */
 FGMM_API fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const double *weights, int64_t n);
 
 FGMM_API int64_t fgmm_rows_count(const fgmm_rows *rows);
@@ -244,20 +246,29 @@ FGMM_API const char *fgmm_covariance_name(fgmm_covariance type);
 
 typedef struct fgmm_model fgmm_model;
 
-/** A model from arrays, which are copied. @param weights [K] >= 0, normalised here; NULL: equal.
- *  @param means [K, D]. @param covariances shaped as the type says, at least 1e-36.
- *  @return FGMM_ERR_INVALID naming what is wrong, FGMM_ERR_UNSUPPORTED for tied and full (not in this version). */
+/**  A model from arrays, which are copied. @param weights [K] >= 0, normalised here; NULL: equal.
+ *  @param means [K, D]. @param covariances shaped as the type says: variances of at least 1e-36; matrices symmetric
+ *  and positive definite. @return FGMM_ERR_INVALID naming what is wrong, FGMM_ERR_MEMORY. */
 FGMM_API fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d,
                                        const double *weights, const double *means, const double *covariances);
+
+/**  A model from precisions, the inverses of covariances: scikit-learn's precisions_init. They are inverted in double.
+ *  @param weights, means as for fgmm_model_create. @param precisions spherical [K], diag [K, D], tied [D, D], full [K,
+ *  D, D]; matrices symmetric and positive definite.
+ *  @return FGMM_ERR_INVALID naming the one that is not, FGMM_ERR_MEMORY. */
+FGMM_API fgmm_status fgmm_model_create_from_precisions(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type,
+                                                       int64_t k, int64_t d, const double *weights, const double *means,
+                                                       const double *precisions);
 FGMM_API void fgmm_model_free(fgmm_context *ctx, fgmm_model *model);
 
 FGMM_API int64_t fgmm_model_components(const fgmm_model *model);
 FGMM_API int64_t fgmm_model_features(const fgmm_model *model);
 FGMM_API fgmm_covariance fgmm_model_covariance_type(const fgmm_model *model);
-FGMM_API const double *fgmm_model_weights(const fgmm_model *model);     /**< [K], owned by the model */
-FGMM_API const double *fgmm_model_means(const fgmm_model *model);       /**< [K, D], owned by the model */
-FGMM_API const double *fgmm_model_covariances(const fgmm_model *model); /**< [K] or [K, D], owned by the model */
-FGMM_API int64_t fgmm_model_covariances_size(const fgmm_model *model);  /**< doubles in covariances */
+FGMM_API const double *fgmm_model_weights(const fgmm_model *model); /**< [K], owned by the model */
+FGMM_API const double *fgmm_model_means(const fgmm_model *model);   /**< [K, D], owned by the model */
+FGMM_API const double *
+fgmm_model_covariances(const fgmm_model *model); /**< shaped as the type says, owned by the model */
+FGMM_API int64_t fgmm_model_covariances_size(const fgmm_model *model); /**< doubles in covariances */
 FGMM_API double
 fgmm_model_lower_bound(const fgmm_model *model); /**< of the fit's last E-step, nats a row; NaN if not fitted */
 FGMM_API int fgmm_model_iterations(const fgmm_model *model);
@@ -270,7 +281,8 @@ FGMM_API int64_t fgmm_model_parameters(const fgmm_model *model);
  *  lower_bound, converged. Written beside and renamed, so an old file stays whole until the new one is;
  *  equal models make equal files. */
 FGMM_API fgmm_status fgmm_model_save(fgmm_context *ctx, const fgmm_model *model, const char *path);
-/** @return FGMM_ERR_IO, FGMM_ERR_FORMAT naming the array at fault, FGMM_ERR_UNSUPPORTED for tied and full. */
+/** A file with `precisions` in place of `covariances` will do as well.
+ *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT naming the array at fault. */
 FGMM_API fgmm_status fgmm_model_load(fgmm_context *ctx, fgmm_model **out, const char *path);
 
 /* ---- computing: options shared by every call that reads rows ------------------------------ */
@@ -374,16 +386,61 @@ typedef struct fgmm_report {
         }                                                                                                              \
     }
 
-/** Fits a mixture by expectation-maximization: scikit-learn's EM, iteration by iteration (variances about the new
- *  mean, reg_covar added; lower_bound is the mean log-likelihood of the last E-step).
- *  Variances have a floor before reg_covar is added, max(1e-30, 2^-94 mean^2): about what
- *  rounding leaves of a constant column.
+/**  Fits a mixture by expectation-maximization: scikit-learn's EM, iteration by iteration (variances about the new
+ *  mean, reg_covar added; lower_bound is the mean log-likelihood of the last E-step). Variances have a floor before
+ *  reg_covar is added, max(1e-30, 2^-94 mean^2): about what rounding leaves of a constant column.
  *  @param report NULL, or an initialised report. When the call is cancelled after a whole iteration, `*out` is
  *  the model of that iteration all the same and the status is FGMM_ERR_CANCELLED.
- *  @return FGMM_ERR_INVALID (K > N, bad option, shape mismatch with init_model), FGMM_ERR_DATA (NaN or Inf, zero total weight),
- *  FGMM_ERR_IO, FGMM_ERR_MEMORY, FGMM_ERR_DEVICE, FGMM_ERR_CANCELLED. */
+ *  @return FGMM_ERR_INVALID (K > N, bad option, shape mismatch with init_model), FGMM_ERR_DATA (NaN or Inf, zero total
+ *  weight), FGMM_ERR_IO, FGMM_ERR_MEMORY, FGMM_ERR_DEVICE, FGMM_ERR_CANCELLED. */
 FGMM_API fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
                               const fgmm_fit_options *options, fgmm_report *report);
+
+/**  The model that fgmm_fit with these options would start its first restart from: a start for fgmm_online, or to look
+ *  at. Rows are scanned once and a sample of them is seeded from. @return as fgmm_fit. */
+FGMM_API fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
+                                        const fgmm_fit_options *options);
+
+/* ---- k-means: the same engine with hard assignment ----------------------------------------- */
+
+typedef struct fgmm_kmeans_options {
+    size_t struct_size;
+    int64_t n_components;         /**< K; needed unless init_model gives it */
+    fgmm_init init;               /**< as for fgmm_fit; FGMM_INIT_RANDOM starts at K random rows too */
+    const fgmm_model *init_model; /**< NULL, or the means to start from: init and n_init are then unused */
+    int64_t init_sample;          /**< as for fgmm_fit */
+    int n_init;                   /**< restarts, the smallest inertia is kept; 0: 1 */
+    int max_iter;                 /**< 0: 300 */
+    /**  Stop when the squared moves of the means sum to this much of the features' mean variance, or less; 0: 1e-4;
+     *  negative: never. Without any move the iterations always stop. */
+    double tol;
+    uint64_t seed;
+    int keep_empty; /**< 0: a mean without rows moves to the row farthest from its mean, at most K moves a restart; 1: it
+                         stays where it is */
+    fgmm_compute_options compute; /**< zeroed: defaults */
+} fgmm_kmeans_options;
+
+#define FGMM_KMEANS_OPTIONS_INIT                                                                                       \
+    { sizeof(fgmm_kmeans_options), 0, FGMM_INIT_KMEANSPP, 0, 0, 0, 0, 0.0, 0, 0, FGMM_COMPUTE_OPTIONS_INIT }
+
+typedef struct fgmm_kmeans_result {
+    double inertia;  /**< sum of w |x - nearest mean|^2 over the rows, about the means returned */
+    double weight;   /**< sum of the weights; N without weights */
+    int64_t n_empty; /**< means that are nearest to no row */
+} fgmm_kmeans_result;
+
+/**  k-means by Lloyd's iterations. Each pass over the rows is an E-step that gives a row to its nearest mean (of equal
+ *  ones, to the first) and costs one matrix product.
+ *  @param out a spherical mixture with *equal* weights and one variance for all, inertia / (sum of w * D), so that
+ *  fgmm_predict gives the nearest mean, fgmm_score_samples a falling function of the distances, and fgmm_fit can start
+ *  from it. The variance is at least 1e-12 of the data's.
+ *  @param counts NULL, or [K]: the weight of the rows nearest to each mean.
+ *  @param report as for fgmm_fit; lower_bound is NaN. Cancelled after a whole iteration, the call gives the means of
+ *  that iteration and the inertia and counts of the pass that led to them, with FGMM_ERR_CANCELLED.
+ *  @return as fgmm_fit. Source: Lloyd 1982; empty means as in scikit-learn. */
+FGMM_API fgmm_status fgmm_kmeans(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
+                                 const fgmm_kmeans_options *options, fgmm_kmeans_result *result, double *counts,
+                                 fgmm_report *report);
 
 /* ---- statistics: what fit, streaming, mini-batches, devices and processes share ------------ */
 
@@ -422,7 +479,8 @@ typedef struct fgmm_finalize_options {
 FGMM_API fgmm_status fgmm_stats_finalize(fgmm_context *ctx, const fgmm_stats *stats,
                                          const fgmm_finalize_options *options, fgmm_model **out);
 
-/** An .npz with the model, the centres and the sums. @return FGMM_ERR_IO; load also FGMM_ERR_FORMAT, naming the array. */
+/** An .npz with the model, the centres and the sums. @return FGMM_ERR_IO; load also FGMM_ERR_FORMAT, naming the
+ *  array. */
 FGMM_API fgmm_status fgmm_stats_save(fgmm_context *ctx, const fgmm_stats *stats, const char *path);
 FGMM_API fgmm_status fgmm_stats_load(fgmm_context *ctx, fgmm_stats **out, const char *path);
 
@@ -433,7 +491,8 @@ typedef struct fgmm_stats_view {
     const double *centres; /**< [K, D], what s1 and s2 are about */
     const double *s0;      /**< [K], sum of w r */
     const double *s1;      /**< [K, D], sum of w r (x - centre) */
-    const double *s2;      /**< sum of w r (x - centre)^2: [K, D] for diag, [K] summed over features for spherical */
+    const double *s2;      /**< sum of w r (x - centre)^2: [K, D] for diag, [K] summed over features for spherical; of
+                              w r (x - centre)(x - centre)', symmetric: [K, D, D] for full, [D, D] over all components for tied */
     double log_likelihood; /**< sum of w log p(x), nats */
     double weight;         /**< sum of w */
     double rows;           /**< rows seen, scaled likewise */
@@ -441,6 +500,54 @@ typedef struct fgmm_stats_view {
 } fgmm_stats_view;
 
 FGMM_API void fgmm_stats_export(const fgmm_stats *stats, fgmm_stats_view *out);
+
+/* ---- mini-batches: partial_fit -------------------------------------------------------------- */
+
+/** Stepwise EM over batches of rows (Cappe and Moulines 2009): with the statistics s of batch t, a unit of weight, and
+ *  rho_t = (t + t0)^-kappa,
+ *      S <- (1 - rho_t) S + rho_t s,      model <- M-step(S),      t = 1, 2, ...
+ *  S starts as the statistics of the starting model itself, so a component that a batch misses fades and does not
+ *  die. */
+typedef struct fgmm_online fgmm_online;
+
+typedef struct fgmm_online_options {
+    size_t struct_size;
+    double kappa;     /**< within (0.5, 1]; smaller forgets faster; 0: 0.7 */
+    double t0;        /**< larger trusts the start more; 0: 1; negative: 0, the first batch replaces the start */
+    double reg_covar; /**< 0: 1e-6; negative: none */
+    unsigned freeze;  /**< FGMM_FREEZE_* */
+    fgmm_compute_options compute; /**< zeroed: defaults */
+} fgmm_online_options;
+
+#define FGMM_ONLINE_OPTIONS_INIT                                                                                       \
+    { sizeof(fgmm_online_options), 0.0, 0.0, 0.0, 0, FGMM_COMPUTE_OPTIONS_INIT }
+
+/** @param model the start, copied: of fgmm_initial_model, a fit or the caller's. @param options NULL for defaults. */
+FGMM_API fgmm_status fgmm_online_create(fgmm_context *ctx, fgmm_online **out, const fgmm_model *model,
+                                        const fgmm_online_options *options);
+FGMM_API void fgmm_online_free(fgmm_context *ctx, fgmm_online *online);
+
+/**  One step: an E-step over a batch of rows (with their weights) and an M-step. Rows may be read only once. Batches
+ *  should be drawn at random from the data, and hold several rows a component. On failure the state is as it was.
+ *  @param report NULL, or initialised; its lower_bound is the batch's mean log-likelihood before the step, in nats a
+ *  row.
+ *  @return FGMM_ERR_INVALID, FGMM_ERR_DATA (NaN or Inf, no weight), FGMM_ERR_IO, FGMM_ERR_MEMORY, FGMM_ERR_DEVICE,
+ *  FGMM_ERR_CANCELLED. */
+FGMM_API fgmm_status fgmm_partial_fit(fgmm_context *ctx, fgmm_online *online, const fgmm_rows *rows,
+                                      fgmm_report *report);
+
+/**  The model after the last step, owned by `online`, valid until its next step. Its lower_bound is a mean over the
+ *  batches weighted as S; n_iter counts the steps. */
+FGMM_API const fgmm_model *fgmm_online_model(const fgmm_online *online);
+FGMM_API int64_t fgmm_online_steps(const fgmm_online *online);
+
+/**  The state as an .npz: what fgmm_stats_save writes (of S), with the step and the options but for `compute`. After
+ *  load the steps go on as if there had been no file. @return FGMM_ERR_IO; load also FGMM_ERR_FORMAT, naming the
+ *  array. */
+FGMM_API fgmm_status fgmm_online_save(fgmm_context *ctx, const fgmm_online *online, const char *path);
+/** @param compute NULL for defaults. */
+FGMM_API fgmm_status fgmm_online_load(fgmm_context *ctx, fgmm_online **out, const char *path,
+                                      const fgmm_compute_options *compute);
 
 /* ---- inference --------------------------------------------------------------------------- */
 
@@ -455,7 +562,8 @@ typedef struct fgmm_score_result {
     double weight;         /**< sum of the weights; N without weights */
 } fgmm_score_result;
 
-/** Mean log-likelihood and information criteria of rows with their weights. @return FGMM_ERR_DATA if no weight is left. */
+/** Mean log-likelihood and information criteria of rows with their weights. @return FGMM_ERR_DATA if no weight is
+ *  left. */
 FGMM_API fgmm_status fgmm_score(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
                                 const fgmm_compute_options *options, fgmm_score_result *out, fgmm_report *report);
 
@@ -463,14 +571,34 @@ FGMM_API fgmm_status fgmm_score(fgmm_context *ctx, const fgmm_model *model, cons
 FGMM_API fgmm_status fgmm_predict(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
                                   const fgmm_compute_options *options, int32_t *labels, fgmm_report *report);
 
-/** The m most responsible components of each row, best first. Entries after the last component with
- *  responsibility >= min_resp are id -1 and responsibility 0; so are components with r/w below about 1e-10, which are not
- *  looked at in exact precision.
- *  @param m 1 .. 64. @param ids [n, m]. @param resp [n, m]: responsibilities as they are, not renormalised.
- *  @param log_prob NULL, or [n]. */
-FGMM_API fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
-                                 const fgmm_compute_options *options, int m, double min_resp, int32_t *ids, float *resp,
-                                 double *log_prob, fgmm_report *report);
+/**  The responsibility of every component for each row. Large: ask for a slice of the rows at a time.
+ *  @param resp [n, K]; rows sum to one but for rounding. Components with r/w below about 1e-10, which are not looked
+ *  at in exact precision, and rows left out are 0. @param log_prob NULL, or [n]: the log-density, NaN for rows left
+ *  out. */
+FGMM_API fgmm_status fgmm_predict_proba(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,
+                                        const fgmm_compute_options *options, float *resp, double *log_prob,
+                                        fgmm_report *report);
+
+typedef struct fgmm_assign_options {
+    size_t struct_size;
+    double min_resp; /**< entries with less responsibility are left out; 0: none */
+    /** 0: responsibilities as they are. 1: those listed are scaled to sum to one, and the best is listed whatever its
+     *  responsibility, as in Kaldi's top-n with min-post. */
+    int renormalise;
+    fgmm_compute_options compute; /**< zeroed: defaults */
+} fgmm_assign_options;
+
+#define FGMM_ASSIGN_OPTIONS_INIT                                                                                       \
+    { sizeof(fgmm_assign_options), 0.0, 0, FGMM_COMPUTE_OPTIONS_INIT }
+
+/**  The m most responsible components of each row, best first. Entries after the last component with responsibility >=
+ *  min_resp are id -1 and responsibility 0; so are components with r/w below about 1e-10, which are not looked at in
+ *  exact precision, and all of a row left out.
+ *  @param m 1 .. 64. @param options NULL for defaults. @param ids [n, m]. @param resp [n, m].
+ *  @param log_prob NULL, or [n]: the log-density under the whole mixture. */
+FGMM_API fgmm_status fgmm_assign(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows, int m,
+                                 const fgmm_assign_options *options, int32_t *ids, float *resp, double *log_prob,
+                                 fgmm_report *report);
 
 /** Draws n rows from the mixture. The same seed gives the same rows. @param x [n, d]. @param labels NULL, or [n]. */
 FGMM_API fgmm_status fgmm_sample(fgmm_context *ctx, const fgmm_model *model, int64_t n, uint64_t seed, double *x,

@@ -1,5 +1,6 @@
 /**
- * flashgmm beside an application's own OpenCL code: a context over the caller's cl_context and queue, and rows in the caller's cl_mem.
+ * flashgmm beside an application's own OpenCL code: a context over the caller's cl_context and queue, and rows in the
+ * caller's cl_mem.
  *
  * The handles are declared as the pointers they are, so this header needs no OpenCL headers and
  * mixes with them in any order.
@@ -28,9 +29,9 @@ FGMM_API fgmm_status fgmm_context_create_opencl(fgmm_context **out, const fgmm_c
                                                 struct _cl_context *context, struct _cl_device_id *device,
                                                 struct _cl_command_queue *queue);
 
-/** Rows in a buffer of the context's cl_context, used in place, retained until fgmm_rows_free.
- *  @param type not FGMM_F64. @param offset bytes to row 0. @param pitch bytes from row to row, 0 for packed; both multiples of the
- *  element size. @param wait_list events the first use waits for, retained; NULL if n_wait is 0.
+/**  Rows in a buffer of the context's cl_context, used in place, retained until fgmm_rows_free.
+ *  @param type not FGMM_F64. @param offset bytes to row 0. @param pitch bytes from row to row, 0 for packed; both
+ *  multiples of the element size. @param wait_list events the first use waits for, retained; NULL if n_wait is 0.
  *  @return FGMM_ERR_INVALID if the buffer is too small, or this context has no OpenCL device. */
 FGMM_API fgmm_status fgmm_rows_from_cl_mem(fgmm_context *ctx, fgmm_rows **out, struct _cl_mem *buffer, fgmm_dtype type,
                                            int64_t n, int64_t d, size_t offset, size_t pitch, unsigned n_wait,

@@ -24,13 +24,14 @@ fgmm_status fgmm_model_save(fgmm_context *ctx, const fgmm_model *model, const ch
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!model || !path) return fgmm_fail(ctx, FGMM_ERR_INVALID, "saving a model: a pointer is NULL");
+    int64_t shape[3];
+    int ndim = fgmm_covariances_shape(model->type, model->k, model->d, shape);
     n_iter = model->n_iter;
     converged = model->converged != 0;
     const fgmm_npz_entry entries[] = {
         {{"weights", FGMM_F64, 1, {model->k, 0, 0}, model->weights}, NULL},
         {{"means", FGMM_F64, 2, {model->k, model->d, 0}, model->means}, NULL},
-        {{"covariances", FGMM_F64, model->type == FGMM_DIAG ? 2 : 1, {model->k, model->d, 0}, model->covariances},
-         NULL},
+        {{"covariances", FGMM_F64, ndim, {shape[0], shape[1], shape[2]}, model->covariances}, NULL},
         {{"covariance_type", FGMM_U8, 0, {0, 0, 0}, NULL}, fgmm_covariance_name(model->type)},
         {{"n_iter", FGMM_I64, 0, {0, 0, 0}, &n_iter}, NULL},
         {{"lower_bound", FGMM_F64, 0, {0, 0, 0}, &model->lower_bound}, NULL},
@@ -56,9 +57,10 @@ static fgmm_status optional_number(fgmm_context *ctx, const fgmm_npz *npz, const
     return FGMM_OK;
 }
 
-/* From 'covariance_type', or, if there is none, from the shape where that leaves no doubt. */
-static fgmm_status find_covariance_type(fgmm_context *ctx, const fgmm_npz *npz, const char *path, int64_t k, int64_t d,
-                                        fgmm_covariance *out) {
+/* From 'covariance_type', or, if there is none, from the shape where that leaves no doubt.
+ * @param matrices "covariances" or "precisions". */
+static fgmm_status find_covariance_type(fgmm_context *ctx, const fgmm_npz *npz, const char *path, const char *matrices,
+                                        int64_t k, int64_t d, fgmm_covariance *out) {
     const char *text = fgmm_npz_string(npz, "covariance_type");
     const int64_t *shape;
     const double *values, *unused;
@@ -74,11 +76,11 @@ static fgmm_status find_covariance_type(fgmm_context *ctx, const fgmm_npz *npz, 
     }
     if (fgmm_npz_has(npz, "covariance_type"))
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: 'covariance_type' is not a string", path);
-    values = fgmm_npz_doubles(npz, "covariances", &ndim, &shape);
-    if (!values) return fgmm_npz_need(npz, path, "covariances", 1, &k, &unused);
+    values = fgmm_npz_doubles(npz, matrices, &ndim, &shape);
+    if (!values) return fgmm_npz_need(npz, path, matrices, 1, &k, &unused);
     if (ndim == 2 && k == d && shape[0] == k && shape[1] == d)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT,
-                         "%s: has no 'covariance_type', and 'covariances' [%lld, %lld] may be diag or tied", path,
+                         "%s: has no 'covariance_type', and '%s' [%lld, %lld] may be diag or tied", path, matrices,
                          (long long)k, (long long)d);
     *out = ndim == 1                    ? FGMM_SPHERICAL
            : ndim == 3                  ? FGMM_FULL
@@ -89,27 +91,29 @@ static fgmm_status find_covariance_type(fgmm_context *ctx, const fgmm_npz *npz, 
 }
 
 static fgmm_status make_model(fgmm_context *ctx, const fgmm_npz *npz, const char *path, fgmm_model **out) {
-    static const int covariances_ndim[] = {[FGMM_SPHERICAL] = 1, [FGMM_DIAG] = 2, [FGMM_TIED] = 2, [FGMM_FULL] = 3};
     const int64_t *shape;
-    const double *weights, *means, *covariances;
+    const double *weights, *means, *values;
     fgmm_covariance type = FGMM_SPHERICAL;
+    const int inverse = !fgmm_npz_has(npz, "covariances") && fgmm_npz_has(npz, "precisions");
+    const char *matrices = inverse ? "precisions" : "covariances";
     double lower_bound = NAN, n_iter = 0, converged = 0;
     fgmm_status status;
     FGMM_TRY(fgmm_npz_shape(npz, path, "means", 2, &shape));
-    int64_t k = shape[0], d = shape[1], covariances_shape[3] = {k, d, d};
+    int64_t k = shape[0], d = shape[1], covariances_shape[3];
     if (k == 0 || d == 0)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: 'means' has shape [%lld, %lld]; both must be positive", path,
                          (long long)k, (long long)d);
     FGMM_TRY(fgmm_npz_need(npz, path, "means", 2, shape, &means));
     FGMM_TRY(fgmm_npz_need(npz, path, "weights", 1, shape, &weights));
-    FGMM_TRY(find_covariance_type(ctx, npz, path, k, d, &type));
-    if (type == FGMM_TIED) covariances_shape[0] = d;
-    FGMM_TRY(fgmm_npz_need(npz, path, "covariances", covariances_ndim[type], covariances_shape, &covariances));
+    FGMM_TRY(find_covariance_type(ctx, npz, path, matrices, k, d, &type));
+    int ndim = fgmm_covariances_shape(type, k, d, covariances_shape);
+    FGMM_TRY(fgmm_npz_need(npz, path, matrices, ndim, covariances_shape, &values));
     FGMM_TRY(optional_number(ctx, npz, path, "lower_bound", &lower_bound));
     FGMM_TRY(optional_number(ctx, npz, path, "n_iter", &n_iter));
     FGMM_TRY(optional_number(ctx, npz, path, "converged", &converged));
     if (!(n_iter >= 0 && n_iter <= INT_MAX)) return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: 'n_iter' is %g", path, n_iter);
-    status = fgmm_model_create(ctx, out, type, k, d, weights, means, covariances);
+    status = inverse ? fgmm_model_create_from_precisions(ctx, out, type, k, d, weights, means, values)
+                     : fgmm_model_create(ctx, out, type, k, d, weights, means, values);
     if (status != FGMM_OK) return fgmm_fail_at(ctx, status == FGMM_ERR_INVALID ? FGMM_ERR_FORMAT : status, path);
     (*out)->lower_bound = lower_bound;
     (*out)->n_iter = (int)n_iter;

@@ -1,0 +1,289 @@
+/*
+ * Tied and full covariances: W = V S on the device, and the kernels that whiten. Tied rows are whitened once and
+ * screened as spherical ones; full covariances have a screen of their own. Refining and the dense engine whiten
+ * x - m_k, in float-float.
+ */
+#include "cl_engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    FF_COST = 8 /* a float-float multiply-add in plain ones */
+};
+
+void cl_white_tiles(const fgmm_device *device, cl_engine *engine) {
+    size_t most = device->max_work_group;
+    if (engine->d <= 8)
+        engine->white_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 8, .rn = 1, .dt = 8};
+    else if (engine->d <= 32 && most >= 128)
+        engine->white_tile = (cl_tile){.gx = 8, .gy = 16, .rm = 4, .rn = 4, .dt = 8};
+    else if (most >= 256)
+        engine->white_tile = (cl_tile){.gx = 16, .gy = 16, .rm = 4, .rn = 4, .dt = 16};
+    else
+        engine->white_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 4, .rn = 4, .dt = 8};
+    if (engine->d <= 16)
+        engine->scatter_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 2, .rn = 2};
+    else if (engine->d <= 32 || most < 256)
+        engine->scatter_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 4, .rn = 4};
+    else
+        engine->scatter_tile = (cl_tile){.gx = 16, .gy = 16, .rm = 4, .rn = 4};
+}
+
+double cl_white_error(const fgmm_params *params) {
+    return params->condition * ((double)params->d + 4.0) * 0x1p-46;
+}
+
+/* A matrix as it is sent: V transposed, in two floats, its column scales; and what the screen's bound needs of it. */
+typedef struct white_matrix {
+    float *hi, *lo, *scale;
+    double *row_sums;   /* [D] of |V| */
+    double *row_errors; /* [D] of |W| delta, see screen_full.cl */
+    double norm, error; /* A and e0 */
+    int sound;
+} white_matrix;
+
+/* A power of two near the norm of a column of W, where it is not beyond all measure. */
+static double column_scale(const double *w, size_t d, size_t i) {
+    double sum = 0.0;
+    for (size_t j = i; j < d; j++) sum += w[j * d + i] * w[j * d + i];
+    if (!(sum > 1e-60 && sum < 1e60)) return 1.0;
+    return ldexp(1.0, (int)round(0.5 * log2(sum)));
+}
+
+static void split_matrix(white_matrix *out, const double *w, size_t d) {
+    memset(out->hi, 0, d * d * sizeof *out->hi);
+    memset(out->lo, 0, d * d * sizeof *out->lo);
+    for (size_t i = 0; i < d; i++) {
+        double scale = column_scale(w, d, i);
+        out->scale[i] = (float)scale;
+        for (size_t j = i; j < d; j++) cl_split(w[j * d + i] / scale, &out->hi[i * d + j], &out->lo[i * d + j]);
+    }
+}
+
+/* The bound's A: the least of two bounds on the largest singular value of |V|; and e0, for a mean in two floats. */
+static void measure_matrix(white_matrix *out, const double *w, const double *mean, const double *frame, size_t d) {
+    double most_column = 0.0, most_row = 0.0, squares = 0.0, error = 0.0;
+    out->sound = 1;
+    for (size_t j = 0; j < d; j++) out->row_sums[j] = out->row_errors[j] = 0.0;
+    for (size_t i = 0; i < d; i++) {
+        double column = 0.0, delta = 0x1p-47 * fabs(mean[i] - (frame ? frame[i] : 0.0)) + 1e-44;
+        for (size_t j = i; j < d; j++) {
+            double v = fabs((double)out->hi[i * d + j]);
+            column += v;
+            squares += v * v;
+            out->row_sums[j] += v;
+            out->row_errors[j] += fabs(w[j * d + i]) * delta;
+            if (!(v < 1e15)) out->sound = 0;
+        }
+        most_column = fmax(most_column, column);
+    }
+    for (size_t j = 0; j < d; j++) {
+        most_row = fmax(most_row, out->row_sums[j]);
+        error += out->row_errors[j] * out->row_errors[j];
+    }
+    out->norm = fmin(sqrt(squares), sqrt(most_column * most_row));
+    out->error = sqrt(error);
+}
+
+/* C_k and L_k with their rounding, g A, e0: see screen_full.cl. */
+static int full_constants(const cl_engine *engine, size_t i, const white_matrix *matrix, float *out) {
+    const fgmm_params *params = &engine->params;
+    const double unit = 0x1p-24, dt = engine->white_tile.dt;
+    double norm = params->log_norm[engine->ids[i]], log_w = params->log_weights[engine->ids[i]];
+    double g = (dt + (double)engine->d / dt + 8.0) * unit, pad = 8.0 * unit * (fabs(norm) + fabs(log_w)) + 1e-6;
+    out[0] = (float)(norm + pad);
+    out[1] = (float)(norm + log_w - pad);
+    out[2] = (float)(1.01 * g * matrix->norm);
+    out[3] = (float)(1.01 * matrix->error + 1e-12);
+    return matrix->sound && fabs(norm) < 1e30 && out[2] < 1.0f && out[3] < 1e15f;
+}
+
+/* Counts whitening matrices and all that the scatter sums of both engines may come to hold, so that a refusal comes
+ * before the work and says how much it is. */
+static fgmm_status fit_all(fgmm_device *device, size_t matrices) {
+    cl_engine *engine = device->engine;
+    const fgmm_host *host = &device->host;
+    double d = engine->d, room = (double)device->limit_bytes, need = (double)matrices * (2.0 * d + 1.0) * d * 4.0;
+    need += cl_tally_bytes(&engine->sparse_scatter) + cl_tally_bytes(&engine->dense_scatter);
+    if (need > room)
+        return host->fail(host->user, FGMM_ERR_MEMORY,
+                          "%s covariances of %u components in %u features need %.0f MiB, and %s has %.0f MiB",
+                          engine->full ? "full" : "tied", engine->k, engine->d, need / 0x1p20, device->name,
+                          room / 0x1p20);
+    CL_TRY(cl_room_fit(device, &engine->white_hi, matrices * engine->d * engine->d * sizeof(float), "whitening"));
+    CL_TRY(cl_room_fit(device, &engine->white_lo, matrices * engine->d * engine->d * sizeof(float), "whitening"));
+    return cl_room_fit(device, &engine->white_scale, matrices * engine->d * sizeof(float), "whitening");
+}
+
+static fgmm_status send_matrix(fgmm_device *device, size_t i, const white_matrix *matrix) {
+    cl_engine *engine = device->engine;
+    size_t row = engine->d * sizeof(float), bytes = row * engine->d;
+    CL_TRY(cl_write_at(device, engine->white_hi.mem, i * bytes, bytes, matrix->hi, "whitening"));
+    CL_TRY(cl_write_at(device, engine->white_lo.mem, i * bytes, bytes, matrix->lo, "whitening"));
+    return cl_write_at(device, engine->white_scale.mem, i * row, row, matrix->scale, "whitening");
+}
+
+/* The full screen's bounds: log cut, slack, Cmax, pad; and eta. */
+static void full_bounds(cl_engine *engine) {
+    const double unit = 0x1p-24;
+    double most = engine->log_norm_max;
+    engine->bounds.s[0] = engine->log_cut;
+    engine->bounds.s[1] = (float)(32.0 * unit);
+    engine->bounds.s[2] = (float)most;
+    engine->bounds.s[3] = (float)(16.0 * unit * (fabs(most) + fabs((double)engine->log_cut)) + 1e-6);
+    engine->white_eta = (float)((0.5 * engine->d + 16.0) * unit);
+}
+
+fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *sound) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t d = engine->d, matrices = engine->full ? engine->k : 1, cells = d * d;
+    fgmm_status status = FGMM_OK;
+    white_matrix matrix = {0};
+    CL_TRY(fit_all(device, matrices));
+    float *floats = cl_alloc(device, (2 * cells + d + 4 * matrices) * sizeof *floats);
+    if (!floats) return FGMM_ERR_MEMORY;
+    double *doubles = cl_alloc(device, 2 * d * sizeof *doubles);
+    if (!doubles) CL_GO(FGMM_ERR_MEMORY);
+    matrix.hi = floats;
+    matrix.lo = floats + cells;
+    matrix.scale = matrix.lo + cells;
+    matrix.row_sums = doubles;
+    matrix.row_errors = doubles + d;
+    float *constants = matrix.scale + d;
+    for (size_t i = 0; i < matrices; i++) {
+        size_t c = engine->full ? (size_t)engine->ids[i] : 0;
+        const double *w = params->whitening + c * cells;
+        split_matrix(&matrix, w, d);
+        CL_GO(send_matrix(device, i, &matrix));
+        if (!engine->full) continue;
+        measure_matrix(&matrix, w, params->means + c * d, frame, d);
+        if (!full_constants(engine, i, &matrix, constants + 4 * i)) *sound = 0;
+    }
+    if (engine->full) {
+        full_bounds(engine);
+        CL_GO(cl_room_fit(device, &engine->screen_c, 4 * matrices * sizeof *constants, "the screen's constants"));
+        CL_GO(cl_write(device, engine->screen_c.mem, 4 * matrices * sizeof *constants, constants,
+                       "the screen's constants"));
+    } else {
+        for (size_t f = 0; f < d; f++) matrix.scale[f] = cl_screen_centre(params, frame, (int64_t)f);
+        CL_GO(cl_room_fit(device, &engine->white_centre, d * sizeof(float), "the screen's centre"));
+        CL_GO(cl_write(device, engine->white_centre.mem, d * sizeof(float), matrix.scale, "the screen's centre"));
+    }
+done:
+    cl_release_memory(device, doubles);
+    cl_release_memory(device, floats);
+    return status;
+}
+
+static void white_options(const cl_engine *engine, char *out, size_t size, const fgmm_block *block) {
+    const cl_tile *tile = &engine->white_tile;
+    char row[64];
+    cl_row_options(row, sizeof row, block);
+    snprintf(out, size, "%s -DGX=%d -DGY=%d -DRM=%d -DRN=%d -DDT=%d", row, tile->gx, tile->gy, tile->rm, tile->rn,
+             tile->dt);
+}
+
+fgmm_status cl_white_rows(fgmm_device *device, const fgmm_block *block, cl_uint row0, cl_uint n) {
+    cl_engine *engine = device->engine;
+    const cl_tile *tile = &engine->white_tile;
+    cl_kernel kernel = NULL;
+    char options[128];
+    white_options(engine, options, sizeof options, block);
+    CL_TRY(cl_room_fit(device, &engine->white_rows, (size_t)n * engine->d * sizeof(float), "whitened rows"));
+    CL_TRY(cl_kernel_get(device, &kernel, "whiten", options, "whiten_rows"));
+    size_t rows = (size_t)(tile->gy * tile->rm), outputs = (size_t)(tile->gx * tile->rn);
+    size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+    size_t global[2] = {cl_round_up(engine->d, outputs) / outputs * local[0], cl_round_up(n, rows) / rows * local[1]};
+    return CL_RUN(device, kernel, "whitening rows", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                  CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->white_centre.mem),
+                  CL_ARG(engine->white_hi.mem), CL_ARG(engine->white_lo.mem), CL_ARG(engine->white_scale.mem),
+                  CL_ARG(engine->white_rows.mem));
+}
+
+fgmm_status cl_screen_full(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    const cl_tile *tile = &engine->white_tile;
+    cl_kernel kernel = NULL;
+    char options[128];
+    white_options(engine, options, sizeof options, block);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen_full", options, "screen_full"));
+    size_t rows = (size_t)(tile->gy * tile->rm);
+    int64_t depth = (int64_t)engine->k * engine->d * engine->d;
+    size_t step = cl_round_up((size_t)(4 * engine->batch_budget / depth + 1), rows);
+    for (size_t i = 0; i < slice->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
+        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
+        size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+        size_t global[2] = {local[0], cl_round_up(n, rows) / rows * local[1]};
+        CL_TRY(CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->k),
+                      CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->white_hi.mem),
+                      CL_ARG(engine->white_scale.mem), CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds),
+                      CL_ARG(engine->white_eta), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                      CL_ARG(engine->cand_count.mem), CL_ARG(block->hints)));
+    }
+    return FGMM_OK;
+}
+
+fgmm_status cl_refine_full(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    cl_kernel kernel = NULL;
+    char row[64], options[128];
+    int lanes = engine->d >= 64 ? 64 : engine->d >= 16 ? 16 : engine->d >= 4 ? 4 : 1;
+    int outputs = engine->d >= 256 ? 4 : (int)((engine->d + (cl_uint)lanes - 1) / (cl_uint)lanes);
+    cl_row_options(row, sizeof row, block);
+    snprintf(options, sizeof options, "%s -DLANES=%d -DRJ=%d", row, lanes, outputs);
+    CL_TRY(cl_kernel_get(device, &kernel, "refine_full", options, "refine_full"));
+    cl_uint hard = engine->params.hard != 0, tied = (cl_uint)engine->tied;
+    size_t local = 64, rows = local / (size_t)lanes;
+    size_t step = cl_round_up((size_t)(engine->batch_budget / FF_COST / ((int64_t)engine->d * engine->d) + 1), rows);
+    for (size_t i = 0; i < slice->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
+        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
+        size_t global = cl_round_up(n, rows) / rows * local;
+        CL_TRY(CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(tied),
+                      CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->white_hi.mem),
+                      CL_ARG(engine->white_lo.mem), CL_ARG(engine->white_scale.mem), CL_ARG(engine->constants.mem),
+                      CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max), CL_ARG(hard),
+                      CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                      CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
+                      CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints)));
+    }
+    return FGMM_OK;
+}
+
+fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    const cl_slice *slice = group->slice;
+    const fgmm_block *block = slice->block;
+    const cl_tile *tile = &engine->white_tile;
+    cl_kernel kernel = NULL;
+    char options[128];
+    white_options(engine, options, sizeof options, block);
+    CL_TRY(cl_kernel_get(device, &kernel, "whiten", options, "whiten_logits"));
+    size_t rows = (size_t)(tile->gy * tile->rm);
+    int64_t most = engine->batch_budget / FF_COST / ((int64_t)engine->d * engine->d) + 1; /* cells a dispatch */
+    size_t step = cl_round_up((size_t)(most / width + 1), rows), columns = (size_t)most / step + 1;
+    cl_uint tied = (cl_uint)engine->tied;
+    for (size_t i = 0; i < group->n; i += step)
+        for (size_t c = 0; c < width; c += columns) {
+            if (i || c) CL_TRY(cl_breathe(device));
+            size_t count = i + step < group->n ? step : group->n - i, wide = c + columns < width ? columns : width - c;
+            cl_uint i0 = (cl_uint)i, c0 = (cl_uint)c;
+            size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+            size_t global[2] = {wide * local[0], cl_round_up(count, rows) / rows * local[1]};
+            CL_TRY(CL_RUN(device, kernel, "dense logits", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
+                          CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(group->list), CL_ARG(group->base),
+                          CL_ARG(i0), CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(k0), CL_ARG(c0), CL_ARG(width),
+                          CL_ARG(tied), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem),
+                          CL_ARG(engine->white_hi.mem), CL_ARG(engine->white_lo.mem), CL_ARG(engine->white_scale.mem),
+                          CL_ARG(engine->constants.mem), CL_ARG(engine->logits.mem)));
+        }
+    return FGMM_OK;
+}
