@@ -122,7 +122,7 @@ run cli tools/check-cli.sh $out/gcc/tools/flashgmm
 run installed installed
 if [ -z "$quick" ]; then
     if have clang clang; then
-        (export CC=clang; build_and_test clang "cpu-avx2 cpu-avx512 cpu-neon opencl-pocl files house")
+        (export CC=clang; build_and_test clang "cpu-avx2 cpu-avx512 cpu-neon files house")
     fi
     build_and_test builtin "cpu-avx2 house" -Dopencl=builtin
     build_and_test noopencl "cpu-baseline files house" -Dopencl=disabled
