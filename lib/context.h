@@ -37,6 +37,9 @@ int fgmm_cancelled(fgmm_context *ctx);
  * one is quicker. */
 int fgmm_threads(const fgmm_context *ctx);
 enum { FGMM_PARALLEL_CELLS = 1 << 15 };
+/* Copies or clears `count` doubles, with those threads where there are many. */
+void fgmm_copy(fgmm_context *ctx, double *to, const double *from, int64_t count);
+void fgmm_zero(fgmm_context *ctx, double *to, int64_t count);
 /* Of the thread that asks, in a parallel loop. */
 int64_t fgmm_thread_number(void);
 

@@ -49,17 +49,10 @@ static const double cut_min = 1e-30;
 /* To the new means. */
 static void move_centres(fgmm_stats *stats) {
     int64_t k = stats->model->k, d = stats->model->d;
+    stats->about_means = 0;
     for (int64_t i = 0; i < k; i++)
         for (int64_t j = 0; j < d && stats->s0[i] > 0; j++)
             stats->centres[i * d + j] += stats->s1[i * d + j] / stats->s0[i];
-}
-
-static void stats_clear(fgmm_stats *stats) {
-    int64_t k = stats->model->k, d = stats->model->d;
-    memset(stats->s0, 0, (size_t)k * sizeof(double));
-    memset(stats->s1, 0, (size_t)(k * d) * sizeof(double));
-    memset(stats->s2, 0, (size_t)fgmm_covariances_size(stats->model->type, k, d) * sizeof(double));
-    stats->log_likelihood = stats->weight = stats->rows = 0;
 }
 
 static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_target *target, const fgmm_params *params,
@@ -99,7 +92,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                                                    : FGMM_CUT;
     params->hard = hard;
     params->careful = fgmm_feed_once(feed);
-    params->sum_centres = stats->centres;
+    params->sum_centres = stats->about_means ? model->means : stats->centres;
     FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
     double tolerance = params->precision == FGMM_DOUBLE ? 1e-15 : 1e-6;
     /* k-means has no use for variances. */
@@ -112,10 +105,11 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                  "read again");
     if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped || sums.imprecise)) {
         if (check.recentre) move_centres(stats);
+        params->sum_centres = stats->centres;
         /* Variances that small may also be lost to what a backend does quickly about centres of its own. */
         params->careful = sums.imprecise || check.recentre;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
-        stats_clear(stats);
+        fgmm_stats_clear(ctx, stats);
         FGMM_GO(run_once(feed, stage, target, params, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */

@@ -24,6 +24,8 @@ typedef struct fgmm_pass_counts {
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
 /* The same under a model that is borrowed and must outlive them. */
 fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
+/* Makes such statistics those of no rows under another model of the same shape. */
+void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model);
 
 /* Adds an E-step under stats->model over the feed. stats must hold no rows yet: its centres may be moved.
  * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */

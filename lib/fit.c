@@ -21,7 +21,9 @@ typedef struct {
     /* of the restart under way */
     fgmm_engine engine;
     fgmm_pass_counts counts;
-    int64_t moved; /* components reseeded so far */
+    int64_t moved;     /* components reseeded so far */
+    fgmm_stats *stats; /* of the last pass, kept for the next: its model may be gone */
+    int64_t stats_k;
     fgmm_laps laps;
 } fit_state;
 
@@ -137,19 +139,30 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
 
 /* ---- one restart ---- */
 
+/* Statistics for a pass under `model`: those of the pass before, cleared, where they have its shape. */
+static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
+    if (fit->stats && fit->stats_k == model->k) {
+        fgmm_stats_restart(fit->ctx, fit->stats, model);
+        return FGMM_OK;
+    }
+    fgmm_stats_free(fit->ctx, fit->stats);
+    fit->stats = NULL;
+    fit->stats_k = model->k;
+    return fgmm_stats_over(fit->ctx, &fit->stats, model);
+}
+
 /* Iteration `it` (from 1): *model becomes the next one. *fates is [k], of the iteration before and then of this one. */
 static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates, int it, fgmm_engine_choice *choice,
                            int *changed) {
     fgmm_context *ctx = fit->ctx;
     fgmm_status status = FGMM_OK;
-    fgmm_stats *stats = NULL;
     fgmm_model *next = NULL;
     fgmm_fate *now = fgmm_calloc(ctx, (size_t)(*model)->k, sizeof *now, "fates of components");
     if (!now) return FGMM_ERR_MEMORY;
     fit->engine = fgmm_engine_next(choice, fgmm_precision_on(fit->target, fit->compute.precision), (*model)->k);
-    FGMM_GO(fgmm_stats_over(ctx, &stats, *model));
-    FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", stats, fit->compute.precision, 0, choice, &fit->counts));
-    FGMM_GO(fgmm_mstep(ctx, stats, fit->reg_covar, fit->options->freeze, &next, now));
+    FGMM_GO(fit_stats(fit, *model));
+    FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, choice, &fit->counts));
+    FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, now));
     FGMM_GO(apply_policies(fit, next, now, fates, it, changed));
     /* After a drop the places have shifted: every fate still to come is news. */
     if (next->k == (*model)->k)
@@ -162,7 +175,6 @@ static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates,
     next = NULL;
 done:
     fgmm_free(ctx, now);
-    fgmm_stats_free(ctx, stats);
     fgmm_model_free(ctx, next);
     return status;
 }
@@ -274,6 +286,7 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
 }
 
 static void fit_close(fit_state *fit) {
+    fgmm_stats_free(fit->ctx, fit->stats);
     fgmm_seeder_free(fit->ctx, fit->seeder);
     fgmm_feed_close(fit->ctx, fit->feed);
 }

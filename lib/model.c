@@ -156,9 +156,8 @@ fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_mode
     fgmm_model *copy = NULL;
     FGMM_TRY(model_alloc(ctx, &copy, model->type, model->k, model->d));
     memcpy(copy->weights, model->weights, (size_t)model->k * sizeof(double));
-    memcpy(copy->means, model->means, (size_t)(model->k * model->d) * sizeof(double));
-    memcpy(copy->covariances, model->covariances,
-           (size_t)fgmm_covariances_size(model->type, model->k, model->d) * sizeof(double));
+    fgmm_copy(ctx, copy->means, model->means, model->k * model->d);
+    fgmm_copy(ctx, copy->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));
     copy->lower_bound = model->lower_bound;
     copy->n_iter = model->n_iter;
     copy->converged = model->converged;

@@ -90,28 +90,39 @@ static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, c
     return FGMM_OK;
 }
 
+/* The mixture's first two moments in columns from .. to-1: its mean as a float, and its variance about it in `square`. */
+static void column_moments(const fgmm_model *model, int64_t from, int64_t to, double *centre, double *square) {
+    int64_t k = model->k, d = model->d;
+    for (int64_t j = from; j < to; j++) centre[j] = square[j] = 0;
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = from; j < to; j++) centre[j] += model->weights[i] * model->means[i * d + j];
+    for (int64_t j = from; j < to; j++) centre[j] = (double)(float)centre[j];
+    if (model->type == FGMM_TIED) return;
+    int64_t step = model->type == FGMM_FULL ? d + 1 : model->type == FGMM_DIAG ? 1 : 0;
+    int64_t size = model->type == FGMM_FULL ? d * d : model->type == FGMM_DIAG ? d : 1;
+    for (int64_t i = 0; i < k; i++) {
+        const double *variances = model->covariances + i * size;
+        double weight = model->weights[i];
+        for (int64_t j = from; j < to; j++) {
+            double shift = model->means[i * d + j] - centre[j];
+            square[j] += weight * (variances[j * step] + shift * shift);
+        }
+    }
+}
+
 /* Centre and scale from the mixture's own first two moments, which after an M-step are the data's. */
 static fgmm_status prepare_screen_frame(fgmm_context *ctx, const fgmm_model *model, const double *whitening,
                                         double *centre, double *scale) {
+    enum { COLUMNS = 16 };
     int64_t k = model->k, d = model->d;
-    for (int64_t j = 0; j < d; j++) centre[j] = scale[j] = 0;
-    for (int64_t i = 0; i < k; i++)
-        for (int64_t j = 0; j < d; j++) centre[j] += model->weights[i] * model->means[i * d + j];
-    for (int64_t j = 0; j < d; j++) centre[j] = (double)(float)centre[j];
+    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t from = 0; from < d; from += COLUMNS)
+        column_moments(model, from, from + COLUMNS < d ? from + COLUMNS : d, centre, scale);
     double total = 0;
     if (model->type == FGMM_TIED) {
         FGMM_TRY(whitened_spread(ctx, model, whitening, centre, &total));
         total += (double)d;
-    }
-    for (int64_t i = 0; i < k && model->type != FGMM_TIED; i++) {
-        double weight = model->weights[i];
-        for (int64_t j = 0; j < d; j++) {
-            double shift = model->means[i * d + j] - centre[j];
-            double variance = model->type == FGMM_SPHERICAL ? model->covariances[i]
-                              : model->type == FGMM_DIAG    ? model->covariances[i * d + j]
-                                                            : model->covariances[(i * d + j) * d + j];
-            scale[j] += weight * (variance + shift * shift);
-        }
     }
     for (int64_t j = 0; j < d; j++) total += scale[j];
     for (int64_t j = 0; j < d; j++) scale[j] = power_scale(model->type == FGMM_DIAG ? scale[j] : total / (double)d);

@@ -19,12 +19,28 @@ fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_mode
     if (!(stats->s0 = fgmm_calloc(ctx, (size_t)k, sizeof(double), "statistics"))) goto done;
     if (!(stats->s1 = fgmm_calloc(ctx, (size_t)(k * d), sizeof(double), "statistics"))) goto done;
     if (!(stats->s2 = fgmm_calloc(ctx, (size_t)size, sizeof(double), "statistics"))) goto done;
-    memcpy(stats->centres, model->means, (size_t)(k * d) * sizeof(double));
+    fgmm_copy(ctx, stats->centres, model->means, k * d);
+    stats->about_means = 1;
     *out = stats;
     return FGMM_OK;
 done:
     fgmm_stats_free(ctx, stats);
     return status;
+}
+
+void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats) {
+    int64_t k = stats->model->k, d = stats->model->d, size = fgmm_covariances_size(stats->model->type, k, d);
+    memset(stats->s0, 0, (size_t)k * sizeof(double));
+    fgmm_zero(ctx, stats->s1, k * d);
+    fgmm_zero(ctx, stats->s2, size);
+    stats->log_likelihood = stats->weight = stats->rows = 0;
+}
+
+void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
+    stats->model = model;
+    fgmm_copy(ctx, stats->centres, model->means, model->k * model->d);
+    stats->about_means = 1;
+    fgmm_stats_clear(ctx, stats);
 }
 
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
@@ -78,6 +94,7 @@ fgmm_status fgmm_stats_reset(fgmm_context *ctx, fgmm_stats *stats, const fgmm_mo
 void fgmm_stats_shift(fgmm_stats *stats, const double *centres) {
     int64_t k = stats->model->k, d = stats->model->d;
     fgmm_covariance type = stats->model->type;
+    stats->about_means = 0;
     for (int64_t i = 0; i < k; i++) {
         double *h = stats->centres + i * d, s0 = stats->s0[i];
         int moved = 0;
@@ -158,6 +175,7 @@ fgmm_status fgmm_stats_merge(fgmm_context *ctx, fgmm_stats *dst, const fgmm_stat
     fgmm_stats *copy = NULL;
     FGMM_TRY(fgmm_stats_new(ctx, &copy, src->model));
     int64_t k = src->model->k, d = src->model->d;
+    copy->about_means = src->about_means;
     memcpy(copy->centres, src->centres, (size_t)(k * d) * sizeof(double));
     memcpy(copy->s0, src->s0, (size_t)k * sizeof(double));
     memcpy(copy->s1, src->s1, (size_t)(k * d) * sizeof(double));

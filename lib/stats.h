@@ -7,6 +7,7 @@ struct fgmm_stats {
     const fgmm_model *model; /* what the responsibilities were taken under */
     fgmm_model *owned;       /* the same, or NULL where it is borrowed */
     double *centres;         /* [K, D] */
+    int about_means;         /* 1: they are known to be the model's means */
     double *s0;              /* [K] */
     double *s1;              /* [K, D] */
     double *s2; /* [K], [K, D], [D, D] (over all components) or [K, D, D]: fgmm_covariances_size(model) doubles */
@@ -16,6 +17,8 @@ struct fgmm_stats {
 /* A hash of the shape and of every number of a model: fgmm_stats_view.fingerprint. */
 uint64_t fgmm_model_fingerprint(const fgmm_model *model);
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model);
+
+void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats); /* of its sums; centres stay */
 
 /* Moves the sums to other centres, exactly up to rounding in double. @param centres [K, D], not the statistics' own. */
 void fgmm_stats_shift(fgmm_stats *stats, const double *centres);

@@ -65,6 +65,7 @@ static fgmm_status fill(fgmm_context *ctx, const fgmm_npz *npz, const char *path
     const int64_t k = stats->model->k, d = stats->model->d, shape[2] = {k, d};
     int64_t s2_shape[3];
     const int ndim = fgmm_covariances_shape(stats->model->type, k, d, s2_shape);
+    stats->about_means = 0;
     FGMM_TRY(need_finite(ctx, npz, path, "centres", 2, shape, -INFINITY, stats->centres));
     FGMM_TRY(need_finite(ctx, npz, path, "s0", 1, shape, 0, stats->s0));
     FGMM_TRY(need_finite(ctx, npz, path, "s1", 2, shape, -INFINITY, stats->s1));
