@@ -19,6 +19,11 @@
 #error "CAP must be positive"
 #endif
 
+// BATCH: entries that are fetched together (default 8).
+#ifndef BATCH
+#define BATCH 8
+#endif
+
 // EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
 #ifndef EXACT
 #define EXACT 0
@@ -64,24 +69,30 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
 #else
     float p1 = 0.0f, p2 = 0.0f;
     uint terms = 0, chunk = 0;
-    for (uint e = starts[c * slots + s]; e < end; e++) {
-        const uint value = values[e];
-        const uint row = value / CAP;
-        if (terms == 16 || (terms > 0 && chunk != row / 1024)) {
-            s1 = ff_add(s1, p1);
-            s2 = ff_add(s2, p2);
-            p1 = p2 = 0.0f;
-            terms = 0;
+    // What a batch of entries needs is on its way before the first of it is added.
+    for (uint e0 = starts[c * slots + s]; e0 < end; e0 += BATCH) {
+        uint value[BATCH];
+        float wr[BATCH], x[BATCH];
+        for (uint i = 0; i < BATCH; i++) value[i] = values[min(e0 + i, end - 1)];
+        for (uint i = 0; i < BATCH; i++) {
+            const uint row = value[i] / CAP;
+            wr[i] = surv_r[value[i]];
+            if (weights) wr[i] *= weights[row0 + row];
+            x[i] = whole ? 0.0f : ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f);
         }
-        chunk = row / 1024;
-        terms++;
-        float wr = surv_r[value];
-        if (weights) wr *= weights[row0 + row];
-        if (whole) {
-            p1 += wr;
-        } else {
-            const float t = (ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f) - hi) - lo;
-            const float wrt = wr * t;
+        for (uint i = 0; i < BATCH; i++) {
+            if (e0 + i >= end) break;
+            const uint row_chunk = value[i] / CAP / 1024;
+            if (terms == 16 || (terms > 0 && chunk != row_chunk)) {
+                s1 = ff_add(s1, p1);
+                s2 = ff_add(s2, p2);
+                p1 = p2 = 0.0f;
+                terms = 0;
+            }
+            chunk = row_chunk;
+            terms++;
+            const float t = whole ? 1.0f : (x[i] - hi) - lo;
+            const float wrt = wr[i] * t;
             p1 += wrt;
             p2 = fma(wrt, t, p2);
         }
@@ -106,4 +117,20 @@ __kernel void fold(__global float2 *part, __global float2 *total, ulong count, u
     for (uint s = 0; s < slots; s++) sum = ff_sum(sum, part[s * count + i]);
     total[i] = sum;
     if (move) part[i] = part[slots * count + i];
+}
+
+// total [lines, 2 d + 1] without the features of its squares: out [lines, d + 2] of w r t, the sum of w r t^2 over them, w r.
+__kernel void narrow(__global const float2 *total, uint lines, uint d, __global float2 *out)
+{
+    const ulong i = get_global_id(0);
+    const uint f = (uint)(i % (d + 2));
+    const ulong line = i / (d + 2);
+    if (line >= lines) return;
+    __global const float2 *in = total + line * (2ul * d + 1);
+    ff sum = in[f < d ? f : 2 * d];
+    if (f == d) {
+        sum = in[d];
+        for (uint j = 1; j < d; j++) sum = ff_sum(sum, in[d + j]);
+    }
+    out[i] = sum;
 }

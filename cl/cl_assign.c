@@ -35,8 +35,7 @@ fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *id
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, most);
         cl_uint entries = 0, dense = 0;
-        int side = 0;
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
+        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
         CL_TRY(cl_room_fit(device, &engine->top_ids, (size_t)slice.n * best * sizeof(cl_uint), "components"));
         CL_TRY(cl_room_fit(device, &engine->top_resp, (size_t)slice.n * best * sizeof(float), "responsibilities"));
         if (!engine->all_dense) CL_TRY(run_top_sparse(device, &slice, best));
@@ -78,10 +77,9 @@ fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         cl_uint entries = 0, dense = 0;
-        int side = 0;
         float *out = resp + slice.row0 * k;
         memset(out, 0, slice.n * k * sizeof *out);
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
+        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
         if (entries) CL_TRY(read_survivors(device, &slice, out));
         if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, out));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));

@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 void *cl_alloc(fgmm_device *device, size_t bytes) {
     void *pointer = device->host.alloc(device->host.user, bytes ? bytes : 1);
     if (!pointer) device->host.fail(device->host.user, FGMM_ERR_MEMORY, "no memory for %zu bytes", bytes);
@@ -11,6 +15,19 @@ void *cl_alloc(fgmm_device *device, size_t bytes) {
 
 void cl_release_memory(fgmm_device *device, void *pointer) {
     if (pointer) device->host.free(device->host.user, pointer);
+}
+
+int cl_threads(const fgmm_device *device, size_t cells) {
+#ifdef _OPENMP
+    enum { CELLS_A_THREAD = 4096 };
+    int most = device->host.threads > 0 ? device->host.threads : omp_get_max_threads();
+    size_t wanted = cells / CELLS_A_THREAD;
+    return wanted < 1 ? 1 : wanted < (size_t)most ? (int)wanted : most;
+#else
+    (void)device;
+    (void)cells;
+    return 1;
+#endif
 }
 
 size_t cl_round_up(size_t value, size_t step) {
@@ -35,6 +52,35 @@ void cl_room_free(fgmm_device *device, cl_room *room) {
     cl_buffer_free(device, room->mem);
     room->mem = NULL;
     room->bytes = 0;
+}
+
+fgmm_status cl_pin(fgmm_device *device, size_t bytes) {
+    cl_pinned *pinned = &device->engine->pinned;
+    pinned->used = 0;
+    if (pinned->at && pinned->bytes >= bytes) return FGMM_OK;
+    cl_pinned_free(device);
+    cl_int code = CL_SUCCESS;
+    pinned->mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
+    CL_CHECK(device, code, "pinned memory");
+    pinned->at = clEnqueueMapBuffer(device->queue, pinned->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL,
+                                    NULL, &code);
+    if (code != CL_SUCCESS) {
+        pinned->at = NULL;
+        cl_pinned_free(device);
+        return cl_fail(device, code, "mapping pinned memory");
+    }
+    pinned->bytes = bytes;
+    return FGMM_OK;
+}
+
+void cl_pinned_free(fgmm_device *device) {
+    cl_pinned *pinned = &device->engine->pinned;
+    if (pinned->at) {
+        clEnqueueUnmapMemObject(device->queue, pinned->mem, pinned->at, 0, NULL, NULL);
+        clFinish(device->queue);
+    }
+    if (pinned->mem) clReleaseMemObject(pinned->mem);
+    *pinned = (cl_pinned){0};
 }
 
 fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what) {

@@ -1,7 +1,7 @@
 /*
  * The engine's own state. An E-step goes through a block slice by slice:
  *
- *   screen -> refine -> compact and sort (cl_sort.c) -> sums of the survivors        cl_estep.c, cl_scatter.c
+ *   screen (cl_screen.c) -> refine -> lists (cl_bins.c) -> sums of the survivors        cl_estep.c, cl_scatter.c
  *          \-> rows with too many candidates -> dense engine (cl_dense.c)
  *          \-> log-likelihood and counts of each chunk of rows
  *
@@ -17,8 +17,9 @@
 enum {
     CL_CAP = 16,             /* candidates of a row before it is left to the dense engine */
     CL_DEPTH_TILE = 16,      /* DT of screen.cl */
+    CL_MATRIX_ROWS = 128,    /* rows, and work-items, of a group of screen_mma.cl */
+    CL_MATRIX_CHUNK = 4,     /* CHUNK of screen_mma.cl */
     CL_SCAN_BLOCK = 1024,    /* elements a work-group scans */
-    CL_SORT_BLOCK = 1024,    /* entries a work-group sorts */
     CL_DENSE_WIDTH = 1024,   /* components of a dense tile */
     CL_DENSE_CELLS = 1 << 21 /* cells of a dense tile: rows * components */
 };
@@ -42,6 +43,13 @@ typedef struct cl_room {
     size_t bytes;
 } cl_room;
 
+/* Host memory that a device reads and writes at full speed, mapped for good. */
+typedef struct cl_pinned {
+    cl_mem mem;
+    void *at;
+    size_t bytes, used;
+} cl_pinned;
+
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
  * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them:
  * [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
@@ -58,6 +66,15 @@ typedef struct cl_tally {
 typedef struct cl_tile {
     int gx, gy, rm, rn, dt;
 } cl_tile;
+
+/* The screen on matrix units: see screen_mma.cl. */
+typedef struct cl_matrix {
+    int on;
+    cl_uint dp, steps, kept; /* features padded; steps of 16 terms; the same if a warp keeps its rows, else 0 */
+    cl_uint nt, tiles, chunks;
+    cl_float slack;
+    cl_float4 bounds;
+} cl_matrix;
 
 struct cl_engine {
     /* from begin */
@@ -77,12 +94,17 @@ struct cl_engine {
     cl_uint dense_width, dense_group; /* components of a dense tile, rows of a dense group */
     cl_room centre, scale, screen_a, screen_b, screen_c, mean_hi, mean_lo, inverse, constants, sum_hi, sum_lo;
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
+    cl_matrix matrix;
+    cl_pinned pinned;
+    cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows;
     cl_float white_eta; /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of a slice */
-    cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_offsets, dense_list;
-    cl_room keys[2], values[2], histogram, digit_starts, scan_totals[4], scan_sums[4], segments, chunks;
+    cl_room packed_rows, row_starts, again, narrow;
+    cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_list;
+    cl_room counts, count_tally, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
+    cl_uint list_slots; /* superchunks that the lists are in */
     cl_room logits, best, best_id, sum, dense_starts, scatter_starts;
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
@@ -121,11 +143,15 @@ void *cl_alloc(fgmm_device *device, size_t bytes); /* NULL with the message stor
 void cl_release_memory(fgmm_device *device, void *pointer);
 fgmm_status cl_room_fit(fgmm_device *device, cl_room *room, size_t bytes, const char *what);
 void cl_room_free(fgmm_device *device, cl_room *room);
+/* At least `bytes` of pinned memory, none of it used. No transfer from or to it may be under way. */
+fgmm_status cl_pin(fgmm_device *device, size_t bytes);
+void cl_pinned_free(fgmm_device *device);
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
 fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what);
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what);
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,
                         const char *what);
+int cl_threads(const fgmm_device *device, size_t cells); /* of the host that work on so many cells pays for */
 size_t cl_round_up(size_t value, size_t step);
 int64_t cl_power_of_two(int64_t least); /* the first that is not less */
 
@@ -134,6 +160,7 @@ typedef struct cl_tile_options {
     char text[128];
 } cl_tile_options;
 void cl_row_options(char *out, size_t size, const fgmm_block *block);
+int cl_row_fours(const cl_engine *engine, cl_ulong offset, cl_ulong pitch); /* ROW_FOURS of rows.clh */
 void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block);
 
 /* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
@@ -142,6 +169,9 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame);
 void cl_split(double value, float *hi, float *lo);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
+
+/* cl_screen.c: candidates of the rows of a slice. */
+fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice);
 
 /* cl_whiten.c: tied and full covariances. */
 void cl_white_tiles(const fgmm_device *device, cl_engine *engine);
@@ -159,20 +189,22 @@ fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint 
 
 /* cl_scatter.c: their scatter sums, of the survivors of a slice or of a dense group's tiles of responsibilities. */
 void cl_scatter_plan(cl_engine *engine); /* after cl_dense_plan */
-fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries, int side);
+fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries);
 fgmm_status cl_scatter_dense(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
                              const cl_place *place);
 fgmm_status cl_scatter_collect(fgmm_device *device, fgmm_sums *out);
 
-/* cl_sort.c */
-fgmm_status cl_emit(fgmm_device *device, const cl_slice *slice, int side);
-/* Where the entries of each component in each superchunk start, in engine->segments. */
-fgmm_status cl_segments(fgmm_device *device, cl_uint entries, int side, cl_uint slots, cl_ulong grain, cl_ulong skip);
-/* Compacts the survivors of a slice into entries sorted by (component, row), in keys[*side] and values[*side], and
- * fills dense_list and its host copy. */
-fgmm_status cl_compact(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side);
-/* Adds the sums of sorted entries to the sparse tally. */
-fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice, cl_uint entries, int side);
+/* cl_bins.c: lists of the survivors of a slice. Each step needs the ones before. */
+/* How many, and how many rows are the dense engine's: these in dense_list and its host copy. */
+fgmm_status cl_count(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense);
+/* Fills values and lists: each component's survivors in each superchunk of the sparse tally, in the order of rows. */
+fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries);
+/* Adds their sums to that tally. */
+fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice);
+/* Where other superchunks start in the lists, in engine->segments. */
+fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_ulong skip);
+/* All survivors in the order of rows: row_values, each row's at offsets. */
+fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice, cl_uint entries);
 
 /* cl_tally.c */
 void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, uint32_t slots);
@@ -184,11 +216,11 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
                           cl_mem *part);
 /* After the sums: folds all slots but the last, which stays under way. */
 fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots);
-/* Folds what is under way and gives each line of all of it to `add`. */
+/* Folds what is under way and gives each line of all of it to `add`, several at a time where lines are many. */
 typedef void cl_tally_add(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out);
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out);
-/* Adds a line [2 D + 1] of sums of w r t, w r t^2, w r. */
-void cl_tally_add_component(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out);
+/* The same for a tally of lines [2 D + 1]: sums of w r t, w r t^2, w r of each component. */
+fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out);
 void cl_tally_free(fgmm_device *device, cl_tally *tally);
 
 /* cl_dense.c: rows list[0 .. count-1] of the slice, ascending, or its first count rows if `all`. Adds to the tallies;
@@ -201,9 +233,9 @@ int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
 /* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */
 fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *tally, cl_room *starts, cl_place *out);
 
-/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign: *entries sorted in keys[*side] and
- * values[*side], *dense rows left to the dense engine (all of them if engine->all_dense). */
-fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side);
+/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign: how many survivors, and how many rows are left to the
+ * dense engine (all of them if engine->all_dense). */
+fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */

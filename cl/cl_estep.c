@@ -5,10 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8, WHITE_ROWS_BYTES = 64 << 20 };
+enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
 
 void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
+}
+
+int cl_row_fours(const cl_engine *engine, cl_ulong offset, cl_ulong pitch) {
+    return offset % 4 == 0 && pitch % 4 == 0 && engine->d % 4 == 0;
 }
 
 void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block) {
@@ -102,53 +106,14 @@ fgmm_status cl_breathe(fgmm_device *device) {
     return FGMM_OK;
 }
 
-static fgmm_status run_screen(fgmm_device *device, const cl_slice *slice) {
-    cl_engine *engine = device->engine;
-    const fgmm_block *block = slice->block, white = {.type = FGMM_F32};
-    const cl_tile *tile = &engine->tile;
-    cl_kernel kernel = NULL;
-    cl_tile_options options;
-    if (engine->full) return cl_screen_full(device, slice);
-    cl_tiled_options(&options, tile, engine->diag, engine->tied ? &white : block);
-    CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
-    cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
-    size_t rows = (size_t)(tile->gy * tile->rm);
-    int64_t depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1);
-    if (engine->tied) depth += (int64_t)engine->d * engine->d;
-    size_t step = cl_round_up((size_t)(engine->batch_budget / depth + 1), rows);
-    if (engine->tied && step > WHITE_ROWS_BYTES / (engine->d * sizeof(float)))
-        step = cl_round_up(WHITE_ROWS_BYTES / (engine->d * sizeof(float)), rows);
-    for (size_t i = 0; i < slice->n; i += step) {
-        if (i) CL_TRY(cl_breathe(device));
-        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
-        cl_mem rows_at = block->rows;
-        cl_ulong offset = block->offset, pitch = block->pitch;
-        if (engine->tied) {
-            /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
-            CL_TRY(cl_white_rows(device, block, row0, n));
-            rows_at = engine->white_rows.mem;
-            pitch = engine->d;
-            offset = 0 - (cl_ulong)row0 * pitch;
-        }
-        size_t local[2] = {(size_t)tile->gx, (size_t)tile->gy};
-        size_t global[2] = {local[0], cl_round_up(n, rows) / rows * local[1]};
-        CL_TRY(CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(rows_at), CL_ARG(offset), CL_ARG(pitch),
-                      CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->dp), CL_ARG(engine->k),
-                      CL_ARG(engine->kp), CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem),
-                      CL_ARG(engine->screen_a.mem), CL_ARG(screen_b), CL_ARG(engine->screen_c.mem),
-                      CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
-                      CL_ARG(engine->cand_count.mem), CL_ARG(block->hints)));
-    }
-    return FGMM_OK;
-}
-
 static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
     char options[64];
-    int lanes = engine->d >= 128 ? 32 : engine->d >= 32 ? 16 : engine->d >= 8 ? 4 : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DDIAG=%d -DLANES=%d", (int)block->type, engine->diag, lanes);
+    int lanes = engine->d >= 1024 ? 32 : engine->d >= 512 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d", (int)block->type,
+             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
     size_t local = 64, rows = local / (size_t)lanes, global = cl_round_up(slice->n, rows) / rows * local;
@@ -172,13 +137,12 @@ static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
     return FGMM_OK;
 }
 
-fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense, int *side) {
+fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
     CL_TRY(fit_slice(device, slice->n));
     *entries = 0;
-    *side = 0;
     *dense = slice->n;
     if (engine->all_dense) {
         const cl_uint one = 1;
@@ -189,30 +153,38 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *en
         return FGMM_OK;
     }
     CL_TRY(fit_hints(device, slice->block));
-    CL_TRY(run_screen(device, slice));
+    CL_TRY(cl_screen(device, slice));
     CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
-    return cl_compact(device, slice, entries, dense, side);
+    return cl_count(device, slice, entries, dense);
 }
 
-/* Sums over the rows of a slice, chunk by chunk in row order. */
-static fgmm_status add_row_sums(fgmm_device *device, const cl_slice *slice) {
+/* Sums over the rows of a slice, chunk by chunk, into engine->chunks. */
+static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    size_t chunks = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS, bytes = chunks * ROW_SUMS * 4;
-    size_t local = 64, global = chunks * local;
-    CL_TRY(cl_room_fit(device, &engine->chunks, bytes, "sums over rows"));
+    size_t local = 64, global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
     CL_TRY(cl_kernel_get(device, &kernel, "row_sums", "", "row_sums"));
-    CL_TRY(CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
+    return CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
-                  CL_ARG(engine->kept_weight.mem), CL_ARG(engine->chunks.mem)));
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(engine->chunks.mem));
+}
+
+static size_t chunk_bytes(const fgmm_block *block) {
+    return ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * ROW_SUMS * sizeof(cl_uint);
+}
+
+/* Adds the sums of a block's chunks in the order of rows. */
+static fgmm_status add_row_sums(fgmm_device *device, const fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    size_t bytes = chunk_bytes(block);
     union {
         uint32_t u;
         float f;
     } *sums = cl_alloc(device, bytes);
     if (!sums) return FGMM_ERR_MEMORY;
     fgmm_status status = cl_read(device, engine->chunks.mem, bytes, sums, "sums over rows");
-    for (size_t i = 0; status == FGMM_OK && i < chunks * ROW_SUMS; i += ROW_SUMS) {
+    for (size_t i = 0; status == FGMM_OK && i < bytes / sizeof *sums; i += ROW_SUMS) {
         engine->log_likelihood += (double)sums[i].f + (double)sums[i + 1].f;
         engine->weight += (double)sums[i + 2].f + (double)sums[i + 3].f;
         engine->dropped += (double)sums[i + 4].f + (double)sums[i + 5].f;
@@ -237,25 +209,28 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     CL_TRY(cl_prepare(device, block->centre));
+    CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         cl_uint entries = 0, dense = 0;
-        int side = 0;
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense, &side));
-        if (entries) CL_TRY(cl_accumulate(device, &slice, entries, side));
-        if (entries && (engine->tied || engine->full)) CL_TRY(cl_scatter_sparse(device, &slice, entries, side));
+        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
+        if (entries) {
+            CL_TRY(cl_lists(device, &slice, entries));
+            CL_TRY(cl_accumulate(device, &slice));
+            if (engine->tied || engine->full) CL_TRY(cl_scatter_sparse(device, &slice, entries));
+        }
         if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, NULL));
-        CL_TRY(add_row_sums(device, &slice));
+        CL_TRY(sum_rows(device, &slice));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
-    return FGMM_OK;
+    return add_row_sums(device, block);
 }
 
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
-    CL_TRY(cl_tally_collect(device, &engine->sparse, cl_tally_add_component, out));
-    CL_TRY(cl_tally_collect(device, &engine->dense, cl_tally_add_component, out));
+    CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
+    CL_TRY(cl_tally_collect_components(device, &engine->dense, out));
     if (engine->tied || engine->full) CL_TRY(cl_scatter_collect(device, out));
     out->log_likelihood += engine->log_likelihood;
     out->weight += engine->weight;
@@ -268,18 +243,21 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
 void cl_engine_free(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!engine) return;
-    cl_room *rooms[] = {&engine->centre,     &engine->scale,         &engine->screen_a,     &engine->screen_b,
-                        &engine->screen_c,   &engine->mean_hi,       &engine->mean_lo,      &engine->inverse,
-                        &engine->constants,  &engine->sum_hi,        &engine->sum_lo,       &engine->cand_id,
-                        &engine->cand_v,     &engine->cand_count,    &engine->kept,         &engine->dense_flag,
-                        &engine->logz,       &engine->kept_weight,   &engine->offsets,      &engine->dense_offsets,
-                        &engine->dense_list, &engine->keys[0],       &engine->keys[1],      &engine->values[0],
-                        &engine->values[1],  &engine->histogram,     &engine->digit_starts, &engine->segments,
-                        &engine->chunks,     &engine->logits,        &engine->best,         &engine->best_id,
-                        &engine->sum,        &engine->dense_starts,  &engine->top_ids,      &engine->top_resp,
-                        &engine->white_hi,   &engine->white_lo,      &engine->white_scale,  &engine->white_centre,
-                        &engine->white_rows, &engine->scatter_starts};
+    cl_room *rooms[] = {&engine->centre,         &engine->scale,          &engine->screen_a,       &engine->screen_b,
+                        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,        &engine->inverse,
+                        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,         &engine->cand_id,
+                        &engine->cand_v,         &engine->cand_count,     &engine->kept,           &engine->dense_flag,
+                        &engine->logz,           &engine->kept_weight,    &engine->offsets,        &engine->dense_list,
+                        &engine->counts,         &engine->count_tally,    &engine->totals,         &engine->lists,
+                        &engine->values,         &engine->row_values,     &engine->segments,       &engine->chunks,
+                        &engine->logits,         &engine->best,           &engine->best_id,        &engine->sum,
+                        &engine->dense_starts,   &engine->top_ids,        &engine->top_resp,       &engine->white_hi,
+                        &engine->white_lo,       &engine->white_scale,    &engine->white_centre,   &engine->white_rows,
+                        &engine->scatter_starts, &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,
+                        &engine->columns,        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,
+                        &engine->again,          &engine->narrow};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
+    cl_pinned_free(device);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
         cl_room_free(device, &engine->scan_sums[i]);

@@ -7,32 +7,13 @@
 #include <math.h>
 #include <string.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 void cl_split(double value, float *hi, float *lo) {
     *hi = (float)value;
     *lo = isfinite(*hi) ? (float)(value - (double)*hi) : 0.0f;
-}
-
-static double inverse_at(const fgmm_params *params, int64_t component, int64_t feature) {
-    if (!params->half_inv_var) return 0.5; /* of whitened rows */
-    return params->covariance_type == FGMM_DIAG ? params->half_inv_var[component * params->d + feature]
-                                                : params->half_inv_var[component];
-}
-
-/* The screen's means before they are scaled, [k, D]: about its centre, and whitened if tied. */
-static void centre_means(const cl_engine *engine, const double *frame, double *out) {
-    const fgmm_params *params = &engine->params;
-    size_t d = engine->d;
-    for (size_t i = 0; i < engine->k; i++, out += d) {
-        const double *mean = params->means + (size_t)engine->ids[i] * d;
-        for (size_t f = 0; f < d; f++)
-            out[f] = mean[f] - (cl_screen_centre(params, frame, (int64_t)f) + (frame ? frame[f] : 0.0));
-        if (!engine->tied) continue;
-        for (size_t f = d; f-- > 0;) { /* from the last, since y_f needs t_0 .. t_f */
-            double y = 0.0;
-            for (size_t g = 0; g <= f; g++) y += params->whitening[f * d + g] * out[g];
-            out[f] = y;
-        }
-    }
 }
 
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature) {
@@ -51,108 +32,352 @@ static void choose_tile(const fgmm_device *device, cl_engine *engine) {
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Sends `count` floats made by the caller in `from`. */
-static fgmm_status send(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
-    CL_TRY(cl_room_fit(device, room, count * sizeof(float), what));
-    return cl_write(device, room->mem, count * sizeof(float), from, what);
+/* Few shapes here too. A warp keeps the fragments of its rows up to a depth of 128; beyond, it fetches them, and takes twice as many
+ * components at a time to make that pay. */
+static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
+    cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
+    int kept = steps <= 8;
+    if (!kept) steps = (cl_uint)cl_round_up(steps, CL_MATRIX_CHUNK);
+    engine->matrix = (cl_matrix){.on = device->has_matrix && !engine->full,
+                                 .dp = steps / parts * 16,
+                                 .steps = steps,
+                                 .kept = kept ? steps : 0,
+                                 .nt = kept ? 8 : 16,
+                                 .chunks = kept ? 1 : steps / CL_MATRIX_CHUNK};
+    engine->matrix.tiles = (engine->k + 8 * engine->matrix.nt - 1) / (8 * engine->matrix.nt);
 }
 
-/* Two floats a cell of values [., D] less the frame, for the components in use. */
-static fgmm_status send_split(fgmm_device *device, const double *values, const double *frame, cl_room *hi, cl_room *lo,
-                              float *scratch, const char *what) {
-    const cl_engine *engine = device->engine;
-    size_t d = engine->d, cells = engine->k * d;
-    for (int part = 0; part < 2; part++) {
-        for (size_t i = 0; i < engine->k; i++)
-            for (size_t f = 0; f < d; f++) {
-                float two[2];
-                cl_split(values[(size_t)engine->ids[i] * d + f] - (frame ? frame[f] : 0.0), &two[0], &two[1]);
-                scratch[i * d + f] = two[part];
-            }
-        CL_TRY(send(device, part ? lo : hi, scratch, cells, what));
-    }
+/* ---- what is sent ---- */
+
+/* `count` floats of pinned memory, which cl_prepare has made large enough. */
+static float *take(cl_engine *engine, size_t count) {
+    float *out = (float *)(void *)((char *)engine->pinned.at + engine->pinned.used);
+    engine->pinned.used += cl_round_up(count * sizeof *out, 64);
+    return out;
+}
+
+/* Sends `count` floats of pinned memory. Kernels that read four at a time may read beyond the last. */
+static fgmm_status send(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
+    CL_TRY(cl_room_fit(device, room, (count + 3) * sizeof(float), what));
+    CL_CHECK(device,
+             clEnqueueWriteBuffer(device->queue, room->mem, CL_FALSE, 0, count * sizeof *from, from, 0, NULL, NULL),
+             what);
     return FGMM_OK;
 }
 
-/* The screen's constants c1, c2, a, M of each component, and its bounds. Returns whether the screen can be trusted. */
-static int screen_constants(cl_engine *engine, const double *means, float *out) {
+/* A row of doubles less `frame` (or NULL), as two floats each. */
+static void split_row(const double *row, const double *frame, size_t d, float *hi, float *lo) {
+    double most = 0.0;
+    for (size_t f = 0; f < d; f++) {
+        double value = row[f] - (frame ? frame[f] : 0.0);
+        hi[f] = (float)value;
+        lo[f] = (float)(value - (double)hi[f]);
+        most = fmax(most, fabs(value));
+    }
+    if (most < 3e38) return;
+    for (size_t f = 0; f < d; f++) cl_split(row[f] - (frame ? frame[f] : 0.0), &hi[f], &lo[f]);
+}
+
+static fgmm_status send_split(fgmm_device *device, const double *values, const double *frame, cl_room *hi, cl_room *lo,
+                              const char *what) {
+    cl_engine *engine = device->engine;
+    size_t d = engine->d, cells = engine->k * d;
+    float *high = take(engine, cells), *low = take(engine, cells);
+#pragma omp parallel for num_threads(cl_threads(device, cells))
+    for (size_t i = 0; i < engine->k; i++)
+        split_row(values + (size_t)engine->ids[i] * d, frame, d, high + i * d, low + i * d);
+    CL_TRY(send(device, hi, high, cells, what));
+    return send(device, lo, low, cells, what);
+}
+
+/* ---- the screens' parameters ---- */
+
+/* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), the
+ * largest of a and 2 a |m|, and their sums. */
+typedef struct screen_component {
+    double norm, log_w, m, a, most_a, sum_a, sum_am;
+    int sound; /* within what floats hold with room to spare */
+} screen_component;
+
+/* Columns of the screens: where they lie, what they are scaled by, and 1 / scale^2. */
+typedef struct screen_frame {
+    double *centre, *scale, *inverse_square; /* [D] each */
+} screen_frame;
+
+/* One component's rows of screen_rows: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m of it.
+ * mean: room for [D]. */
+static screen_component form_component(const cl_engine *engine, const screen_frame *frame, size_t i, double *mean,
+                                       float *first, float *second) {
     const fgmm_params *params = &engine->params;
-    const double unit = 0x1p-24;
+    int64_t c = engine->ids[i];
+    size_t d = engine->d;
+    const double *at = params->means + (size_t)c * d;
+    const double *inverse = engine->diag ? params->half_inv_var + (size_t)c * d : NULL;
+    screen_component out = {.norm = params->log_norm[c], .log_w = params->log_weights[c], .sound = 1};
+    double square = 0.0, sum = 0.0, most = 0.0, least_a = INFINITY, largest_a = 0.0;
+    for (size_t f = 0; f < d; f++) mean[f] = at[f] - frame->centre[f];
+    if (engine->tied)
+        for (size_t f = d; f-- > 0;) { /* from the last, since y_f needs t_0 .. t_f */
+            double y = 0.0;
+            for (size_t g = 0; g <= f; g++) y += params->whitening[f * d + g] * mean[g];
+            mean[f] = y;
+        }
+    for (size_t f = 0; f < d; f++) mean[f] *= frame->scale[f];
+    for (size_t f = 0; f < d; f++) most = mean[f] > most ? mean[f] : -mean[f] > most ? -mean[f] : most;
+    if (inverse) {
+        for (size_t f = 0; f < d; f++) {
+            double a = inverse[f] * frame->inverse_square[f], am = 2.0 * a * mean[f], size = fabs(am);
+            first[f] = (float)-a;
+            second[f] = (float)am;
+            square += am * mean[f];
+            out.sum_a += a;
+            sum += size;
+            least_a = a < least_a ? a : least_a;
+            largest_a = a > largest_a ? a : largest_a;
+            out.most_a = size > out.most_a ? size : out.most_a;
+            out.a = a;
+        }
+        out.m = 0.5 * square;
+        out.sum_am = sum;
+        out.most_a = fmax(out.most_a, largest_a);
+    } else {
+        double a = (params->half_inv_var ? params->half_inv_var[c] : 0.5) * frame->inverse_square[0];
+        for (size_t f = 0; f < d; f++) first[f] = (float)mean[f];
+        for (size_t f = 0; f < d; f++) square += mean[f] * mean[f];
+        for (size_t f = 0; f < d; f++) sum += fabs(mean[f]);
+        out.a = least_a = largest_a = a;
+        out.m = a * square;
+        out.sum_a = (double)d * a;
+        out.sum_am = 2.0 * a * sum;
+        out.most_a = fmax(a, 2.0 * a * most);
+    }
+    /* Outside these a float's relative rounding no longer holds, or products overflow. */
+    out.sound = least_a > 1e-30 && largest_a < 1e30 && most < 1e18 && out.m < 1e30 && fabs(out.norm) < 1e30;
+    return out;
+}
+
+/* Rounding of the constants themselves. */
+static double constant_error(const screen_component *c) {
+    return 8.0 * 0x1p-24 * (fabs(c->norm) + fabs(c->log_w)) + 1e-6;
+}
+
+/* bounds of screen.cl and screen_mma.cl for a relative rounding g of each term. */
+static cl_float4 screen_bounds(const cl_engine *engine, double g) {
+    double most = engine->params.log_norm_max;
+    cl_float4 out;
+    out.s[0] = engine->log_cut;
+    out.s[1] = (float)(16.0 * g);
+    out.s[2] = (float)most;
+    out.s[3] = (float)(16.0 * 0x1p-24 * (fabs(most) + fabs((double)engine->log_cut)) + 1e-6);
+    return out;
+}
+
+/* Tied: rows off by an error in norm, too, of which their square takes 2 P and the product with the means P + M. */
+static double row_error(const cl_engine *engine) {
+    return engine->tied ? 2.0 * cl_white_error(&engine->params) : 0.0;
+}
+
+/* The f32 screen's constants c1, c2, a, M of each component, and its bounds. Returns whether it can be trusted. */
+static int screen_constants(cl_engine *engine, const screen_component *measured, float *out) {
     double depth = engine->diag ? 2.0 * engine->d : engine->d;
-    /* Tied: rows off by an error in norm, too, of which their square takes 2 P and the product with the means P + M. */
-    double g = (depth + 16.0) * unit + (engine->tied ? 2.0 * cl_white_error(params) : 0.0);
-    double most = -INFINITY;
+    double g = (depth + 16.0) * 0x1p-24 + row_error(engine);
     int sound = g < 0.05;
     memset(out, 0, (size_t)engine->kp * 4 * sizeof *out);
-    for (size_t i = 0; i < engine->kp; i++) out[4 * i] = out[4 * i + 1] = -3e38f;
+    for (size_t i = engine->k; i < engine->kp; i++) out[4 * i] = out[4 * i + 1] = -3e38f;
     for (size_t i = 0; i < engine->k; i++) {
-        int64_t c = engine->ids[i];
-        double norm = params->log_norm[c], log_w = params->log_weights[c], m = 0.0, a = 0.0;
-        for (int64_t f = 0; f < params->d; f++) {
-            double scale = params->scale[f], mean = means[i * engine->d + (size_t)f] * scale;
-            a = inverse_at(params, c, f) / (scale * scale);
-            m += a * mean * mean;
-            /* Outside these a float's relative rounding no longer holds, or products overflow. */
-            if (!(a > 1e-30 && a < 1e30 && fabs(mean) < 1e18)) sound = 0;
-        }
-        double error = 7.0 * g * m + 8.0 * unit * (fabs(norm) + fabs(log_w)) + 1e-6;
-        if (!(m < 1e30 && error < 1e30 && fabs(norm) < 1e30)) sound = 0;
-        out[4 * i] = (float)(norm + log_w - error);
-        out[4 * i + 1] = (float)(norm + error);
-        out[4 * i + 2] = (float)a;
-        out[4 * i + 3] = (float)m;
-        if (norm > most) most = norm;
+        const screen_component *c = &measured[i];
+        double error = 7.0 * g * c->m + constant_error(c);
+        if (!c->sound || !(error < 1e30)) sound = 0;
+        out[4 * i] = (float)(c->norm + c->log_w - error);
+        out[4 * i + 1] = (float)(c->norm + error);
+        out[4 * i + 2] = (float)c->a;
+        out[4 * i + 3] = (float)c->m;
     }
-    engine->bounds.s[0] = engine->log_cut;
-    engine->bounds.s[1] = (float)(16.0 * g);
-    engine->bounds.s[2] = (float)most;
-    engine->bounds.s[3] = (float)(16.0 * unit * (fabs(most) + fabs((double)engine->log_cut)) + 1e-6);
+    engine->bounds = screen_bounds(engine, g);
     return sound;
 }
 
-/* [dp, kp] of m (spherical), or of -a and 2 a m (diagonal). */
-static fgmm_status send_screen(fgmm_device *device, const double *means, float *scratch) {
+/*
+ * The same for screen_mma.cl: multiplier, c1, c2 - c1 of each component, from which columns follow. f16 below 2^-14 is off by
+ * 2^-25: of the rows' terms that makes 2^-25 of the sum of the components' factors, of the components' 2^-25 of the sum of the
+ * rows', which the norm that a row may have bounds. Spherical factors are as large as means, and 2 |x| <= 1 + |x|^2 brings the
+ * rows' under g; diagonal ones are brought to [2^14, 2^15) by a multiplier.
+ */
+static int matrix_constants(cl_engine *engine, const screen_component *measured, float *components, float *columns) {
+    cl_matrix *matrix = &engine->matrix;
+    const double unit = 0x1p-24, tiny = 0x1p-25, d = engine->d, norm_most = 60000.0;
+    double depth = 16.0 * matrix->steps, slack = 0.0;
+    double g = 0x1.008p-10 + (1.25 * depth + 64.0) * 2.0 * unit + tiny * sqrt(d) + row_error(engine);
+    size_t padded = (size_t)matrix->tiles * matrix->nt * 8;
+    for (size_t i = engine->k; i < padded; i++) columns[2 * i] = 0.0f, columns[2 * i + 1] = -3e38f;
+    for (size_t i = 0; i < engine->k; i++) {
+        const screen_component *c = &measured[i];
+        double multiplier = engine->diag ? ldexp(1.0, ilogb(c->most_a) - 14) : 2.0 * c->a, tail;
+        if (engine->diag)
+            tail = tiny * (c->sum_a + c->sum_am + multiplier * (1.5 * norm_most + 0.5 * d));
+        else
+            tail = tiny * (c->sum_am + c->a * sqrt(d));
+        double error = 7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail, upper = 2.0 * error - c->log_w;
+        if (!c->sound || !(error < 1e15) || !(multiplier > 1e-15 && multiplier < 1e15)) return 0;
+        if (!engine->diag && !(c->m < c->a * norm_most)) return 0; /* the mean's norm, as a row's */
+        float *out = components + 4 * i;
+        out[0] = columns[2 * i] = (float)multiplier;
+        out[1] = columns[2 * i + 1] = (float)(c->norm + c->log_w - error - c->m);
+        out[2] = (float)upper;
+        out[3] = 0.0f;
+        slack = fmax(slack, (double)out[2]);
+    }
+    matrix->slack = (float)(slack + 1e-6 * fabs(slack));
+    matrix->bounds = screen_bounds(engine, g);
+    return g < 0.05;
+}
+
+/* The columns in the order of screen.cl. */
+static fgmm_status arrange_columns(fgmm_device *device, size_t rows_from) {
     cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    size_t cells = (size_t)engine->dp * engine->kp;
+    cl_kernel kernel = NULL;
+    cl_uint from = (cl_uint)rows_from;
+    size_t bytes = (size_t)engine->dp * engine->kp * sizeof(cl_float);
+    size_t local[2] = {device->max_work_group >= 64 ? 64 : 1, 1};
+    size_t global[2] = {cl_round_up(engine->kp, local[0]), engine->dp};
+    CL_TRY(cl_kernel_get(device, &kernel, "arrange", "", "arrange_columns"));
     for (int part = 0; part < (engine->diag ? 2 : 1); part++) {
-        memset(scratch, 0, cells * sizeof *scratch);
-        for (size_t i = 0; i < engine->k; i++) {
-            int64_t c = engine->ids[i];
-            for (int64_t f = 0; f < params->d; f++) {
-                double scale = params->scale[f], mean = means[i * engine->d + (size_t)f] * scale;
-                double a = inverse_at(params, c, f) / (scale * scale);
-                scratch[(size_t)f * engine->kp + i] = (float)(!engine->diag ? mean : part ? 2.0 * a * mean : -a);
-            }
-        }
-        CL_TRY(send(device, part ? &engine->screen_b : &engine->screen_a, scratch, cells, "the screen's parameters"));
+        cl_room *out = part ? &engine->screen_b : &engine->screen_a;
+        CL_TRY(cl_room_fit(device, out, bytes, "the screen's parameters"));
+        CL_TRY(CL_RUN(device, kernel, "arranging parameters", 2, global, local, CL_ARG(engine->screen_rows[part].mem),
+                      CL_ARG(engine->k), CL_ARG(from), CL_ARG(engine->dp), CL_ARG(engine->kp), CL_ARG(out->mem)));
     }
     return FGMM_OK;
 }
 
-/* Constants of the exact form: L_hi, L_lo, log w, w of each component; and 1 / (2 var). */
-static fgmm_status send_exact(fgmm_device *device, float *scratch) {
+/* And of screen_mma.cl. */
+static fgmm_status arrange_fragments(fgmm_device *device) {
     cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    for (size_t i = 0; i < engine->k; i++) {
-        int64_t c = engine->ids[i];
-        cl_split(params->log_norm[c] + params->log_weights[c], &scratch[4 * i], &scratch[4 * i + 1]);
-        scratch[4 * i + 2] = (float)params->log_weights[c];
-        scratch[4 * i + 3] = (float)params->weights[c];
+    const cl_matrix *matrix = &engine->matrix;
+    cl_kernel kernel = NULL;
+    cl_mem second = engine->diag ? engine->screen_rows[1].mem : NULL;
+    size_t bytes = (size_t)matrix->tiles * matrix->steps * matrix->nt * 8 * 32;
+    size_t local[3] = {32, 1, 1}, global[3] = {16 * (size_t)matrix->nt, matrix->steps, matrix->tiles};
+    CL_TRY(cl_room_fit(device, &engine->fragments, bytes, "the components as fragments"));
+    CL_TRY(cl_kernel_get(device, &kernel, "arrange", "", "arrange_fragments"));
+    return CL_RUN(device, kernel, "arranging parameters", 3, global, local, CL_ARG(engine->screen_rows[0].mem),
+                  CL_ARG(second), CL_ARG(engine->matrix_c.mem), CL_ARG(engine->k), CL_ARG(matrix->dp),
+                  CL_ARG(matrix->nt), CL_ARG(engine->fragments.mem));
+}
+
+/* Features of screen_rows, centre and scale: padded as the screen needs. */
+static size_t padded_features(const cl_engine *engine) {
+    return engine->matrix.on ? engine->matrix.dp : engine->dp;
+}
+
+static size_t padded_columns(const cl_engine *engine) {
+    return (size_t)engine->matrix.tiles * engine->matrix.nt * 8;
+}
+
+static fgmm_status send_frame(fgmm_device *device, const double *frame) {
+    cl_engine *engine = device->engine;
+    size_t from = padded_features(engine);
+    float *centre = take(engine, from), *scale = take(engine, from);
+    for (size_t f = 0; f < from; f++) {
+        int within = f < engine->d;
+        /* Whitened rows are about the centre already. */
+        centre[f] = within && !engine->tied ? cl_screen_centre(&engine->params, frame, (int64_t)f) : 0.0f;
+        scale[f] = within ? (float)engine->params.scale[f] : 0.0f;
     }
-    CL_TRY(send(device, &engine->constants, scratch, (size_t)engine->k * 4, "the components' constants"));
-    size_t count = 0;
-    if (engine->tied || engine->full) return FGMM_OK;
+    CL_TRY(send(device, &engine->centre, centre, from, "the screen's centre"));
+    return send(device, &engine->scale, scale, from, "the screen's scale");
+}
+
+/* Fills rows[0 .. 1] and measured [k]. room: doubles for the columns and for each thread. */
+static void form_components(fgmm_device *device, const double *frame, double *room, int threads, float *rows[2],
+                            screen_component *measured) {
+    const cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t d = engine->d, from = padded_features(engine);
+    screen_frame columns = {room, room + d, room + 2 * d};
+    for (size_t f = 0; f < d; f++) {
+        columns.centre[f] = cl_screen_centre(params, frame, (int64_t)f) + (frame ? frame[f] : 0.0);
+        columns.scale[f] = params->scale[f];
+        columns.inverse_square[f] = 1.0 / (params->scale[f] * params->scale[f]);
+    }
+#pragma omp parallel for num_threads(threads)
     for (size_t i = 0; i < engine->k; i++) {
-        int64_t c = engine->ids[i];
-        if (engine->diag)
-            for (int64_t f = 0; f < params->d; f++) scratch[count++] = (float)inverse_at(params, c, f);
-        else {
-            cl_split(inverse_at(params, c, 0), &scratch[count], &scratch[count + 1]);
-            count += 2;
+#ifdef _OPENMP
+        double *mean = room + (3 + (size_t)omp_get_thread_num()) * d;
+#else
+        double *mean = room + 3 * d;
+#endif
+        float *first = rows[0] + i * from, *second = rows[1] ? rows[1] + i * from : NULL;
+        measured[i] = form_component(engine, &columns, i, mean, first, second);
+        for (size_t f = d; f < from; f++) {
+            first[f] = 0.0f;
+            if (second) second[f] = 0.0f;
         }
     }
-    return send(device, &engine->inverse, scratch, count, "the inverse variances");
+}
+
+/* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. */
+static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int *sound) {
+    cl_engine *engine = device->engine;
+    cl_matrix *matrix = &engine->matrix;
+    size_t k = engine->k, d = engine->d, from = padded_features(engine), columns = padded_columns(engine);
+    size_t work = k * d * (engine->tied ? d : 1);
+    int threads = cl_threads(device, work);
+    float *rows[2] = {take(engine, k * from), engine->diag ? take(engine, k * from) : NULL};
+    float *constants = take(engine, 4 * (size_t)engine->kp), *components = take(engine, 4 * k);
+    float *column = take(engine, 2 * columns);
+    fgmm_status status = FGMM_OK;
+    double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
+    screen_component *measured = room ? cl_alloc(device, k * sizeof *measured) : NULL;
+    if (!measured) CL_GO(FGMM_ERR_MEMORY);
+    form_components(device, frame, room, threads, rows, measured);
+    if (!screen_constants(engine, measured, constants)) *sound = 0;
+    if (!*sound) goto done;
+    CL_GO(send(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
+    matrix->on = matrix->on && matrix_constants(engine, measured, components, column);
+    for (int part = 0; part < (engine->diag ? 2 : 1); part++)
+        CL_GO(send(device, &engine->screen_rows[part], rows[part], k * from, "the screen's parameters"));
+    CL_GO(arrange_columns(device, from));
+    if (matrix->on) {
+        CL_GO(send(device, &engine->matrix_c, components, 4 * k, "the screen's constants"));
+        CL_GO(send(device, &engine->columns, column, 2 * columns, "the screen's constants"));
+        CL_GO(arrange_fragments(device));
+    }
+    CL_GO(send_frame(device, frame));
+done:
+    cl_release_memory(device, measured);
+    cl_release_memory(device, room);
+    return status;
+}
+
+/* ---- the exact parameters ---- */
+
+/* Constants of the exact form: L_hi, L_lo, log w, w of each component; and 1 / (2 var). */
+static fgmm_status send_exact(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t k = engine->k, d = engine->d;
+    float *constants = take(engine, 4 * k);
+    for (size_t i = 0; i < k; i++) {
+        int64_t c = engine->ids[i];
+        cl_split(params->log_norm[c] + params->log_weights[c], &constants[4 * i], &constants[4 * i + 1]);
+        constants[4 * i + 2] = (float)params->log_weights[c];
+        constants[4 * i + 3] = (float)params->weights[c];
+    }
+    CL_TRY(send(device, &engine->constants, constants, 4 * k, "the components' constants"));
+    if (engine->tied || engine->full) return FGMM_OK;
+    size_t count = engine->diag ? k * d : 2 * k;
+    float *inverse = take(engine, count);
+    if (engine->diag) {
+        for (size_t i = 0; i < k; i++) {
+            const double *from = params->half_inv_var + (size_t)engine->ids[i] * d;
+            for (size_t f = 0; f < d; f++) inverse[i * d + f] = (float)from[f];
+        }
+    } else {
+        for (size_t i = 0; i < k; i++)
+            cl_split(params->half_inv_var[engine->ids[i]], &inverse[2 * i], &inverse[2 * i + 1]);
+    }
+    return send(device, &engine->inverse, inverse, count, "the inverse variances");
 }
 
 static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
@@ -167,66 +392,45 @@ static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     return FGMM_OK;
 }
 
-static size_t largest(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
-/* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. */
-static fgmm_status prepare_screen(fgmm_device *device, const double *frame, float *scratch, int *sound) {
+/* Room for all that a preparation takes. Earlier transfers have ended: each pass is collected, or was given up, before the next. */
+static fgmm_status fit_pinned(fgmm_device *device) {
     cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    size_t d = engine->d;
-    fgmm_status status = FGMM_OK;
-    double *means = cl_alloc(device, engine->k * d * sizeof *means);
-    if (!means) return FGMM_ERR_MEMORY;
-    centre_means(engine, frame, means);
-    if (!screen_constants(engine, means, scratch)) *sound = 0;
-    if (!*sound) goto done;
-    CL_GO(send(device, &engine->screen_c, scratch, (size_t)engine->kp * 4, "the screen's constants"));
-    CL_GO(send_screen(device, means, scratch));
-    for (size_t f = 0; f < d; f++)
-        scratch[f] = engine->tied ? 0.0f : cl_screen_centre(params, frame, (int64_t)f); /* whitened rows are about it */
-    CL_GO(send(device, &engine->centre, scratch, d, "the screen's centre"));
-    for (size_t f = 0; f < d; f++) scratch[f] = (float)params->scale[f];
-    CL_GO(send(device, &engine->scale, scratch, d, "the screen's scale"));
-done:
-    cl_release_memory(device, means);
-    return status;
+    size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
+    if (engine->dp > most) most = engine->dp;
+    size_t floats = 2 * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most; /* the screen */
+    floats += 4 * k * d + 4 * k + (engine->diag ? k * d : 2 * k);                           /* the exact form */
+    CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    return cl_pin(device, floats * sizeof(float) + 16 * 64);
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
-    fgmm_status status = FGMM_OK;
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
     engine->prepared = 0;
 
     choose_tile(device, engine);
+    choose_matrix(device, engine);
     engine->kp = (cl_uint)cl_round_up(engine->k, (size_t)(engine->tile.gx * engine->tile.rn));
     engine->dp = (cl_uint)cl_round_up(engine->d, CL_DEPTH_TILE);
-    size_t cells = largest((size_t)engine->dp * engine->kp, (size_t)engine->kp * 4);
-    float *scratch = cl_alloc(device, cells * sizeof *scratch);
-    if (!scratch) return FGMM_ERR_MEMORY;
+    CL_TRY(fit_pinned(device));
 
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
-    if (engine->tied || engine->full) CL_GO(cl_prepare_white(device, frame, &sound));
-    if (sound && !engine->full) CL_GO(prepare_screen(device, frame, scratch, &sound));
+    if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
+    if (sound && !engine->full) CL_TRY(prepare_screen(device, frame, &sound));
     engine->all_dense = !sound;
-    CL_GO(send_exact(device, scratch));
-    CL_GO(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, scratch, "the means"));
+    CL_TRY(send_exact(device));
+    CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     engine->sum_hi_at = engine->mean_hi.mem;
     engine->sum_lo_at = engine->mean_lo.mem;
     if (params->sum_centres != params->means) {
-        CL_GO(send_split(device, params->sum_centres, frame, &engine->sum_hi, &engine->sum_lo, scratch,
-                         "the sums' centres"));
+        CL_TRY(send_split(device, params->sum_centres, frame, &engine->sum_hi, &engine->sum_lo, "the sums' centres"));
         engine->sum_hi_at = engine->sum_hi.mem;
         engine->sum_lo_at = engine->sum_lo.mem;
     }
-    CL_GO(keep_frame(device, frame));
+    CL_TRY(keep_frame(device, frame));
     engine->prepared = 1;
-done:
-    cl_release_memory(device, scratch);
-    return status;
+    return FGMM_OK;
 }

@@ -41,6 +41,7 @@ struct fgmm_device {
     char name[256];
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
+    int has_matrix;    /* runs the screen on matrix units */
     size_t local_bytes, max_work_group, max_alloc;
     int64_t global_bytes;
     cl_uint compute_units;

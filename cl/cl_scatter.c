@@ -62,7 +62,7 @@ static cl_uint tile_count(const cl_engine *engine) {
     return side * (side + 1) / 2;
 }
 
-fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries, int side) {
+fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_tally *tally = &engine->sparse_scatter;
@@ -77,12 +77,11 @@ fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uin
         skip = (cl_ulong)(slice->first - first * tally->grain);
     }
     CL_TRY(cl_tally_open(device, tally, first, slots, &resume, &part));
-    /* Tied: in the order of rows, which the side that the sort left has room for. */
     if (engine->tied)
-        CL_TRY(cl_emit(device, slice, 1 - side));
+        CL_TRY(cl_row_order(device, slice, entries));
     else
-        CL_TRY(cl_segments(device, entries, side, slots, grain, skip));
-    cl_mem values = engine->values[engine->tied ? 1 - side : side].mem;
+        CL_TRY(cl_segments(device, slots, grain, skip));
+    cl_mem values = engine->tied ? engine->row_values.mem : engine->values.mem;
     cl_mem starts = engine->tied ? engine->offsets.mem : engine->segments.mem;
     char options[128];
     tile_options(device, options, sizeof options, block, 0);

@@ -55,36 +55,70 @@ fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots) 
     return fold(device, tally, slots - 1, 1);
 }
 
-void cl_tally_add_component(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
+static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, fgmm_sums *out) {
+    double *s1 = out->s1 + c * engine->d;
+    for (size_t f = 0; f < engine->d; f++) s1[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
+}
+
+/* A line [2 D + 1]. */
+static void add_diag(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
     size_t c = (size_t)engine->ids[line], d = engine->d;
-    for (size_t f = 0; f < d; f++) {
-        const cl_float2 *s1 = &sums[f], *s2 = &sums[d + f];
-        out->s1[c * d + f] += (double)s1->s[0] + (double)s1->s[1];
-        if (!engine->tied && !engine->full)
-            out->s2[engine->diag ? c * d + f : c] += (double)s2->s[0] + (double)s2->s[1];
-    }
+    double *s2 = out->s2 + c * d;
+    add_means(engine, c, sums, out);
+    for (size_t f = 0; f < d; f++) s2[f] += (double)sums[d + f].s[0] + (double)sums[d + f].s[1];
     out->s0[c] += (double)sums[2 * d].s[0] + (double)sums[2 * d].s[1];
 }
 
-fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {
-    const cl_engine *engine = device->engine;
-    if (!tally->started) return FGMM_OK;
+/* A line [D + 2]. Tied and full: the squares have sums of their own. */
+static void add_narrow(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
+    size_t c = (size_t)engine->ids[line], d = engine->d;
+    add_means(engine, c, sums, out);
+    if (!engine->tied && !engine->full) out->s2[c] += (double)sums[d].s[0] + (double)sums[d].s[1];
+    out->s0[c] += (double)sums[d + 1].s[0] + (double)sums[d + 1].s[1];
+}
+
+static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
     if (tally->current >= 0) CL_TRY(fold(device, tally, 1, 0));
     tally->current = -1;
-    size_t row = tally->width * sizeof(cl_float2);
-    size_t step = READ_BYTES / row ? READ_BYTES / row : 1;
-    if (step > tally->lines) step = tally->lines;
-    cl_float2 *sums = cl_alloc(device, step * row);
-    if (!sums) return FGMM_ERR_MEMORY;
-    fgmm_status status = FGMM_OK;
-    for (size_t i = 0; i < tally->lines; i += step) {
-        size_t count = i + step < tally->lines ? step : tally->lines - i;
-        CL_GO(cl_read_at(device, tally->total.mem, i * row, count * row, sums, "reading the sums"));
-        for (size_t j = 0; j < count; j++) add(engine, i + j, sums + j * tally->width, out);
+    return FGMM_OK;
+}
+
+/* Gives each of `lines` lines to `add`; they lie one after the other in `from`. */
+static fgmm_status read_lines(fgmm_device *device, cl_mem from, size_t lines, size_t width, cl_tally_add *add,
+                              fgmm_sums *out) {
+    const cl_engine *engine = device->engine;
+    size_t row = width * sizeof(cl_float2), step = READ_BYTES / row ? READ_BYTES / row : 1;
+    if (step > lines) step = lines;
+    CL_TRY(cl_pin(device, step * row));
+    const cl_float2 *sums = engine->pinned.at;
+    for (size_t i = 0; i < lines; i += step) {
+        size_t count = i + step < lines ? step : lines - i;
+        CL_TRY(cl_read_at(device, from, i * row, count * row, engine->pinned.at, "reading the sums"));
+#pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)
+        for (size_t j = 0; j < count; j++) add(engine, i + j, sums + j * width, out);
     }
-done:
-    cl_release_memory(device, sums);
-    return status;
+    return FGMM_OK;
+}
+
+fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {
+    if (!tally->started) return FGMM_OK;
+    CL_TRY(finish(device, tally));
+    return read_lines(device, tally->total.mem, tally->lines, tally->width, add, out);
+}
+
+fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out) {
+    cl_engine *engine = device->engine;
+    if (engine->diag || !tally->started) return cl_tally_collect(device, tally, add_diag, out);
+    cl_kernel kernel = NULL;
+    cl_uint lines = (cl_uint)tally->lines;
+    size_t width = (size_t)engine->d + 2, local = 64 < device->max_work_group ? 64 : 1;
+    size_t global = cl_round_up(width * lines, local);
+    CL_TRY(finish(device, tally));
+    CL_TRY(cl_room_fit(device, &engine->narrow, width * lines * sizeof(cl_float2), "the sums"));
+    CL_TRY(cl_kernel_get(device, &kernel, "accumulate", "-DROW_TYPE=0", "narrow"));
+    CL_TRY(CL_RUN(device, kernel, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(lines),
+                  CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
+    return read_lines(device, engine->narrow.mem, lines, width, add_narrow, out);
 }
 
 void cl_tally_free(fgmm_device *device, cl_tally *tally) {

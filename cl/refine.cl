@@ -1,10 +1,10 @@
-// variants: -DDIAG=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DDIAG=1 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
  *   t = (x - m_hi) - m_lo,  q = sum_d a t^2,  l_k = L_k - q,  log Z = log sum_k exp(l_k),  r_k = exp(l_k - log Z)
  *
- * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row.
+ * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  */
 #include "ff.clh"
@@ -15,9 +15,9 @@
 #ifndef DIAG
 #define DIAG 0
 #endif
-// LANES: work-items a row, a power of two up to 64 (default 16).
+// LANES: work-items a row, a power of two up to 64 (default 8).
 #ifndef LANES
-#define LANES 16
+#define LANES 8
 #endif
 #if LANES < 1 || LANES > 64 || (LANES & (LANES - 1))
 #error "LANES must be a power of two up to 64"
@@ -25,19 +25,50 @@
 #define GROUP 64
 #define ROWS (GROUP / LANES)
 
+// Four sums side by side, as two floats each.
+typedef struct {
+    float4 hi, lo;
+} ff4;
+
+// sum += a t^2, t = (x - m_hi) - m_lo
+static inline void add_squares(ff4 *sum, float4 x, float4 m_hi, float4 m_lo, float4 a)
+{
+    // t as t + e
+    const float4 gap = x - m_hi;
+    const float4 part = gap - x;
+    const float4 rest = ((x - (gap - part)) - (m_hi + part)) - m_lo;
+    const float4 t = gap + rest;
+    const float4 e = rest - (t - gap);
+    float4 p = t * t;
+    float4 q = fma(t, t, -p) + 2.0f * (t * e);
+#if DIAG
+    const float4 ap = a * p;
+    q = fma(a, p, -ap) + a * q;
+    p = ap;
+#endif
+    const float4 s = sum->hi + p;
+    const float4 added = s - sum->hi;
+    sum->lo += ((sum->hi - (s - added)) + (p - added)) + q;
+    sum->hi = s;
+}
+
+static inline ff ff4_total(ff4 s)
+{
+    return ff_sum(ff_sum((ff)(s.hi.x, s.lo.x), (ff)(s.hi.y, s.lo.y)), ff_sum((ff)(s.hi.z, s.lo.z), (ff)(s.hi.w, s.lo.w)));
+}
+
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
 // cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, [n] from out0.
-// hints [block rows]: the best component, for the next screen.
+// hints [block rows]: the best component, for the next screen. m_hi, m_lo, a may be read three elements beyond their ends.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d,
        __global const float *m_hi, __global const float *m_lo, __global const float *a, __global const float4 *kconst,
        float log_cut, float log_norm_max, uint hard, __global const uint *cand_count, __global uint *surv_id, __global float *surv_r,
        __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight, __global uint *hints)
 {
-    __local ff part[GROUP];
+    __local ff part[CAP * GROUP]; // [slot, candidate, lane]
     __local ff ls[ROWS * CAP];
     __local uint ids[ROWS * CAP];
-    __local uint most;
 
     const uint lid = get_local_id(0);
     const uint slot = lid / LANES;
@@ -46,48 +77,43 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint at = out0 + r;
     const uint found = r < n ? cand_count[at] : 0;
     const uint count = found > CAP ? 0 : found;
+    const ulong x0 = offset + (ulong)(row0 + r) * pitch;
 
-    if (lid == 0) most = 0;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane == 0) atomic_max(&most, count);
-    barrier(CLK_LOCAL_MEM_FENCE);
-
-    for (uint c = 0; c < most; c++) {
-        ff s = (ff)(0.0f, 0.0f);
-        uint id = 0;
-        if (c < count) {
-            id = surv_id[(ulong)at * CAP + c];
-            const ulong x0 = offset + (ulong)(row0 + r) * pitch;
-            const ulong m0 = (ulong)id * d;
-            for (uint i = lane; i < d; i += LANES) {
-                const ff gap = ff_two_sum(ROW_AT(rows, x0 + i), -m_hi[m0 + i]);
-                const ff t = ff_two_sum(gap.x, gap.y - m_lo[m0 + i]);
-                const float p = t.x * t.x;
-                const ff square = (ff)(p, fma(t.x, t.x, -p) + 2.0f * (t.x * t.y));
+    for (uint c = 0; c < count; c++) {
+        const uint id = surv_id[(ulong)at * CAP + c];
+        const ulong m0 = (ulong)id * d;
+        ff4 s;
+        s.hi = s.lo = (float4)(0.0f);
+        for (uint f = 4 * lane; f < d; f += 4 * LANES) {
+            const float4 x = row_four(rows, x0, f, d);
+            float4 hi = vload4(0, m_hi + m0 + f), lo = vload4(0, m_lo + m0 + f), scale = (float4)(1.0f);
 #if DIAG
-                s = ff_sum(s, ff_scale(square, a[m0 + i]));
-#else
-                s = ff_sum(s, square);
+            scale = vload4(0, a + m0 + f);
 #endif
-            }
-        }
-        part[lid] = s;
-        for (uint step = LANES / 2; step > 0; step /= 2) {
-            barrier(CLK_LOCAL_MEM_FENCE);
-            if (lane < step) part[lid] = ff_sum(part[lid], part[lid + step]);
-        }
-        if (lane == 0 && c < count) {
-            const float4 k = kconst[id];
-#if DIAG
-            const ff q = ff_finite(part[lid]);
-#else
-            const ff q = ff_finite(ff_mul(ff_finite(part[lid]), (ff)(a[2 * id], a[2 * id + 1])));
+#if !ROW_FOURS
+            const int4 within = (int4)(f, f + 1, f + 2, f + 3) < (int4)(d);
+            hi = select((float4)(0.0f), hi, within);
+            lo = select((float4)(0.0f), lo, within);
+            scale = select((float4)(0.0f), scale, within);
 #endif
-            ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), q);
-            ids[slot * CAP + c] = id;
+            add_squares(&s, x, hi, lo, scale);
         }
-        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
+        part[(slot * CAP + c) * LANES + lane] = ff4_total(s);
     }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint c = lane; c < count; c += LANES) {
+        ff q = (ff)(0.0f, 0.0f);
+        for (uint i = 0; i < LANES; i++) q = ff_sum(q, part[(slot * CAP + c) * LANES + i]);
+        const uint id = surv_id[(ulong)at * CAP + c];
+        const float4 k = kconst[id];
+        q = ff_finite(q);
+#if !DIAG
+        q = ff_finite(ff_mul(q, (ff)(a[2 * id], a[2 * id + 1])));
+#endif
+        ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), q);
+        ids[slot * CAP + c] = id;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
     if (lane == 0 && r < n) {
         dense[at] = count == 0;
         if (count == 0)

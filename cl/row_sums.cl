@@ -1,6 +1,6 @@
 // variants: -DCHUNK=2048
 /*
- * Sums over each chunk of rows: out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
+ * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK: out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
  */
 #include "ff.clh"
@@ -51,7 +51,7 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         }
     }
     if (lid == 0) {
-        __global uint *o = out + (ulong)get_group_id(0) * 8;
+        __global uint *o = out + (ulong)(row0 / CHUNK + get_group_id(0)) * 8;
         o[0] = as_uint(likelihood[0].x);
         o[1] = as_uint(likelihood[0].y);
         o[2] = as_uint(weight[0].x);

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 | -DROW_TYPE=5 -DDIAG=1 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DRM=8 -DRN=8
+// variants: -DDIAG=1 | -DLISTED=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 | -DROW_TYPE=5 -DDIAG=1 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DRM=8 -DRN=8
 /*
  * Screen: which components can matter for a row.
  *
@@ -40,6 +40,10 @@
 #ifndef DIAG
 #define DIAG 0
 #endif
+// LISTED: 1 to take the rows that another screen listed (default 0).
+#ifndef LISTED
+#define LISTED 0
+#endif
 // GX, GY: work-group shape (default 16 x 16). RM, RN: rows and components a work-item (default 4 x 4).
 #ifndef GX
 #define GX 16
@@ -73,20 +77,52 @@
 #define TR (GY * RM)
 #define TC (GX * RN)
 #define GROUP (GX * GY)
+// A work-item's rows and components lie in runs of RW and CW, which local memory gives at once.
+#define RW (RM % 4 == 0 ? 4 : 1)
+#define CW (RN % 4 == 0 ? 4 : 1)
+#define OWN_ROW(i) ((i) / RW * (GY * RW) + ly * RW + (i) % RW)
+#define OWN_COLUMN(j) ((j) / CW * (GX * CW) + lx * CW + (j) % CW)
+#define XS (TR + 4) // stride of a step's rows
+// Row r of the group in the slice and in the block.
+#if LISTED
+#define SLICE_ROW(r) (list[1 + first + (r)])
+#else
+#define SLICE_ROW(r) (out0 + first + (r))
+#endif
+#define BLOCK_ROW(r) (row0 - out0 + SLICE_ROW(r))
+
+// out = `count` values in runs of `width`, 1 or 4, that lie `stride` apart.
+static inline void take(float *out, __local const float *from, uint count, uint stride, uint width)
+{
+    if (width == 4) {
+#pragma unroll
+        for (uint i = 0; i < count; i += 4) {
+            const float4 v = *(__local const float4 *)(from + i / 4 * stride);
+            out[i] = v.x;
+            out[i + 1] = v.y;
+            out[i + 2] = v.z;
+            out[i + 3] = v.w;
+        }
+    } else {
+#pragma unroll
+        for (uint i = 0; i < count; i++) out[i] = from[i * stride];
+    }
+}
 
 // hints [block rows]: component numbers, out of range where there is none.
-// rows [n] from row0 of the block; candidates go to out0 of the slice. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
+// rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
+// row0 and out0 then tell where the slice lies in the block. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
        __global const float *pb, __global const float4 *constants, float4 bounds, __global uint *cand_id,
-       __global float *cand_v, __global uint *cand_count, __global const uint *hints)
+       __global float *cand_v, __global uint *cand_count, __global const uint *hints, __global const uint *list)
 {
-    __local float xs[DT * (TR + 1)];
-    __local float as[DT * TC];
+    __local float xs[DT * XS] __attribute__((aligned(16)));
+    __local float as[DT * TC] __attribute__((aligned(16)));
 #if DIAG
-    __local float bs[DT * TC];
+    __local float bs[DT * TC] __attribute__((aligned(16)));
 #else
     __local float norms[TR];
 #endif
@@ -100,6 +136,12 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint lid = ly * GX + lx;
     const uint first = get_group_id(1) * TR;
     const uint mine = first + lid; // the row this work-item keeps the list of, if lid < TR
+#if LISTED
+    n = list[0];
+    if (first >= n) return;
+#else
+    (void)list;
+#endif
     float best = -3e38f;
     uint settled = CAP + 1; // length of the list after the first walk, if there is a second
 #if !DIAG
@@ -114,10 +156,10 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 
     // Unconditional, as PoCL 3.1 breaks on a barrier under an argument's condition.
     const uint hr = lid / HINT_LANES;
-    const uint hint = hr < TR && first + hr < n ? hints[row0 + first + hr] : k;
+    const uint hint = hr < TR && first + hr < n ? hints[BLOCK_ROW(hr)] : k;
     float p = 0.0f;
     if (hint < k) {
-        const ulong x0 = offset + (ulong)(row0 + first + hr) * pitch;
+        const ulong x0 = offset + (ulong)BLOCK_ROW(hr) * pitch;
         for (uint f = lid % HINT_LANES; f < d; f += HINT_LANES) {
             const float x = (ROW_AT(rows, x0 + f) - centre[f]) * scale[f];
 #if DIAG
@@ -132,7 +174,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     }
     tile_best[lid] = p;
     barrier(CLK_LOCAL_MEM_FENCE);
-    const uint own = lid < TR && mine < n ? hints[row0 + mine] : k;
+    const uint own = lid < TR && mine < n ? hints[BLOCK_ROW(lid)] : k;
     if (own < k) {
         float v = 0.0f;
         for (uint i = 0; i < HINT_LANES; i++) v += tile_best[lid * HINT_LANES + i];
@@ -154,7 +196,9 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             counts[lid] = settled > CAP ? 0 : CAP + 1;
         }
         float acc[RM][RN];
+#pragma unroll
         for (uint i = 0; i < RM; i++)
+#pragma unroll
             for (uint j = 0; j < RN; j++) acc[i][j] = 0.0f;
 
         for (uint d0 = 0; d0 < dp; d0 += DT) {
@@ -163,9 +207,9 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 const uint dd = t % DT, r = t / DT;
                 float x = 0.0f;
                 if (first + r < n && d0 + dd < d)
-                    x = (ROW_AT(rows, offset + (ulong)(row0 + first + r) * pitch + (d0 + dd)) - centre[d0 + dd]) *
+                    x = (ROW_AT(rows, offset + (ulong)BLOCK_ROW(r) * pitch + (d0 + dd)) - centre[d0 + dd]) *
                         scale[d0 + dd];
-                xs[dd * (TR + 1) + r] = x;
+                xs[dd * XS + r] = x;
             }
             for (uint t = lid; t < TC * DT; t += GROUP) {
                 const uint c = t % TC, dd = t / TC;
@@ -178,20 +222,27 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             barrier(CLK_LOCAL_MEM_FENCE);
 #if !DIAG
             if (step == 0 && lid < TR)
-                for (uint dd = 0; dd < DT; dd++) norm = fma(xs[dd * (TR + 1) + lid], xs[dd * (TR + 1) + lid], norm);
+                for (uint dd = 0; dd < DT; dd++) norm = fma(xs[dd * XS + lid], xs[dd * XS + lid], norm);
 #endif
             for (uint dd = 0; dd < DT; dd++) {
-                float xr[RM];
-                for (uint i = 0; i < RM; i++) xr[i] = xs[dd * (TR + 1) + ly + i * GY];
-                for (uint j = 0; j < RN; j++) {
-                    const float av = as[dd * TC + lx + j * GX];
+                float xr[RM], av[RN];
+                take(xr, xs + dd * XS + ly * RW, RM, GY * RW, RW);
+                take(av, as + dd * TC + lx * CW, RN, GX * CW, CW);
 #if DIAG
-                    const float bv = bs[dd * TC + lx + j * GX];
-                    for (uint i = 0; i < RM; i++) acc[i][j] = fma(xr[i], bv, fma(xr[i] * xr[i], av, acc[i][j]));
-#else
-                    for (uint i = 0; i < RM; i++) acc[i][j] = fma(xr[i], av, acc[i][j]);
-#endif
+                float bv[RN];
+                take(bv, bs + dd * TC + lx * CW, RN, GX * CW, CW);
+#pragma unroll
+                for (uint i = 0; i < RM; i++) {
+                    const float square = xr[i] * xr[i];
+#pragma unroll
+                    for (uint j = 0; j < RN; j++) acc[i][j] = fma(xr[i], bv[j], fma(square, av[j], acc[i][j]));
                 }
+#else
+#pragma unroll
+                for (uint i = 0; i < RM; i++)
+#pragma unroll
+                    for (uint j = 0; j < RN; j++) acc[i][j] = fma(xr[i], av[j], acc[i][j]);
+#endif
             }
         }
 #if !DIAG
@@ -199,19 +250,21 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         barrier(CLK_LOCAL_MEM_FENCE);
 #endif
         // Logits of the tile and each row's best.
+#pragma unroll
         for (uint i = 0; i < RM; i++) {
             float top = -3e38f;
+#pragma unroll
             for (uint j = 0; j < RN; j++) {
-                const float4 c = constants[k0 + lx + j * GX];
+                const float4 c = constants[k0 + OWN_COLUMN(j)];
 #if DIAG
                 const float v = acc[i][j] - c.w;
 #else
-                const float v = (2.0f * c.z * acc[i][j] - c.z * norms[ly + i * GY]) - c.w;
+                const float v = (2.0f * c.z * acc[i][j] - c.z * norms[OWN_ROW(i)]) - c.w;
 #endif
                 top = fmax(top, v + c.x);
                 acc[i][j] = v + c.y;
             }
-            tile_best[(ly + i * GY) * GX + lx] = top;
+            tile_best[OWN_ROW(i) * GX + lx] = top;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         // One work-item a row: raise the best, drop from the list what it rules out.
@@ -221,7 +274,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             if (top > best) {
                 best = top;
                 const float floor_v = floor_below(best, bounds);
-                const ulong at = (ulong)(out0 + mine) * CAP;
+                const ulong at = (ulong)SLICE_ROW(lid) * CAP;
                 const uint count = counts[lid];
                 uint kept = 0;
                 for (uint i = 0; i < count && count <= CAP; i++) {
@@ -238,15 +291,17 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             }
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+#pragma unroll
         for (uint i = 0; i < RM; i++) {
-            const uint r = ly + i * GY;
+            const uint r = OWN_ROW(i);
+#pragma unroll
             for (uint j = 0; j < RN; j++) {
-                const uint id = k0 + lx + j * GX;
+                const uint id = k0 + OWN_COLUMN(j);
                 if (id < k && first + r < n && !(acc[i][j] < floors[r])) {
                     const uint slot = atomic_inc(&counts[r]);
                     if (slot < CAP) {
-                        cand_id[(ulong)(out0 + first + r) * CAP + slot] = id;
-                        cand_v[(ulong)(out0 + first + r) * CAP + slot] = acc[i][j];
+                        cand_id[(ulong)SLICE_ROW(r) * CAP + slot] = id;
+                        cand_v[(ulong)SLICE_ROW(r) * CAP + slot] = acc[i][j];
                     }
                 }
             }
@@ -262,6 +317,6 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     if (lid < TR && mine < n) {
         const int sound = best > -1e38f && best < 1e38f;
         const uint count = settled > CAP ? counts[lid] : settled;
-        cand_count[out0 + mine] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
+        cand_count[SLICE_ROW(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
     }
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Compiles every kernel alone, for AMD GPUs and to SPIR-V, with its default macros and with each variant that its first
 # lines name:   // variants: -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=0
+# One whose first lines say   // target: nvptx64   holds NVIDIA's own instructions and is compiled for those GPUs alone.
 # usage: tools/check-kernels.sh [FILE.cl...]      exit 0 all compile, 1 some do not, 77 a compiler is missing
 # Ends with "N passed, N failed", which counts compilations.
 set -u
@@ -38,6 +39,12 @@ attempt() {
 # One variant of one kernel on every target.
 # shellcheck disable=SC2086 # options are words
 compile() {
+    if sed -n '1,10p' "$1" | grep -q '^// target: nvptx64$'; then
+        # clang knows the word that NVIDIA's compiler takes only with underscores.
+        attempt "$1 [$2] nvptx64" "$CLANG" $front -Dasm=__asm__ $2 -target nvptx64-nvidia-cuda -O2 \
+            -Wno-error=pass-failed -emit-llvm -c "$1" -o "$work/out.bc"
+        return
+    fi
     for card in gfx90a gfx1100; do
         attempt "$1 [$2] $card" \
             "$CLANG" $front $2 -target amdgcn-amd-amdhsa -mcpu=$card -nogpulib -O2 -c "$1" -o "$work/out.o"

@@ -1,0 +1,32 @@
+/*
+ * Parameters of a screen, sent as rows in [k, from], in the order that its kernels read: transposed for screen.cl, as fragments
+ * for screen_mma.cl.
+ */
+#define LANES 32
+
+// out [to, kp]: 0 beyond in's k and `from`.
+__kernel void arrange_columns(__global const float *in, uint k, uint from, uint to, uint kp, __global float *out)
+{
+    const uint i = get_global_id(0), f = get_global_id(1);
+    if (i < kp && f < to) out[(ulong)f * kp + i] = i < k && f < from ? in[(ulong)i * from + f] : 0.0f;
+}
+
+// B's registers of mma.clh in f16. Work-item (lane + 32 pair, step, tile) writes 8 of out [tiles, steps, nt / 2, 32, 8]: four terms
+// of one component in two registers, then of the component 8 further. Step s holds features 16 s .. of a or, where there are two
+// (b not NULL), s / 2 of a and b in turn. components [k]: with two, the factor's inverse is the multiplier.
+__kernel void arrange_fragments(__global const float *a, __global const float *b, __global const float4 *components, uint k,
+                                uint from, uint nt, __global half *out)
+{
+    const uint lane = get_global_id(0) % LANES, pair = get_global_id(0) / LANES;
+    const uint step = get_global_id(1), tile = get_global_id(2);
+    if (pair >= nt / 2) return;
+    __global const float *in = b && step % 2 ? b : a;
+    const uint f = 16 * (b ? step / 2 : step) + 4 * (lane % 4);
+    const ulong at = (((ulong)tile * get_global_size(1) + step) * (nt / 2) + pair) * LANES + lane;
+    for (uint j = 0; j < 2; j++) {
+        const uint i = 8 * (nt * tile + 2 * pair + j) + lane / 4;
+        const float factor = b && i < k ? 1.0f / components[i].x : 1.0f;
+        for (uint e = 0; e < 4; e++)
+            vstore_half_rte(i < k ? in[(ulong)i * from + f + e] * factor : 0.0f, at * 8 + 4 * j + e, out);
+    }
+}

@@ -1,0 +1,164 @@
+// variants: -DCAP=8 | -DGROUP=64
+/*
+ * From survivors by row to lists of them by component: a counting sort, stable, so that each list is in the order of rows.
+ *
+ *   count    counts[t, c]     survivors of component c in tile t, a run of rows fixed by the rows' numbers in the pass
+ *   totals   totals[c, s]     and in superchunk s, a run of tiles; the host's prefix sums of these are where each list starts
+ *   starts   counts[t, c]     becomes where the tile's part of the list starts
+ *   scatter  values           row * CAP + place in the row's list of survivors, tile by tile
+ *
+ * Row i of the slice lies in tile (i + shift) / tile_rows; tile t in superchunk (t + ahead) / per_chunk.
+ */
+// CAP: most survivors of a row (default 16).
+#ifndef CAP
+#define CAP 16
+#endif
+// GROUP: work-items that scatter a tile, and rows they take at a time (default 128).
+#ifndef GROUP
+#define GROUP 128
+#endif
+#if CAP < 1 || GROUP < 1
+#error "CAP and GROUP must be positive"
+#endif
+#define NONE 0xffffffffu
+
+// counts [tiles, k] and tally (survivors, rows of the dense engine) start at zero.
+__kernel void bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
+                        uint tile_rows, uint k, __global uint *counts, __global uint *tally)
+{
+    __local uint sums[2];
+    const uint row = get_global_id(0);
+    if (get_local_id(0) == 0) sums[0] = sums[1] = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (row < n) {
+        const uint count = kept[row];
+        if (dense[row]) {
+            atomic_inc(&sums[1]);
+        } else {
+            __global uint *tile = counts + (ulong)((row + shift) / tile_rows) * k;
+            for (uint i = 0; i < count; i++) atomic_inc(&tile[surv_id[(ulong)row * CAP + i]]);
+            atomic_add(&sums[0], count);
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (get_local_id(0) == 0) {
+        atomic_add(&tally[0], sums[0]);
+        if (sums[1]) atomic_add(&tally[1], sums[1]);
+    }
+}
+
+// Tiles of superchunk s.
+static inline uint2 tiles_of(uint s, uint tiles, uint ahead, uint per_chunk)
+{
+    const uint from = s * per_chunk, to = from + per_chunk;
+    return (uint2)(from > ahead ? from - ahead : 0, min(to - ahead, tiles));
+}
+
+// totals [k, slots]. Global size: k by slots.
+__kernel void bin_totals(__global const uint *counts, uint k, uint tiles, uint ahead, uint per_chunk, uint slots,
+                         __global uint *totals)
+{
+    const uint c = get_global_id(0), s = get_global_id(1);
+    if (c >= k) return;
+    const uint2 part = tiles_of(s, tiles, ahead, per_chunk);
+    uint sum = 0;
+    for (uint t = part.x; t < part.y; t++) sum += counts[(ulong)t * k + c];
+    totals[c * slots + s] = sum;
+}
+
+// lists [k slots + 1]: the prefix sums of totals.
+__kernel void bin_starts(__global uint *counts, uint k, uint tiles, uint ahead, uint per_chunk, uint slots,
+                         __global const uint *lists)
+{
+    const uint c = get_global_id(0), s = get_global_id(1);
+    if (c >= k) return;
+    const uint2 part = tiles_of(s, tiles, ahead, per_chunk);
+    uint at = lists[c * slots + s];
+    for (uint t = part.x; t < part.y; t++) {
+        const uint count = counts[(ulong)t * k + c];
+        counts[(ulong)t * k + c] = at;
+        at += count;
+    }
+}
+
+// A work-group a tile, GROUP rows at a time. An entry's place is its component's cursor, counts[t, c], and the number of rows before
+// it in the round that hold the component too; the last of them moves the cursor.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
+            uint tile_rows, uint k, __global uint *counts, __global uint *values)
+{
+    __local uint keys[CAP * GROUP], moved[CAP * GROUP]; // [place in the row's list, row]
+    __local uint most;
+    const uint lid = get_local_id(0);
+    __global uint *cursors = counts + (ulong)get_group_id(0) * k;
+    const uint from = get_group_id(0) * tile_rows; // of rows counted from `shift` before the slice
+    for (uint round = 0; round < tile_rows; round += GROUP) {
+        const uint shifted = from + round + lid;
+        const int within = round + lid < tile_rows && shifted >= shift && shifted - shift < n;
+        const uint row = within ? shifted - shift : 0;
+        const uint count = within && !dense[row] ? kept[row] : 0;
+        if (lid == 0) most = 0;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (count) atomic_max(&most, count);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        const uint places = most;
+        for (uint i = 0; i < places; i++) {
+            keys[i * GROUP + lid] = i < count ? surv_id[(ulong)row * CAP + i] : NONE;
+            moved[i * GROUP + lid] = NONE;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint i = 0; i < count; i++) {
+            const uint key = keys[i * GROUP + lid];
+            uint before = 0, all = 0;
+            for (uint p = 0; p < places; p++)
+                for (uint j = 0; j < GROUP; j++) {
+                    const uint same = keys[p * GROUP + j] == key;
+                    all += same;
+                    before += j < lid ? same : 0;
+                }
+            const uint at = cursors[key];
+            values[at + before] = row * CAP + i;
+            if (before + 1 == all) moved[i * GROUP + lid] = at + all;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+        for (uint i = 0; i < count; i++)
+            if (moved[i * GROUP + lid] != NONE) cursors[keys[i * GROUP + lid]] = moved[i * GROUP + lid];
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+    }
+}
+
+// The rows of the dense engine, ascending. offsets [n + 1]: prefix sums of dense.
+__kernel void bin_dense(__global const uint *dense, __global const uint *offsets, uint n, __global uint *list)
+{
+    const uint row = get_global_id(0);
+    if (row < n && dense[row]) list[offsets[row]] = row;
+}
+
+// For sums in other superchunks: where those of row s * grain - skip on start in each component's list, starts [k * slots + 1].
+// values and lists as above, lists with list_slots superchunks.
+__kernel void bin_segments(__global const uint *values, __global const uint *lists, uint list_slots, uint k, uint slots,
+                           ulong grain, ulong skip, __global uint *starts)
+{
+    const uint i = get_global_id(0);
+    if (i > k * slots) return;
+    const uint c = i / slots, s = i % slots;
+    const ulong row = s == 0 ? 0 : s * grain - skip;
+    uint lo = lists[c * list_slots], hi = c < k ? lists[(c + 1) * list_slots] : lo;
+    while (lo < hi) {
+        const uint mid = lo + (hi - lo) / 2;
+        if (values[mid] / CAP < row)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    starts[i] = lo;
+}
+
+// All survivors in the order of rows. offsets [n + 1]: prefix sums of kept.
+__kernel void bin_rows(__global const uint *kept, __global const uint *dense, __global const uint *offsets, uint n,
+                       __global uint *values)
+{
+    const uint row = get_global_id(0);
+    if (row >= n || dense[row]) return;
+    for (uint i = 0; i < kept[row]; i++) values[offsets[row] + i] = row * CAP + i;
+}

@@ -1,0 +1,171 @@
+/* From the survivors of each row to sums by component: counts, lists in the order of rows, and their sums. See bins.cl. */
+#include "cl_engine.h"
+
+#include <stdio.h>
+
+enum { GROUP = 64, SCAN_LEVELS = 4, MOST_TILE_ROWS = 65536 };
+
+/* How a slice lies in tiles and superchunks. */
+typedef struct bin_plan {
+    cl_uint tile_rows, shift, tiles, ahead, per_chunk, slots;
+    int64_t first; /* number of the first superchunk */
+} bin_plan;
+
+/* Tiles hold as many rows as there are components, so that the counts take no more than rows do. */
+static bin_plan plan_bins(const cl_engine *engine, const cl_slice *slice) {
+    int64_t grain = engine->sparse.grain, rows = FGMM_CHUNK_ROWS;
+    while (rows < engine->k && rows < MOST_TILE_ROWS && (!grain || rows < grain)) rows *= 2;
+    bin_plan out = {.tile_rows = (cl_uint)rows, .shift = (cl_uint)(slice->first % rows), .slots = 1};
+    out.tiles = (cl_uint)((out.shift + slice->n + rows - 1) / rows);
+    out.per_chunk = out.tiles;
+    if (!grain) return out;
+    out.first = slice->first / grain;
+    out.per_chunk = (cl_uint)(grain / rows);
+    out.ahead = (cl_uint)(slice->first % grain / rows);
+    out.slots = (cl_uint)((slice->first + slice->n - 1) / grain - out.first + 1);
+    return out;
+}
+
+static fgmm_status scan_level(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n, int level) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t blocks = ((size_t)n + 1 + CL_SCAN_BLOCK - 1) / CL_SCAN_BLOCK;
+    size_t local = GROUP, global = blocks * GROUP;
+    cl_room *totals = &engine->scan_totals[level], *sums = &engine->scan_sums[level];
+    CL_TRY(cl_room_fit(device, totals, blocks * sizeof(cl_uint), "prefix sums"));
+    CL_TRY(cl_kernel_get(device, &kernel, "scan", "", "scan_blocks"));
+    CL_TRY(CL_RUN(device, kernel, "prefix sums", 1, &global, &local, CL_ARG(in), CL_ARG(out), CL_ARG(totals->mem),
+                  CL_ARG(n)));
+    if (blocks == 1) return FGMM_OK;
+    CL_TRY(cl_room_fit(device, sums, (blocks + 1) * sizeof(cl_uint), "prefix sums"));
+    CL_TRY(scan_level(device, totals->mem, sums->mem, (cl_uint)blocks, level + 1));
+    CL_TRY(cl_kernel_get(device, &kernel, "scan", "", "scan_add"));
+    return CL_RUN(device, kernel, "prefix sums", 1, &global, &local, CL_ARG(out), CL_ARG(sums->mem), CL_ARG(n));
+}
+
+/* in [n], out [n + 1]; SCAN_LEVELS levels reach 2^40 elements. */
+static fgmm_status scan(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n) {
+    return scan_level(device, in, out, n, 0);
+}
+
+static fgmm_status clear(fgmm_device *device, cl_mem buffer, size_t bytes) {
+    const cl_uint zero = 0;
+    CL_CHECK(device, clEnqueueFillBuffer(device->queue, buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL),
+             "clearing counts");
+    return FGMM_OK;
+}
+
+/* The dense rows' list, on the device and on the host. */
+static fgmm_status list_dense(fgmm_device *device, const cl_slice *slice, cl_uint dense) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t local = GROUP, global = cl_round_up(slice->n, local), bytes = (size_t)dense * sizeof(cl_uint);
+    CL_TRY(cl_room_fit(device, &engine->offsets, ((size_t)slice->n + 1) * sizeof(cl_uint), "offsets of dense rows"));
+    CL_TRY(cl_room_fit(device, &engine->dense_list, bytes, "dense rows"));
+    CL_TRY(scan(device, engine->dense_flag.mem, engine->offsets.mem, slice->n));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_dense"));
+    CL_TRY(CL_RUN(device, kernel, "listing dense rows", 1, &global, &local, CL_ARG(engine->dense_flag.mem),
+                  CL_ARG(engine->offsets.mem), CL_ARG(slice->n), CL_ARG(engine->dense_list.mem)));
+    if (engine->list_cap < dense) {
+        cl_release_memory(device, engine->list);
+        engine->list_cap = 0;
+        engine->list = cl_alloc(device, bytes);
+        if (!engine->list) return FGMM_ERR_MEMORY;
+        engine->list_cap = dense;
+    }
+    return cl_read(device, engine->dense_list.mem, bytes, engine->list, "reading the dense rows");
+}
+
+fgmm_status cl_count(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    bin_plan plan = plan_bins(engine, slice);
+    size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = GROUP,
+           global = cl_round_up(slice->n, local);
+    cl_uint tally[2];
+    CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
+    CL_TRY(cl_room_fit(device, &engine->count_tally, sizeof tally, "counts of survivors"));
+    CL_TRY(clear(device, engine->counts.mem, bytes));
+    CL_TRY(clear(device, engine->count_tally.mem, sizeof tally));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_count"));
+    CL_TRY(CL_RUN(device, kernel, "counting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
+                  CL_ARG(plan.tile_rows), CL_ARG(engine->k), CL_ARG(engine->counts.mem),
+                  CL_ARG(engine->count_tally.mem)));
+    CL_TRY(cl_read(device, engine->count_tally.mem, sizeof tally, tally, "counts of survivors"));
+    *entries = tally[0];
+    *dense = tally[1];
+    return *dense ? list_dense(device, slice, *dense) : FGMM_OK;
+}
+
+fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    bin_plan plan = plan_bins(engine, slice);
+    cl_uint pairs = engine->k * plan.slots;
+    size_t local[2] = {GROUP, 1}, global[2] = {cl_round_up(engine->k, GROUP), plan.slots};
+    CL_TRY(cl_room_fit(device, &engine->totals, (size_t)pairs * sizeof(cl_uint), "lengths of lists"));
+    CL_TRY(cl_room_fit(device, &engine->lists, ((size_t)pairs + 1) * sizeof(cl_uint), "starts of lists"));
+    CL_TRY(cl_room_fit(device, &engine->values, (size_t)entries * sizeof(cl_uint), "survivors"));
+    engine->list_slots = plan.slots;
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_totals"));
+    CL_TRY(CL_RUN(device, kernel, "measuring lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
+                  CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
+                  CL_ARG(engine->totals.mem)));
+    CL_TRY(scan(device, engine->totals.mem, engine->lists.mem, pairs));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_starts"));
+    CL_TRY(CL_RUN(device, kernel, "placing lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
+                  CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
+                  CL_ARG(engine->lists.mem)));
+    size_t group = device->max_work_group >= 128 ? 128 : 64, all = group * plan.tiles;
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", group == 128 ? "" : "-DGROUP=64", "bin_scatter"));
+    return CL_RUN(device, kernel, "listing survivors", 1, &all, &group, CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
+                  CL_ARG(plan.tile_rows), CL_ARG(engine->k), CL_ARG(engine->counts.mem), CL_ARG(engine->values.mem));
+}
+
+fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_ulong skip) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t pairs = (size_t)engine->k * slots, local = GROUP, global = cl_round_up(pairs + 1, local);
+    CL_TRY(cl_room_fit(device, &engine->segments, (pairs + 1) * sizeof(cl_uint), "segments"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_segments"));
+    return CL_RUN(device, kernel, "finding segments", 1, &global, &local, CL_ARG(engine->values.mem),
+                  CL_ARG(engine->lists.mem), CL_ARG(engine->list_slots), CL_ARG(engine->k), CL_ARG(slots),
+                  CL_ARG(grain), CL_ARG(skip), CL_ARG(engine->segments.mem));
+}
+
+fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t local = GROUP, global = cl_round_up(slice->n, local);
+    CL_TRY(cl_room_fit(device, &engine->offsets, ((size_t)slice->n + 1) * sizeof(cl_uint), "offsets of survivors"));
+    CL_TRY(cl_room_fit(device, &engine->row_values, (size_t)entries * sizeof(cl_uint), "survivors"));
+    CL_TRY(scan(device, engine->kept.mem, engine->offsets.mem, slice->n));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_rows"));
+    return CL_RUN(device, kernel, "listing survivors", 1, &global, &local, CL_ARG(engine->kept.mem),
+                  CL_ARG(engine->dense_flag.mem), CL_ARG(engine->offsets.mem), CL_ARG(slice->n),
+                  CL_ARG(engine->row_values.mem));
+}
+
+fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    cl_tally *tally = &engine->sparse;
+    cl_kernel kernel = NULL;
+    bin_plan plan = plan_bins(engine, slice);
+    cl_mem part = NULL;
+    cl_uint resume = 0, k = engine->k, d = engine->d;
+    CL_TRY(cl_tally_open(device, tally, plan.first, plan.slots, &resume, &part));
+    char row[64], options[96];
+    cl_row_options(row, sizeof row, block);
+    snprintf(options, sizeof options, "%s -DEXACT=%d", row, engine->tied || engine->full);
+    CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
+    size_t local = GROUP, global = cl_round_up((size_t)k * plan.slots * (d + 1), local);
+    CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                  CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k), CL_ARG(plan.slots),
+                  CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),
+                  CL_ARG(engine->values.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume),
+                  CL_ARG(part)));
+    return cl_tally_close(device, tally, plan.slots);
+}

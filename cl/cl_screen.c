@@ -1,0 +1,150 @@
+/*
+ * The screen of spherical, diagonal and (about whitened rows) tied covariances: in f16 on matrix units where the device has
+ * them, and then in f32 for the rows that this could not settle; else in f32.
+ */
+#include "cl_engine.h"
+#include "cl_program.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    WHITE_ROWS_BYTES = 64 << 20,
+    PACKED_ROWS_BYTES = 48 << 20,
+    MATRIX_GAIN = 8 /* how many times more multiply-adds a dispatch may hold on matrix units */
+};
+
+/* Rows of one dispatch as the kernels address them. */
+typedef struct screen_part {
+    cl_mem rows;
+    cl_ulong offset, pitch;
+    cl_uint row0, out0, n;
+    int type; /* fgmm_dtype */
+} screen_part;
+
+static void matrix_options(const cl_engine *engine, const screen_part *part, char *out, size_t size) {
+    int fours = cl_row_fours(engine, part->offset, part->pitch);
+    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DNT=%u", part->type, fours, engine->diag,
+             (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt);
+}
+
+/* Fragments of the rows, where a warp cannot keep its own. */
+static fgmm_status pack_rows(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_engine *engine = device->engine;
+    const cl_matrix *matrix = &engine->matrix;
+    cl_kernel kernel = NULL;
+    char options[160];
+    size_t rows = cl_round_up(part->n, CL_MATRIX_ROWS), local = CL_MATRIX_ROWS, global = rows / 16 * 32;
+    matrix_options(engine, part, options, sizeof options);
+    CL_TRY(cl_room_fit(device, &engine->packed_rows, rows * matrix->steps * 32, "rows as fragments"));
+    CL_TRY(cl_room_fit(device, &engine->row_starts, rows * sizeof(cl_float2), "the rows' floors"));
+    CL_TRY(cl_kernel_get(device, &kernel, "pack_rows", options, "pack_rows"));
+    return CL_RUN(device, kernel, "packing rows", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->n), CL_ARG(engine->d), CL_ARG(matrix->dp),
+                  CL_ARG(engine->k), CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem),
+                  CL_ARG(engine->screen_rows[0].mem), CL_ARG(engine->screen_rows[1].mem), CL_ARG(hints),
+                  CL_ARG(engine->matrix_c.mem), CL_ARG(engine->packed_rows.mem), CL_ARG(engine->row_starts.mem));
+}
+
+static fgmm_status screen_f32(fgmm_device *device, const screen_part *part, cl_mem hints, cl_mem list) {
+    cl_engine *engine = device->engine;
+    const cl_tile *tile = &engine->tile;
+    cl_kernel kernel = NULL;
+    cl_tile_options options;
+    const fgmm_block form = {.type = (fgmm_dtype)part->type};
+    cl_tiled_options(&options, tile, engine->diag, &form);
+    if (list) snprintf(options.text + strlen(options.text), sizeof options.text - strlen(options.text), " -DLISTED=1");
+    CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
+    cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
+    size_t rows = (size_t)(tile->gy * tile->rm), local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+    size_t global[2] = {local[0], cl_round_up(part->n, rows) / rows * local[1]};
+    return CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
+                  CL_ARG(engine->dp), CL_ARG(engine->k), CL_ARG(engine->kp), CL_ARG(engine->centre.mem),
+                  CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
+                  CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(list));
+}
+
+static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_engine *engine = device->engine;
+    const cl_matrix *matrix = &engine->matrix;
+    const cl_uint zero = 0;
+    cl_kernel kernel = NULL;
+    char options[160];
+    if (!matrix->kept) CL_TRY(pack_rows(device, part, hints));
+    CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
+    CL_CHECK(device,
+             clEnqueueFillBuffer(device->queue, engine->again.mem, &zero, sizeof zero, 0, sizeof zero, 0, NULL, NULL),
+             "clearing a count");
+    matrix_options(engine, part, options, sizeof options);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen_mma", options, "screen_mma"));
+    size_t local = CL_MATRIX_ROWS, global = cl_round_up(part->n, CL_MATRIX_ROWS);
+    CL_TRY(CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
+                  CL_ARG(matrix->dp), CL_ARG(engine->k), CL_ARG(matrix->tiles), CL_ARG(matrix->chunks),
+                  CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem), CL_ARG(engine->screen_rows[0].mem),
+                  CL_ARG(engine->screen_rows[1].mem), CL_ARG(hints), CL_ARG(engine->packed_rows.mem),
+                  CL_ARG(engine->row_starts.mem), CL_ARG(engine->fragments.mem), CL_ARG(engine->columns.mem),
+                  CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds), CL_ARG(matrix->slack),
+                  CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem),
+                  CL_ARG(engine->again.mem)));
+    return screen_f32(device, part, hints, engine->again.mem);
+}
+
+/* A compiler that does not take the kernels costs the matrix units, not the fit. */
+static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_opened *opened = cl_opened_of(device);
+    fgmm_status status = screen_matrix(device, part, hints);
+    if (status != FGMM_ERR_DEVICE || !opened->build_failed) return status;
+    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: their kernels do not build",
+                     device->name);
+    opened->build_failed = 0;
+    device->has_matrix = device->engine->matrix.on = 0;
+    return FGMM_OK;
+}
+
+/* Rows a dispatch. */
+static size_t rows_at_once(const fgmm_device *device) {
+    const cl_engine *engine = device->engine;
+    int64_t d = engine->d, depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1),
+            budget = engine->batch_budget;
+    if (engine->matrix.on) budget *= MATRIX_GAIN;
+    if (engine->tied) depth += d * d;
+    size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;
+    if (engine->tied) room = WHITE_ROWS_BYTES / ((size_t)d * sizeof(float));
+    if (engine->matrix.on && !engine->matrix.kept && PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
+        room = PACKED_ROWS_BYTES / (engine->matrix.steps * 32);
+    if (step > room) step = room;
+    size_t unit = engine->matrix.on ? CL_MATRIX_ROWS : (size_t)(engine->tile.gy * engine->tile.rm);
+    return cl_round_up(step, unit);
+}
+
+fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
+    if (engine->full) return cl_screen_full(device, slice);
+    size_t step = rows_at_once(device);
+    for (size_t i = 0; i < slice->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
+        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i;
+        screen_part part = {.rows = block->rows,
+                            .offset = block->offset,
+                            .pitch = block->pitch,
+                            .row0 = slice->row0 + out0,
+                            .out0 = out0,
+                            .n = n,
+                            .type = block->type};
+        if (engine->tied) {
+            /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
+            CL_TRY(cl_white_rows(device, block, part.row0, n));
+            part.rows = engine->white_rows.mem;
+            part.pitch = engine->d;
+            part.offset = 0 - (cl_ulong)part.row0 * part.pitch;
+            part.type = FGMM_F32;
+        }
+        if (engine->matrix.on) CL_TRY(try_matrix(device, &part, block->hints));
+        if (!engine->matrix.on) CL_TRY(screen_f32(device, &part, block->hints, NULL));
+    }
+    return FGMM_OK;
+}
