@@ -48,6 +48,11 @@ fgmm_dtype fgmm_rows_type(const fgmm_rows *rows) {
     return rows ? rows->type : FGMM_F32;
 }
 
+const char *fgmm_rows_metric(const fgmm_rows *rows) {
+    while (rows && rows->parent) rows = rows->parent;
+    return rows ? rows->metric : "";
+}
+
 fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, const void *data, fgmm_dtype type, int64_t n,
                                   int64_t d, int64_t stride) {
     if (!ctx) return FGMM_ERR_INVALID;

@@ -11,6 +11,9 @@ typedef struct fgmm_rows_ops {
     void (*close)(fgmm_context *ctx, void *state); /* NULL if nothing to free */
 } fgmm_rows_ops;
 
+/* Room for the name of a distance, in a file's own words. */
+enum { FGMM_METRIC_NAME = 32 };
+
 struct fgmm_rows {
     const fgmm_context *owner;
     fgmm_dtype type;
@@ -26,7 +29,8 @@ struct fgmm_rows {
     int once;                /* ranges can be read only once, in order */
     const fgmm_rows *parent; /* a slice reads through its parent */
     int64_t parent_first;
-    const double *weights; /* [n] borrowed, or NULL */
+    const double *weights;         /* [n] borrowed, or NULL */
+    char metric[FGMM_METRIC_NAME]; /* the distance that the file names, or "" */
 };
 
 /* Rows over ops; on failure state is closed. */

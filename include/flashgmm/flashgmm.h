@@ -191,7 +191,8 @@ FGMM_API fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, c
 /** Rows in a file, read by blocks; kept between the iterations of a fit only if they take less than a quarter of
  *  the memory.
  *  @param format NULL by extension, else "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "hdf5".
- *  An HDF5 path may end in ":DATASET" (default "train").
+ *  An HDF5 path may end in ":DATASET" (default "train"). Every other format is read as if its writer meant harm; HDF5 is
+ *  parsed by libhdf5, which a file made for it can crash.
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT (the message names what is wrong with the file). */
 FGMM_API fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format);
 
@@ -230,6 +231,9 @@ FGMM_API fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, c
 FGMM_API int64_t fgmm_rows_count(const fgmm_rows *rows);
 FGMM_API int64_t fgmm_rows_features(const fgmm_rows *rows);
 FGMM_API fgmm_dtype fgmm_rows_type(const fgmm_rows *rows);
+/** The distance that the file names for its rows, in its own word: "angular" or "euclidean" in ann-benchmarks' HDF5 files,
+ *  whose attribute `distance` it is; "" if there is none. Nothing is done about it. Owned by the rows, never NULL. */
+FGMM_API const char *fgmm_rows_metric(const fgmm_rows *rows);
 FGMM_API void fgmm_rows_free(fgmm_context *ctx, fgmm_rows *rows);
 
 /* ---- model ------------------------------------------------------------------------------- */
@@ -616,6 +620,35 @@ typedef struct fgmm_array {
 
 /** Writes arrays for numpy.load: one to "*.npy", one or more to "*.npz". Written beside and renamed. */
 FGMM_API fgmm_status fgmm_arrays_save(fgmm_context *ctx, const char *path, const fgmm_array *arrays, int count);
+
+/* ---- neighbours in files: what a search found, or should have found ----------------------- */
+
+/** The rows nearest to each of n queries, nearest first. */
+typedef struct fgmm_neighbors {
+    int64_t n;              /**< queries */
+    int64_t k;              /**< neighbours of each */
+    const int64_t *ids;     /**< [n, k], from 0; -1 where there are fewer than k */
+    const float *distances; /**< [n, k] in the file's own measure, or NULL */
+    const char *metric;     /**< the file's own word for it, such as "angular"; NULL or "" if it names none */
+} fgmm_neighbors;
+
+/** Reads neighbours, all of them into memory.
+ *   - "ivecs": for each query int32 k, then int32 ids (TexMex);
+ *   - "ibin": uint32 n, uint32 k, then int32 [n, k]; behind them, in a ground truth of big-ann-benchmarks, float32
+ *     distances [n, k]. The length of the file tells which it is;
+ *   - "npy": integers [n, k];
+ *   - "hdf5": the dataset `neighbors` of ann-benchmarks, with `distances` if they are there and the attribute
+ *     `distance`; a path "FILE:DATASET" reads the ids of another dataset.
+ *  @param format NULL by extension, else one of these names. @param out to be freed with fgmm_neighbors_free.
+ *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT naming what is wrong, FGMM_ERR_UNSUPPORTED for HDF5 in a build without it. */
+FGMM_API fgmm_status fgmm_neighbors_load(fgmm_context *ctx, fgmm_neighbors **out, const char *path, const char *format);
+FGMM_API void fgmm_neighbors_free(fgmm_context *ctx, fgmm_neighbors *neighbors);
+
+/** Writes neighbours as "*.ivecs", "*.ibin", "*.npy", "*.hdf5" or "*.h5", as described for load, beside and renamed. Ids
+ *  are int64 in npy and HDF5 and must fit int32 in the others. Distances, if there are any, go to ibin and HDF5, the
+ *  metric to HDF5; the others hold ids alone.
+ *  @return FGMM_ERR_INVALID for an id below -1 or too large, FGMM_ERR_IO, FGMM_ERR_UNSUPPORTED. */
+FGMM_API fgmm_status fgmm_neighbors_save(fgmm_context *ctx, const char *path, const fgmm_neighbors *neighbors);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,9 @@
-/* Refuses by name what is not a file that can be read. */
+/* Refuses by name what is not a file that can be read, and reads what is. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "infile.h"
@@ -31,4 +32,36 @@ fgmm_status fgmm_infile_open(fgmm_context *ctx, const char *path, int *out, stru
     else
         close(fd);
     return status;
+}
+
+fgmm_status fgmm_infile_read(fgmm_context *ctx, const fgmm_infile *file, void *dst, size_t bytes, int64_t offset) {
+    char *at = dst;
+    while (bytes > 0) {
+        ssize_t n = pread(file->fd, at, bytes < (1u << 30) ? bytes : 1u << 30, offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fgmm_fail_errno(ctx, errno, "cannot read", file->path);
+        if (n == 0)
+            return fgmm_fail(ctx, FGMM_ERR_IO, "cannot read %s: it ends at byte %lld; it had %lld when it was opened",
+                             file->path, (long long)offset, (long long)file->size);
+        at += n;
+        offset += n;
+        bytes -= (size_t)n;
+    }
+    return FGMM_OK;
+}
+
+int fgmm_path_ends(const char *path, const char *const *endings, int count) {
+    const char *colon = strrchr(path, ':');
+    size_t whole = strlen(path), lengths[2] = {whole, colon ? (size_t)(colon - path) : whole};
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < count; j++) {
+            size_t ending = strlen(endings[j]);
+            if (lengths[i] > ending && strncasecmp(path + lengths[i] - ending, endings[j], ending) == 0) return 1;
+        }
+    return 0;
+}
+
+const char *fgmm_path_ending(const char *path) {
+    const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
+    return dot ? dot + 1 : "";
 }

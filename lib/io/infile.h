@@ -9,6 +9,23 @@
 /* A regular, non-empty file, open for reading. @param info its fstat. */
 fgmm_status fgmm_infile_open(fgmm_context *ctx, const char *path, int *fd, struct stat *info);
 
+/* A file that is read at any place. */
+typedef struct fgmm_infile {
+    const char *path;
+    int fd;
+    int64_t size; /* bytes when it was opened */
+} fgmm_infile;
+
+/* Exactly that many bytes; FGMM_ERR_IO if the file has shrunk since. */
+fgmm_status fgmm_infile_read(fgmm_context *ctx, const fgmm_infile *file, void *dst, size_t bytes, int64_t offset);
+
+/* Whether the path ends in one of `count` endings, case aside; what may follow a last colon is no part of the path
+ * for this. */
+int fgmm_path_ends(const char *path, const char *const *endings, int count);
+
+/* The characters behind the last dot of a path's last part; "" if it has none. */
+const char *fgmm_path_ending(const char *path);
+
 /* FGMM_ERR_IO, "WHAT PATH: the system's reason". */
 fgmm_status fgmm_fail_errno(fgmm_context *ctx, int error, const char *what, const char *path);
 

@@ -210,6 +210,27 @@ done:
     return status;
 }
 
+typedef struct file_source {
+    fgmm_npy_source base;
+    const fgmm_infile *file;
+    int64_t at;
+} file_source;
+
+static fgmm_status read_file(fgmm_context *ctx, fgmm_npy_source *base, void *dst, size_t bytes) {
+    file_source *source = (file_source *)base;
+    if ((int64_t)bytes > source->file->size - source->at)
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: its %lld bytes end inside the .npy header", base->label,
+                         (long long)source->file->size);
+    FGMM_TRY(fgmm_infile_read(ctx, source->file, dst, bytes, source->at));
+    source->at += (int64_t)bytes;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_npy_file_header(fgmm_context *ctx, const fgmm_infile *file, fgmm_npy_header *out) {
+    file_source source = {{file->path, read_file}, file, 0};
+    return fgmm_npy_read_header(ctx, &source.base, out);
+}
+
 bool fgmm_npy_is_numeric(const fgmm_npy_header *h, char *why, size_t why_size) {
     if (h->kind == '?' || h->kind == 'U' || h->kind == 'S') {
         snprintf(why, why_size, "its dtype is %s, not one of f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1", h->descr);

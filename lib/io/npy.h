@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "infile.h"
 #include "io.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -36,6 +37,9 @@ typedef struct fgmm_npy_header {
 
 /* Reads and checks a header; the source is then at the data. */
 fgmm_status fgmm_npy_read_header(fgmm_context *ctx, fgmm_npy_source *source, fgmm_npy_header *out);
+
+/* The same of a file, whose data is then at out->offset. */
+fgmm_status fgmm_npy_file_header(fgmm_context *ctx, const fgmm_infile *file, fgmm_npy_header *out);
 
 /* Whether the elements are numbers that fgmm_npy_read_doubles takes; if not, why and what to do about it, in words. */
 bool fgmm_npy_is_numeric(const fgmm_npy_header *header, char *why, size_t why_size);

@@ -4,13 +4,12 @@
  *   fbin u8bin i8bin    uint32 N, uint32 D, then [N, D]             (big-ann-benchmarks)
  *   fvecs bvecs         each row: int32 D, then D elements          (TexMex)
  */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
 
 #include "../dispatch.h"
+#include "hdf5_file.h"
 #include "infile.h"
 #include "npy.h"
 #include "rows_file.h"
@@ -18,11 +17,10 @@
 typedef enum layout { PACKED, PREFIXED, COLUMNS } layout;
 
 typedef struct file_rows {
-    char *path;
-    int fd;
+    fgmm_infile in;
+    char *path; /* in.path, owned */
     layout layout;
     fgmm_dtype type;
-    int64_t size;   /* bytes of the file */
     int64_t offset; /* bytes before the rows */
     int64_t n, d;
     size_t item;
@@ -32,26 +30,10 @@ typedef struct file_rows {
 
 /* ---- reading ---- */
 
-static fgmm_status read_at(fgmm_context *ctx, const file_rows *file, void *dst, size_t bytes, int64_t offset) {
-    char *at = dst;
-    while (bytes > 0) {
-        ssize_t n = pread(file->fd, at, bytes < (1u << 30) ? bytes : 1u << 30, offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return fgmm_fail_errno(ctx, errno, "cannot read", file->path);
-        if (n == 0)
-            return fgmm_fail(ctx, FGMM_ERR_IO, "cannot read %s: it ends at byte %lld; it had %lld when it was opened",
-                             file->path, (long long)offset, (long long)file->size);
-        at += n;
-        offset += n;
-        bytes -= (size_t)n;
-    }
-    return FGMM_OK;
-}
-
 static fgmm_status read_packed(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
     const file_rows *file = state;
     size_t row = file->item * (size_t)file->d;
-    return read_at(ctx, file, dst, (size_t)n * row, file->offset + first * (int64_t)row);
+    return fgmm_infile_read(ctx, &file->in, dst, (size_t)n * row, file->offset + first * (int64_t)row);
 }
 
 /* Drops the int32 before each row, having seen that it is still D. */
@@ -62,7 +44,7 @@ static fgmm_status read_prefixed(fgmm_context *ctx, void *state, int64_t first, 
     unsigned char *to = dst;
     while (n > 0) {
         int64_t count = n < at_once ? n : at_once;
-        FGMM_TRY(read_at(ctx, file, file->buffer, (size_t)count * stride, first * (int64_t)stride));
+        FGMM_TRY(fgmm_infile_read(ctx, &file->in, file->buffer, (size_t)count * stride, first * (int64_t)stride));
         for (int64_t i = 0; i < count; i++) {
             const unsigned char *from = file->buffer + (size_t)i * stride;
             int32_t d;
@@ -91,8 +73,9 @@ static fgmm_status read_columns(fgmm_context *ctx, void *state, int64_t first, i
             int64_t columns = file->d - c0 < GROUP ? file->d - c0 : GROUP;
             unsigned char *to = (unsigned char *)dst + (size_t)done * row + (size_t)c0 * item;
             for (int64_t c = 0; c < columns; c++)
-                FGMM_TRY(read_at(ctx, file, file->buffer + (size_t)(c * count) * item, (size_t)count * item,
-                                 file->offset + ((c0 + c) * file->n + first + done) * (int64_t)item));
+                FGMM_TRY(fgmm_infile_read(ctx, &file->in, file->buffer + (size_t)(c * count) * item,
+                                          (size_t)count * item,
+                                          file->offset + ((c0 + c) * file->n + first + done) * (int64_t)item));
             for (int64_t i = 0; i < count; i++)
                 for (int64_t c = 0; c < columns; c++)
                     memcpy(to + (size_t)i * row + (size_t)c * item, file->buffer + (size_t)(c * count + i) * item,
@@ -104,7 +87,7 @@ static fgmm_status read_columns(fgmm_context *ctx, void *state, int64_t first, i
 
 static void close_file(fgmm_context *ctx, void *state) {
     file_rows *file = state;
-    if (file->fd >= 0) close(file->fd);
+    if (file->in.fd >= 0) close(file->in.fd);
     fgmm_free(ctx, file->buffer);
     fgmm_free(ctx, file->path);
     fgmm_free(ctx, file);
@@ -132,37 +115,20 @@ static fgmm_status check_size(fgmm_context *ctx, const file_rows *file) {
         __builtin_add_overflow(bytes, file->offset, &bytes))
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: its header claims %lld x %lld elements, which overflows",
                          file->path, (long long)file->n, (long long)file->d);
-    if (bytes != file->size)
+    if (bytes != file->in.size)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT,
                          "%s: %s: its header claims %lld x %lld elements, %lld bytes, but the file has %lld",
-                         file->path, bytes > file->size ? "truncated" : "too long", (long long)file->n,
-                         (long long)file->d, (long long)bytes, (long long)file->size);
-    return FGMM_OK;
-}
-
-typedef struct header_source {
-    fgmm_npy_source base;
-    const file_rows *file;
-    int64_t at;
-} header_source;
-
-static fgmm_status read_header_bytes(fgmm_context *ctx, fgmm_npy_source *base, void *dst, size_t bytes) {
-    header_source *source = (header_source *)base;
-    if ((int64_t)bytes > source->file->size - source->at)
-        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: its %lld bytes end inside the .npy header", base->label,
-                         (long long)source->file->size);
-    FGMM_TRY(read_at(ctx, source->file, dst, bytes, source->at));
-    source->at += (int64_t)bytes;
+                         file->path, bytes > file->in.size ? "truncated" : "too long", (long long)file->n,
+                         (long long)file->d, (long long)bytes, (long long)file->in.size);
     return FGMM_OK;
 }
 
 static fgmm_status open_npy(fgmm_context *ctx, file_rows *file) {
     static const fgmm_dtype rows_types[] = {FGMM_F32, FGMM_F64, FGMM_F16, FGMM_U8, FGMM_I8};
-    header_source source = {{file->path, read_header_bytes}, file, 0};
     fgmm_npy_header header;
     char why[128];
     bool known = false;
-    FGMM_TRY(fgmm_npy_read_header(ctx, &source.base, &header));
+    FGMM_TRY(fgmm_npy_file_header(ctx, &file->in, &header));
     for (size_t i = 0; i < sizeof rows_types / sizeof *rows_types; i++) {
         const char *descr = fgmm_npy_descr(rows_types[i]);
         if (header.order != '>' && header.kind == descr[1] && (int)header.item == descr[2] - '0') {
@@ -190,10 +156,10 @@ static fgmm_status open_npy(fgmm_context *ctx, file_rows *file) {
 
 static fgmm_status open_bin(fgmm_context *ctx, file_rows *file) {
     uint32_t sizes[2];
-    if (file->size < 8)
+    if (file->in.size < 8)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: %lld bytes, less than its header of 8", file->path,
-                         (long long)file->size);
-    FGMM_TRY(read_at(ctx, file, sizes, 8, 0));
+                         (long long)file->in.size);
+    FGMM_TRY(fgmm_infile_read(ctx, &file->in, sizes, 8, 0));
     file->layout = PACKED;
     file->offset = 8;
     file->n = sizes[0];
@@ -204,23 +170,23 @@ static fgmm_status open_bin(fgmm_context *ctx, file_rows *file) {
 static fgmm_status open_vecs(fgmm_context *ctx, file_rows *file) {
     int32_t d;
     int64_t stride;
-    if (file->size < 4)
+    if (file->in.size < 4)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: truncated: %lld bytes, less than a row's header of 4", file->path,
-                         (long long)file->size);
-    FGMM_TRY(read_at(ctx, file, &d, 4, 0));
+                         (long long)file->in.size);
+    FGMM_TRY(fgmm_infile_read(ctx, &file->in, &d, 4, 0));
     stride = 4 + (int64_t)file->item * d;
     if (d <= 0)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: row 0 claims %ld features; there must be at least one", file->path,
                          (long)d);
     file->layout = PREFIXED;
     file->d = d;
-    file->n = file->size / stride;
-    if (file->size % stride != 0)
+    file->n = file->in.size / stride;
+    if (file->in.size % stride != 0)
         return fgmm_fail(
             ctx, FGMM_ERR_FORMAT,
             "%s: truncated, or not of one dimension: rows of %ld features take %lld bytes, and the file's %lld are no "
             "multiple of that",
-            file->path, (long)d, (long long)stride, (long long)file->size);
+            file->path, (long)d, (long long)stride, (long long)file->in.size);
     return FGMM_OK;
 }
 
@@ -249,14 +215,15 @@ static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path,
     struct stat info;
     fgmm_status status;
     if (!file) return FGMM_ERR_MEMORY;
-    file->fd = -1;
+    file->in.fd = -1;
     file->path = fgmm_strdup(ctx, path);
     if (!file->path) {
         status = FGMM_ERR_MEMORY;
         goto done;
     }
-    FGMM_GO(fgmm_infile_open(ctx, path, &file->fd, &info));
-    file->size = info.st_size;
+    file->in.path = file->path;
+    FGMM_GO(fgmm_infile_open(ctx, path, &file->in.fd, &info));
+    file->in.size = info.st_size;
     file->type = format->type;
     file->item = fgmm_dtype_size(format->type);
     FGMM_GO(format->open(ctx, file));
@@ -267,18 +234,6 @@ done:
     return status;
 }
 
-/* ".h5" and ".hdf5" with or without ":DATASET". */
-static bool is_hdf5(const char *path) {
-    static const char *const endings[] = {".h5", ".hdf5"};
-    const char *colon = strrchr(path, ':');
-    size_t whole = strlen(path), lengths[2] = {whole, colon ? (size_t)(colon - path) : whole};
-    for (int i = 0; i < 4; i++) {
-        size_t length = lengths[i / 2], ending = strlen(endings[i % 2]);
-        if (length > ending && strncasecmp(path + length - ending, endings[i % 2], ending) == 0) return true;
-    }
-    return false;
-}
-
 fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format) {
     static const char *const list = "npy, fvecs, bvecs, fbin, u8bin, i8bin, hdf5";
     const char *name = format;
@@ -286,11 +241,7 @@ fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path,
     fgmm_enter(ctx);
     if (!out || !path) return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from a file: a pointer is NULL");
     *out = NULL;
-    if (!name && is_hdf5(path)) name = "hdf5";
-    if (!name) {
-        const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
-        name = dot ? dot + 1 : "";
-    }
+    if (!name) name = fgmm_hdf5_is_path(path) ? "hdf5" : fgmm_path_ending(path);
     if (strcasecmp(name, "hdf5") == 0) return fgmm_rows_open_hdf5(ctx, out, path);
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (strcasecmp(name, formats[i].name) == 0) return open_as(ctx, out, path, &formats[i]);

@@ -1,46 +1,26 @@
 /* Rows in HDF5: a two-dimensional dataset, read by hyperslabs. */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "infile.h"
+#include "hdf5_file.h"
 #include "rows_file.h"
 
 #ifdef FGMM_HAVE_HDF5
-
-#include <hdf5.h>
-#include <pthread.h>
-
-/* HDF5 is one for the whole process and seldom built thread-safe; two contexts in two threads must be independent all the same. */
-static pthread_mutex_t hdf5_lock = PTHREAD_MUTEX_INITIALIZER;
 
 typedef struct hdf5_rows {
     char *path; /* "FILE:DATASET", for messages */
     hid_t file, dataset, space, memory_type;
     hsize_t n, d;
     fgmm_dtype type;
+    char metric[FGMM_METRIC_NAME];
 } hdf5_rows;
-
-/* The innermost entry of HDF5's error stack says what happened; those above it only who asked. */
-static herr_t innermost(unsigned depth, const H5E_error2_t *error, void *user) {
-    char *reason = user;
-    (void)depth;
-    if (error->desc && *error->desc) snprintf(reason, 256, "%s", error->desc);
-    return 0;
-}
-
-static fgmm_status hdf5_failed(fgmm_context *ctx, fgmm_status status, const char *path, const char *what) {
-    char reason[256] = "no reason given";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, innermost, reason);
-    return fgmm_fail(ctx, status, "%s: %s: %s", path, what, reason);
-}
 
 static fgmm_status find_type(fgmm_context *ctx, hdf5_rows *rows) {
     hid_t type = H5Dget_type(rows->dataset);
     H5T_class_t class;
     size_t size;
     H5T_sign_t sign;
-    if (type < 0) return hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "its type cannot be read");
+    if (type < 0) return fgmm_hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "its type cannot be read");
     class = H5Tget_class(type);
     size = H5Tget_size(type);
     sign = class == H5T_INTEGER ? H5Tget_sign(type) : H5T_SGN_ERROR;
@@ -61,20 +41,20 @@ static fgmm_status find_type(fgmm_context *ctx, hdf5_rows *rows) {
     return FGMM_OK;
 }
 
-/* With the lock held and HDF5 silent. */
+/* Within fgmm_hdf5_enter and _leave. */
 static fgmm_status open_dataset(fgmm_context *ctx, hdf5_rows *rows, const char *file, const char *dataset) {
     const size_t cache_bytes = (size_t)32 << 20; /* chunks of a row block are often larger than the default of 1 MiB */
     hsize_t size[2];
     hid_t access;
-    rows->file = H5Fopen(file, H5F_ACC_RDONLY, H5P_DEFAULT);
-    if (rows->file < 0) return hdf5_failed(ctx, FGMM_ERR_FORMAT, file, "not a whole HDF5 file");
+    FGMM_TRY(fgmm_hdf5_open(ctx, file, &rows->file));
+    fgmm_hdf5_metric(rows->file, rows->metric);
     access = H5Pcreate(H5P_DATASET_ACCESS);
     if (access >= 0) H5Pset_chunk_cache(access, 12421, cache_bytes, 1.0);
     rows->dataset = H5Dopen2(rows->file, dataset, access >= 0 ? access : H5P_DEFAULT);
     if (access >= 0) H5Pclose(access);
-    if (rows->dataset < 0) return hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "no such dataset");
+    if (rows->dataset < 0) return fgmm_hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "no such dataset");
     rows->space = H5Dget_space(rows->dataset);
-    if (rows->space < 0) return hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "its shape cannot be read");
+    if (rows->space < 0) return fgmm_hdf5_failed(ctx, FGMM_ERR_FORMAT, rows->path, "its shape cannot be read");
     if (H5Sget_simple_extent_ndims(rows->space) != 2)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: has %d dimensions; rows are [N, D]", rows->path,
                          H5Sget_simple_extent_ndims(rows->space));
@@ -93,61 +73,44 @@ static fgmm_status read_slab(fgmm_context *ctx, const hdf5_rows *rows, int64_t f
     fgmm_status status = FGMM_OK;
     if (memory < 0 || H5Sselect_hyperslab(rows->space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
         H5Dread(rows->dataset, rows->memory_type, memory, rows->space, H5P_DEFAULT, dst) < 0)
-        status = hdf5_failed(ctx, FGMM_ERR_IO, rows->path, "cannot be read");
+        status = fgmm_hdf5_failed(ctx, FGMM_ERR_IO, rows->path, "cannot be read");
     if (memory >= 0) H5Sclose(memory);
     return status;
 }
 
 static fgmm_status read_rows(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
+    fgmm_hdf5_silence silence;
     fgmm_status status;
-    pthread_mutex_lock(&hdf5_lock);
-    H5E_BEGIN_TRY {
-        status = read_slab(ctx, state, first, n, dst);
-    }
-    H5E_END_TRY
-    pthread_mutex_unlock(&hdf5_lock);
+    fgmm_hdf5_enter(&silence);
+    status = read_slab(ctx, state, first, n, dst);
+    fgmm_hdf5_leave(&silence);
     return status;
 }
 
 static void close_rows(fgmm_context *ctx, void *state) {
     hdf5_rows *rows = state;
-    pthread_mutex_lock(&hdf5_lock);
-    H5E_BEGIN_TRY {
-        if (rows->space >= 0) H5Sclose(rows->space);
-        if (rows->dataset >= 0) H5Dclose(rows->dataset);
-        if (rows->file >= 0) H5Fclose(rows->file);
-    }
-    H5E_END_TRY
-    pthread_mutex_unlock(&hdf5_lock);
+    fgmm_hdf5_silence silence;
+    fgmm_hdf5_enter(&silence);
+    if (rows->space >= 0) H5Sclose(rows->space);
+    if (rows->dataset >= 0) H5Dclose(rows->dataset);
+    if (rows->file >= 0) H5Fclose(rows->file);
+    fgmm_hdf5_leave(&silence);
     fgmm_free(ctx, rows->path);
     fgmm_free(ctx, rows);
 }
 
 static const fgmm_rows_ops hdf5_ops = {.read = read_rows, .close = close_rows};
 
-/* Splits "FILE:DATASET"; a file of the whole name comes first, as names may hold colons. @param file to be freed. */
-static fgmm_status split(fgmm_context *ctx, const char *path, char **file, const char **dataset) {
-    const char *colon = strrchr(path, ':');
-    *dataset = "train";
-    *file = fgmm_strdup(ctx, path);
-    if (!*file) return FGMM_ERR_MEMORY;
-    if (!colon || access(path, F_OK) == 0) return FGMM_OK;
-    (*file)[colon - path] = '\0';
-    if (colon[1]) *dataset = colon + 1;
-    return FGMM_OK;
-}
-
 fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *path) {
     char *file = NULL;
     const char *dataset = NULL;
     hdf5_rows *rows = NULL;
-    struct stat info;
+    fgmm_hdf5_silence silence;
+    char metric[FGMM_METRIC_NAME];
     size_t label;
-    int fd;
     fgmm_status status;
-    FGMM_GO(split(ctx, path, &file, &dataset));
-    FGMM_GO(fgmm_infile_open(ctx, file, &fd, &info)); /* says better than HDF5 why a file cannot be opened */
-    close(fd);
+    FGMM_GO(fgmm_hdf5_split(ctx, path, &file, &dataset));
+    if (!dataset) dataset = "train";
     rows = fgmm_calloc(ctx, 1, sizeof *rows, "an HDF5 dataset");
     if (!rows) {
         status = FGMM_ERR_MEMORY;
@@ -161,15 +124,14 @@ fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *
         goto done;
     }
     snprintf(rows->path, label, "%s:%s", file, dataset);
-    pthread_mutex_lock(&hdf5_lock);
-    H5E_BEGIN_TRY {
-        status = open_dataset(ctx, rows, file, dataset);
-    }
-    H5E_END_TRY
-    pthread_mutex_unlock(&hdf5_lock);
+    fgmm_hdf5_enter(&silence);
+    status = open_dataset(ctx, rows, file, dataset);
+    fgmm_hdf5_leave(&silence);
     if (status != FGMM_OK) goto done;
+    memcpy(metric, rows->metric, sizeof metric);
     status = fgmm_rows_new(ctx, out, &hdf5_ops, rows, rows->type, (int64_t)rows->n, (int64_t)rows->d);
     rows = NULL; /* owned by *out, or closed already */
+    if (status == FGMM_OK) memcpy((*out)->metric, metric, sizeof metric);
 done:
     if (rows) close_rows(ctx, rows);
     fgmm_free(ctx, file);
@@ -180,7 +142,7 @@ done:
 
 fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *path) {
     (void)out;
-    return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED, "%s: this build of flashgmm reads no HDF5 (Meson option hdf5)", path);
+    return fgmm_hdf5_missing(ctx, path);
 }
 
 #endif
