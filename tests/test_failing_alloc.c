@@ -189,8 +189,32 @@ static fgmm_status starts(fgmm_context *ctx, const problem *p) {
     return status;
 }
 
-static const task tasks[] = {fit_kmeanspp,  fit_kmeans, fit_random,      fit_rows,   infer,
-                             save_and_load, read_file,  hard_assignment, by_batches, starts};
+static fgmm_status searched_elsewhere(fgmm_context *ctx, const problem *p) {
+    static const char *const names[] = {"found.ivecs", "found.ibin", "found.npy"};
+    const int64_t ids[4] = {1, 2, 3, -1};
+    const float distances[4] = {1, 2, 3, 4};
+    const fgmm_neighbors found = {2, 2, ids, distances, NULL};
+    char path[512];
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    fgmm_status status = rows_and_model(ctx, p, &rows, &model);
+    snprintf(path, sizeof path, "%s/means.faiss", harness_scratch());
+    if (status == FGMM_OK) status = fgmm_model_export_faiss(ctx, model, path, FGMM_ANGULAR);
+    for (int i = 0; i < 3 && status == FGMM_OK; i++) {
+        fgmm_neighbors *again = NULL;
+        snprintf(path, sizeof path, "%s/%s", harness_scratch(), names[i]);
+        status = fgmm_neighbors_save(ctx, path, &found);
+        if (status == FGMM_OK) status = fgmm_neighbors_load(ctx, &again, path, NULL);
+        fgmm_neighbors_free(ctx, again);
+    }
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    return status;
+}
+
+static const task tasks[] = {fit_kmeanspp, fit_kmeans,    fit_random,        fit_rows,
+                             infer,        save_and_load, read_file,         hard_assignment,
+                             by_batches,   starts,        searched_elsewhere};
 enum { TASKS = sizeof tasks / sizeof *tasks };
 
 static task task_of(int i) {

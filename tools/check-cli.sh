@@ -60,6 +60,11 @@ for name, descr in ("cut1", "'"), ("cut2", "'<"), ("cut3", "'<f"), ("cut4", "'<f
     header = "{'shape': (8,), 'descr': " + descr
     with open(name + ".npy", "wb") as file:
         file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+with open("found.ivecs", "wb") as file:
+    array.array("i", [3, 5, 0, 2, 3, 4, 1, -1]).tofile(file)
+with open("found.ibin", "wb") as file:
+    array.array("i", [2, 2, 5, 0, 4, 1]).tofile(file)
+    array.array("f", [0.5, 1.5, 2.5, 3.5]).tofile(file)
 save("negative.npy", 8, 1, [1, 1, -1, 1, 1, 1, 1, 1])
 save("ones.npy", 1797, 1, [1] * 1797)
 save("sixteen.npy", 16, 8, [float(i * i % 13) for i in range(128)])
@@ -76,7 +81,7 @@ expect 2 "unknown command 'fitt'" fitt
 expect 2 "unknown option '--versio'" --versio
 expect 2 'bench what\? try: flashgmm bench estep' bench
 expect 2 "unknown command 'bench fit'" bench fit
-for command in devices fit kmeans partial-fit select predict score sample info "bench estep" "bench em"; do
+for command in devices fit kmeans partial-fit select predict score sample export info "bench estep" "bench em"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
 done
@@ -108,6 +113,9 @@ expect 2 '-k, the number of means' kmeans "$digits"
 expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
 expect 2 'missing' partial-fit "$digits"
 expect 2 'above 0.5' fit "$digits" -k 2 --mini-batch 100 --kappa 0.5
+expect 2 '-m, the model' export -o means.faiss
+expect 2 '-o, the file' export -m m.npz
+expect 2 'l2\|angular\|ip' export -m m.npz -o means.faiss --metric cosine
 expect 2 '-k, the numbers' select "$digits"
 for range in 0 4:2 2:x 2:8:0 2:3:4:5 :3 -1:3 9223372036854775807 2:3:9223372036854775807; do expect 2 'option -k' select "$digits" -k $range; done
 expect 2 'must end in .png' select "$digits" -k 2:3 --plot curve.pdf
@@ -164,6 +172,15 @@ expect 0 '"fits"' select "$digits" -k 3 --covariance spherical --criterion aic -
 holds 'select --json has its keys' json_has n_rows criterion fits best_covariance_type best_n_components best
 expect 0 '50 x 64' sample -m m.npz -n 50 --seed 3 -o drawn.npy --labels drawn-labels.npy
 expect 0 '50 rows x 64 features, f64' info drawn.npy
+expect 0 'means +10 x 64, an IndexFlatL2' export -m m.npz -o means.faiss
+holds 'an index of faiss has the size of its means' [ "$(wc -c < means.faiss)" = $((45 + 4 * 640)) ]
+expect 0 '"kind": "IndexFlatIP"' export -m m.npz -o means.index --metric angular --json
+expect 2 'must end in .faiss' export -m m.npz -o means.npz
+expect 0 '3 of each of 2 queries, without distances' info found.ivecs
+expect 0 'ids +0 .. 5, and 1 times none' info found.ivecs
+expect 0 '"distances": true' info found.ibin --json
+cp found.ibin found.bin
+expect 0 '2 of each of 2 queries' info found.bin --format ibin
 expect 0 'GFLOP/s' bench estep --n 4096 --k 16 --d 8 --reps 3
 expect 0 'GFLOP/s' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu
 expect 0 '"square_distances"' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --hard --json
@@ -183,6 +200,8 @@ expect 1 'nowhere' fit "$digits" -k 2 -o nowhere/model.npz
 mkdir folder.npz
 expect 1 'folder' fit "$digits" -k 2 -o folder.npz
 
+head -c 30 found.ivecs > short.ivecs
+expect 1 'short.ivecs' info short.ivecs
 cp "$digits" copy.npy
 expect 2 'input itself' predict copy.npy -m m.npz -o copy.npy
 expect 2 'input itself' kmeans "$digits" -k 2 --weights ones.npy --labels ones.npy

@@ -23,7 +23,7 @@ if [ -n "$install" ]; then
     need gcc g++ libc6-dev meson ninja-build pkg-config python3 python3-numpy check libzip-dev libhdf5-dev \
         ocl-icd-opencl-dev opencl-headers
     want libclblast-dev pocl-opencl-icd mesa-opencl-icd oclgrind
-    [ -n "$quick" ] || want clang libomp-dev clang-15 llvm-spirv-15 clang-format
+    [ -n "$quick" ] || want clang libomp-dev clang-15 llvm-spirv-15 clang-format python3-faiss
 fi
 
 # The tests compare with NumPy; where another python3 stands first on the path, the system's has it.

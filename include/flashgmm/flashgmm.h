@@ -289,6 +289,23 @@ FGMM_API fgmm_status fgmm_model_save(fgmm_context *ctx, const fgmm_model *model,
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT naming the array at fault. */
 FGMM_API fgmm_status fgmm_model_load(fgmm_context *ctx, fgmm_model **out, const char *path);
 
+/** What nearness of vectors means. */
+typedef enum fgmm_metric {
+    FGMM_L2 = 0,           /**< |x - q|^2 */
+    FGMM_ANGULAR = 1,      /**< 1 - cos(x, q) */
+    FGMM_INNER_PRODUCT = 2 /**< x . q, the largest first */
+} fgmm_metric;
+
+/**  The means as a flat index in faiss's format, which faiss.read_index opens: a coarse quantizer to put before any IVF
+ *  index of faiss. Component k is vector k. Weights and covariances stay behind, so faiss gives a row to its nearest
+ *  mean; that is the most responsible component too where the weights are equal and one variance is shared.
+ *  @param path written beside and renamed; faiss cares for no ending. @param metric FGMM_L2: an IndexFlatL2.
+ *  FGMM_INNER_PRODUCT: an IndexFlatIP. FGMM_ANGULAR: an IndexFlatIP of the means at length one, for vectors at length
+ *  one. Means become float32.
+ *  @return FGMM_ERR_INVALID for a mean that does not fit a float or, where angular, is zero; FGMM_ERR_IO. */
+FGMM_API fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model *model, const char *path,
+                                             fgmm_metric metric);
+
 /* ---- computing: options shared by every call that reads rows ------------------------------ */
 
 typedef enum fgmm_precision {

@@ -123,12 +123,12 @@ static int put_array(hid_t file, const char *name, hid_t stored, hid_t memory, c
     return good;
 }
 
+/* As h5py does, so that its readers get a str. */
 static int put_metric(hid_t file, const char *metric) {
     hid_t space = H5Screate(H5S_SCALAR), type = H5Tcopy(H5T_C_S1), attribute = -1;
-    int good =
-        space >= 0 && type >= 0 && H5Tset_size(type, strlen(metric)) >= 0 && H5Tset_strpad(type, H5T_STR_NULLPAD) >= 0;
+    int good = space >= 0 && type >= 0 && H5Tset_size(type, H5T_VARIABLE) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
     if (good) attribute = H5Acreate2(file, "distance", type, space, H5P_DEFAULT, H5P_DEFAULT);
-    good = attribute >= 0 && H5Awrite(attribute, type, metric) >= 0;
+    good = attribute >= 0 && H5Awrite(attribute, type, &metric) >= 0;
     if (attribute >= 0) H5Aclose(attribute);
     if (type >= 0) H5Tclose(type);
     if (space >= 0) H5Sclose(space);
