@@ -186,9 +186,8 @@ static fgmm_status load_npy(fgmm_context *ctx, const fgmm_infile *in, fgmm_neigh
     if (header.ndim != 2 || (header.fortran && header.shape[0] > 1 && header.shape[1] > 1))
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: neighbours are [n, k] in C order: use numpy.ascontiguousarray",
                          in->path);
-    bytes = header.bytes + header.offset; /* each below 2^63 by far: the header's reader saw to it */
-    if (header.bytes > INT64_MAX - header.offset || bytes != in->size)
-        return wrong_size(ctx, in, header.shape[0], header.shape[1], bytes);
+    if (__builtin_add_overflow(header.bytes, header.offset, &bytes)) bytes = INT64_MAX;
+    if (bytes != in->size) return wrong_size(ctx, in, header.shape[0], header.shape[1], bytes);
     FGMM_TRY(fgmm_neighbors_new(ctx, out, in->path, header.shape[0], header.shape[1], 0));
     return read_integers(ctx, in, header.offset, header.kind, header.item, header.count, (*out)->ids);
 }
