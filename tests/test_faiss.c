@@ -213,6 +213,48 @@ START_TEST(test_ivf_refused) {
 }
 END_TEST
 
+/* Vectors of every type, as they are and at length one, in more pieces than one. */
+START_TEST(test_rows) {
+    enum { ROWS = 5000, WIDE = 19, COUNT = ROWS * WIDE };
+    static int8_t bytes[COUNT];
+    static float due[COUNT], got[COUNT];
+    static int64_t ids[ROWS];
+    const int64_t size = ROWS;
+    const float centroid[WIDE] = {0};
+    const uint16_t half[WIDE] = {0x3c00, 0xc000}; /* 1, -2 */
+    const fgmm_faiss_ivf one = {0, WIDE, 1, 0, centroid, &size};
+    fgmm_faiss_writer w;
+    size_t length;
+    for (int i = 0; i < COUNT; i++) bytes[i] = (int8_t)(i * 37 % 251 - 125);
+    for (int unit = 0; unit < 2; unit++) {
+        for (int i = 0; i < ROWS; i++) {
+            double square = 0;
+            const int8_t *row = bytes + i * WIDE;
+            for (int j = 0; j < WIDE; j++) square += row[j] * row[j];
+            for (int j = 0; j < WIDE; j++) due[i * WIDE + j] = (float)(unit ? row[j] / sqrt(square) : row[j]);
+        }
+        for (int j = 0; j < WIDE; j++) due[j] = (float)(j == 0 ? 1 : j == 1 ? -2 : 0) / (unit ? sqrtf(5) : 1);
+        OK(fgmm_faiss_open(ctx, &w, in_folder("r.faiss"), &one));
+        OK(fgmm_faiss_rows(ctx, &w, half, FGMM_F16, unit, 1));
+        OK(fgmm_faiss_rows(ctx, &w, bytes + WIDE, FGMM_I8, unit, ROWS - 1));
+        OK(fgmm_faiss_ids(ctx, &w, ids, ROWS));
+        OK(fgmm_faiss_commit(ctx, &w));
+        fgmm_faiss_abandon(ctx, &w);
+        unsigned char *file = get_file(in_folder("r.faiss"), &length);
+        ck_assert_uint_gt(length, sizeof ids + sizeof got);
+        memcpy(got, file + length - sizeof ids - sizeof got, sizeof got);
+        free(file);
+        for (int i = 0; i < COUNT; i++)
+            if (!(fabsf(got[i] - due[i]) <= (unit ? 1.2e-7f : 0))) /* at length one: a unit in the last place */
+                ck_abort_msg("number %d is %g, not %g", i, (double)got[i], (double)due[i]);
+    }
+    OK(fgmm_faiss_open(ctx, &w, in_folder("r.faiss"), &one));
+    REFUSED(fgmm_faiss_rows(ctx, &w, centroid, FGMM_F32, 1, 1), FGMM_ERR_INVALID, "vector 0 is zero");
+    REFUSED(fgmm_faiss_rows(ctx, &w, ids, FGMM_I64, 0, 1), FGMM_ERR_INVALID, "type 7");
+    fgmm_faiss_abandon(ctx, &w);
+}
+END_TEST
+
 START_TEST(test_means) {
     enum { COMPONENTS = 4, FEATURES = 6 };
     double means[COMPONENTS * FEATURES], covariances[COMPONENTS] = {1, 2, 3, 4};
@@ -288,7 +330,7 @@ START_TEST(write_for_faiss) {
 END_TEST
 
 int main(int argc, char **argv) {
-    const TTest *const tests[] = {test_ivf_layout, test_ivf_refused, test_means};
+    const TTest *const tests[] = {test_ivf_layout, test_ivf_refused, test_rows, test_means};
     const TTest *const write[] = {write_for_faiss};
     if (argc == 3 && strcmp(argv[1], "--write") == 0) {
         where = argv[2];

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../convert.h"
 #include "../dispatch.h"
 #include "../model.h"
 #include "faiss_file.h"
@@ -46,6 +47,27 @@ static fgmm_status flush(fgmm_context *ctx, fgmm_outfile *file, gather *g) {
     fgmm_status status = fgmm_outfile_write(ctx, file, g->bytes, g->used);
     g->used = 0;
     return status;
+}
+
+/* A vector in single precision; of length one if asked. @param what, number: what messages call it. */
+static fgmm_status narrow(fgmm_context *ctx, const char *what, int64_t number, const double *from, int64_t d, int unit,
+                          float *to) {
+    double largest = 0, sum = 0, scale = 1;
+    for (int64_t j = 0; j < d; j++)
+        if (fabs(from[j]) > largest) largest = fabs(from[j]);
+    if (unit) { /* in two steps: squares may not fit */
+        if (!(largest > 0))
+            return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s %lld is zero: it has no direction", what, (long long)number);
+        for (int64_t j = 0; j < d; j++) sum += from[j] / largest * (from[j] / largest);
+        scale = 1 / sqrt(sum);
+    }
+    for (int64_t j = 0; j < d; j++) {
+        to[j] = (float)(unit ? from[j] / largest * scale : from[j]);
+        if (!isfinite(to[j]))
+            return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s %lld, feature %lld: %g does not fit a float", what,
+                             (long long)number, (long long)j, from[j]);
+    }
+    return FGMM_OK;
 }
 
 /* ---- IVF flat ---- */
@@ -118,6 +140,36 @@ fgmm_status fgmm_faiss_vectors(fgmm_context *ctx, fgmm_faiss_writer *writer, con
     return fgmm_outfile_write(ctx, &writer->file, vectors, (size_t)(n * writer->d) * sizeof *vectors);
 }
 
+fgmm_status fgmm_faiss_rows(fgmm_context *ctx, fgmm_faiss_writer *writer, const void *vectors, fgmm_dtype type,
+                            int unit, int64_t n) {
+    enum { PIECE_BYTES = 1 << 18 };
+    const int64_t d = writer->d;
+    const size_t row = (size_t)d * fgmm_dtype_size(type);
+    const unsigned char *from = vectors;
+    int64_t at_once = PIECE_BYTES / 4 / d;
+    double *wide = NULL;
+    float *piece = NULL;
+    fgmm_status status = FGMM_OK;
+    if (type == FGMM_F32 && !unit) return fgmm_faiss_vectors(ctx, writer, vectors, n);
+    if (!row || type > FGMM_I8) return fgmm_fail(ctx, FGMM_ERR_INVALID, "vectors cannot have type %d", (int)type);
+    if (at_once < 1) at_once = 1;
+    wide = fgmm_alloc(ctx, (size_t)d * sizeof *wide, "a vector");
+    piece = fgmm_alloc(ctx, (size_t)(at_once * d) * sizeof *piece, "a buffer for a file");
+    if (!wide || !piece) status = FGMM_ERR_MEMORY;
+    for (int64_t first = 0; first < n && status == FGMM_OK; first += at_once) {
+        const int64_t count = n - first < at_once ? n - first : at_once;
+        for (int64_t i = 0; i < count; i++, from += row) {
+            fgmm_widen(type, from, d, wide);
+            FGMM_GO(narrow(ctx, "vector", first + i, wide, d, unit, piece + i * d));
+        }
+        status = fgmm_faiss_vectors(ctx, writer, piece, count);
+    }
+done:
+    fgmm_free(ctx, piece);
+    fgmm_free(ctx, wide);
+    return status;
+}
+
 fgmm_status fgmm_faiss_ids(fgmm_context *ctx, fgmm_faiss_writer *writer, const int64_t *ids, int64_t n) {
     if (n == 0) return FGMM_OK;
     pass_whole(writer);
@@ -141,27 +193,6 @@ void fgmm_faiss_abandon(fgmm_context *ctx, fgmm_faiss_writer *writer) {
 
 /* ---- a model's means ---- */
 
-/* One mean in single precision; of length one if asked. */
-static fgmm_status narrow_mean(fgmm_context *ctx, const fgmm_model *model, int64_t k, int unit, float *to) {
-    const double *mean = model->means + k * model->d;
-    double largest = 0, sum = 0, scale = 1;
-    for (int64_t j = 0; j < model->d; j++)
-        if (fabs(mean[j]) > largest) largest = fabs(mean[j]);
-    if (unit) { /* in two steps: squares may not fit */
-        for (int64_t j = 0; j < model->d; j++) sum += mean[j] / largest * (mean[j] / largest);
-        if (!(largest > 0))
-            return fgmm_fail(ctx, FGMM_ERR_INVALID, "mean %lld is zero: it has no direction", (long long)k);
-        scale = 1 / sqrt(sum);
-    }
-    for (int64_t j = 0; j < model->d; j++) {
-        to[j] = (float)(unit ? mean[j] / largest * scale : mean[j]);
-        if (!isfinite(to[j]))
-            return fgmm_fail(ctx, FGMM_ERR_INVALID, "mean %lld, feature %lld: %g does not fit a float", (long long)k,
-                             (long long)j, mean[j]);
-    }
-    return FGMM_OK;
-}
-
 fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model *model, const char *path, fgmm_metric metric) {
     fgmm_outfile file = {NULL, NULL, -1};
     gather g = {.used = 0};
@@ -181,7 +212,7 @@ fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model *model, 
     put_flat(&g, model->d, model->k, metric != FGMM_L2);
     FGMM_GO(flush(ctx, &file, &g));
     for (int64_t k = 0; k < model->k; k++) {
-        FGMM_GO(narrow_mean(ctx, model, k, metric == FGMM_ANGULAR, mean));
+        FGMM_GO(narrow(ctx, "mean", k, model->means + k * model->d, model->d, metric == FGMM_ANGULAR, mean));
         FGMM_GO(fgmm_outfile_write(ctx, &file, mean, (size_t)model->d * sizeof *mean));
     }
     status = fgmm_outfile_commit(ctx, &file);

@@ -39,6 +39,10 @@ fgmm_status fgmm_faiss_open(fgmm_context *ctx, fgmm_faiss_writer *writer, const 
 /* The next n vectors of the list, in as many calls as is convenient; then its ids. Empty lists are passed by.
  * @return FGMM_ERR_INTERNAL where more or other is given than the sizes say. */
 fgmm_status fgmm_faiss_vectors(fgmm_context *ctx, fgmm_faiss_writer *writer, const float *vectors, int64_t n);
+/* The same of vectors [n, d] of any type that rows have. @param unit 1: at length one; then FGMM_ERR_INVALID for a
+ * vector of zeros. */
+fgmm_status fgmm_faiss_rows(fgmm_context *ctx, fgmm_faiss_writer *writer, const void *vectors, fgmm_dtype type,
+                            int unit, int64_t n);
 fgmm_status fgmm_faiss_ids(fgmm_context *ctx, fgmm_faiss_writer *writer, const int64_t *ids, int64_t n);
 /* Puts the file in its place; FGMM_ERR_INTERNAL if lists are missing. Abandon must be called all the same. */
 fgmm_status fgmm_faiss_commit(fgmm_context *ctx, fgmm_faiss_writer *writer);
