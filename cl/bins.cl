@@ -13,12 +13,12 @@
 #ifndef CAP
 #define CAP 16
 #endif
-// GROUP: work-items that scatter a tile, and rows they take at a time (default 128).
+// GROUP: work-items that scatter a tile, and rows they take at a time, a multiple of 8 (default 128).
 #ifndef GROUP
 #define GROUP 128
 #endif
-#if CAP < 1 || GROUP < 1
-#error "CAP and GROUP must be positive"
+#if CAP < 1 || GROUP < 8 || GROUP % 8
+#error "CAP must be positive and GROUP a multiple of 8"
 #endif
 #define NONE 0xffffffffu
 
@@ -30,16 +30,15 @@ __kernel void bin_count(__global const uint *surv_id, __global const uint *kept,
     const uint row = get_global_id(0);
     if (get_local_id(0) == 0) sums[0] = sums[1] = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (row < n) {
-        const uint count = kept[row];
-        if (dense[row]) {
-            atomic_inc(&sums[1]);
-        } else {
-            __global uint *tile = counts + (ulong)((row + shift) / tile_rows) * k;
-            for (uint i = 0; i < count; i++) atomic_inc(&tile[surv_id[(ulong)row * CAP + i]]);
-            atomic_add(&sums[0], count);
-        }
-    }
+    // Arguments are read outside of branches: Mesa's llvmpipe may read them wrongly inside.
+    const uint at = row < n ? row : 0;
+    const uint left = dense[at], found = kept[at];
+    const uint count = row < n && !left ? found : 0;
+    __global uint *tile = counts + (ulong)((at + shift) / tile_rows) * k;
+    __global const uint *ids = surv_id + (ulong)at * CAP;
+    for (uint i = 0; i < count; i++) atomic_inc(&tile[ids[i]]);
+    if (count) atomic_add(&sums[0], count);
+    if (row < n && left) atomic_inc(&sums[1]);
     barrier(CLK_LOCAL_MEM_FENCE);
     if (get_local_id(0) == 0) {
         atomic_add(&tally[0], sums[0]);
@@ -50,8 +49,8 @@ __kernel void bin_count(__global const uint *surv_id, __global const uint *kept,
 // Tiles of superchunk s.
 static inline uint2 tiles_of(uint s, uint tiles, uint ahead, uint per_chunk)
 {
-    const uint from = s * per_chunk, to = from + per_chunk;
-    return (uint2)(from > ahead ? from - ahead : 0, min(to - ahead, tiles));
+    const int from = (int)(s * per_chunk) - (int)ahead;
+    return (uint2)((uint)max(from, 0), min((uint)(from + (int)per_chunk), tiles));
 }
 
 // totals [k, slots]. Global size: k by slots.
@@ -87,7 +86,8 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
             uint tile_rows, uint k, __global uint *counts, __global uint *values)
 {
-    __local uint keys[CAP * GROUP], moved[CAP * GROUP]; // [place in the row's list, row]
+    __local uint keys[CAP * GROUP] __attribute__((aligned(16))); // [place in the row's list, row]
+    __local uint moved[CAP * GROUP];
     __local uint most;
     const uint lid = get_local_id(0);
     __global uint *cursors = counts + (ulong)get_group_id(0) * k;
@@ -96,26 +96,33 @@ bin_scatter(__global const uint *surv_id, __global const uint *kept, __global co
         const uint shifted = from + round + lid;
         const int within = round + lid < tile_rows && shifted >= shift && shifted - shift < n;
         const uint row = within ? shifted - shift : 0;
-        const uint count = within && !dense[row] ? kept[row] : 0;
+        const uint left = dense[row], found = kept[row];
+        const uint count = within && !left ? found : 0;
+        __global const uint *ids = surv_id + (ulong)row * CAP;
         if (lid == 0) most = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
         if (count) atomic_max(&most, count);
         barrier(CLK_LOCAL_MEM_FENCE);
         const uint places = most;
         for (uint i = 0; i < places; i++) {
-            keys[i * GROUP + lid] = i < count ? surv_id[(ulong)row * CAP + i] : NONE;
+            keys[i * GROUP + lid] = i < count ? ids[i] : NONE;
             moved[i * GROUP + lid] = NONE;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint i = 0; i < count; i++) {
             const uint key = keys[i * GROUP + lid];
-            uint before = 0, all = 0;
+            // Eight at a time: llvmpipe ends all loops after 65536 rounds.
+            int4 all4 = (int4)(0), before4 = (int4)(0);
             for (uint p = 0; p < places; p++)
-                for (uint j = 0; j < GROUP; j++) {
-                    const uint same = keys[p * GROUP + j] == key;
-                    all += same;
-                    before += j < lid ? same : 0;
+                for (uint j = 0; j < GROUP; j += 8) {
+                    const int4 first = *(__local const uint4 *)(keys + p * GROUP + j) == (uint4)(key);
+                    const int4 second = *(__local const uint4 *)(keys + p * GROUP + j + 4) == (uint4)(key);
+                    const int4 at4 = (int4)(0, 1, 2, 3) + (int4)((int)j - (int)lid);
+                    all4 -= first + second; // true is -1
+                    before4 -= (first & (at4 < 0)) + (second & (at4 + 4 < 0));
                 }
+            const uint all = (uint)(all4.x + all4.y + all4.z + all4.w);
+            const uint before = (uint)(before4.x + before4.y + before4.z + before4.w);
             const uint at = cursors[key];
             values[at + before] = row * CAP + i;
             if (before + 1 == all) moved[i * GROUP + lid] = at + all;
@@ -131,7 +138,9 @@ bin_scatter(__global const uint *surv_id, __global const uint *kept, __global co
 __kernel void bin_dense(__global const uint *dense, __global const uint *offsets, uint n, __global uint *list)
 {
     const uint row = get_global_id(0);
-    if (row < n && dense[row]) list[offsets[row]] = row;
+    const uint at = row < n ? row : 0;
+    const uint left = dense[at], place = offsets[at];
+    if (row < n && left) list[place] = row;
 }
 
 // For sums in other superchunks: where those of row s * grain - skip on start in each component's list, starts [k * slots + 1].
