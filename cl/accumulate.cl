@@ -29,7 +29,7 @@
 #define EXACT 0
 #endif
 
-// starts [k * slots + 1] from segments(). resume: slot 0 goes on from what it holds. row0 is a multiple of 1024.
+// starts [k * slots + 1]: the lists of bins.cl. resume: slot 0 goes on from what it holds. row0 is a multiple of 1024.
 // part [slots, k, 2 d + 1].
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
                          __global const float *c_hi, __global const float *c_lo, __global const float *weights,
@@ -73,16 +73,16 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
     for (uint e0 = starts[c * slots + s]; e0 < end; e0 += BATCH) {
         uint value[BATCH];
         float wr[BATCH], x[BATCH];
-        for (uint i = 0; i < BATCH; i++) value[i] = values[min(e0 + i, end - 1)];
-        for (uint i = 0; i < BATCH; i++) {
-            const uint row = value[i] / CAP;
-            wr[i] = surv_r[value[i]];
-            if (weights) wr[i] *= weights[row0 + row];
-            x[i] = whole ? 0.0f : ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f);
+        for (uint b = 0; b < BATCH; b++) value[b] = values[min(e0 + b, end - 1)];
+        for (uint b = 0; b < BATCH; b++) {
+            const uint row = value[b] / CAP;
+            wr[b] = surv_r[value[b]];
+            if (weights) wr[b] *= weights[row0 + row];
+            x[b] = whole ? 0.0f : ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f);
         }
-        for (uint i = 0; i < BATCH; i++) {
-            if (e0 + i >= end) break;
-            const uint row_chunk = value[i] / CAP / 1024;
+        for (uint b = 0; b < BATCH; b++) {
+            if (e0 + b >= end) break;
+            const uint row_chunk = value[b] / CAP / 1024;
             if (terms == 16 || (terms > 0 && chunk != row_chunk)) {
                 s1 = ff_add(s1, p1);
                 s2 = ff_add(s2, p2);
@@ -91,8 +91,8 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
             }
             chunk = row_chunk;
             terms++;
-            const float t = whole ? 1.0f : (x[i] - hi) - lo;
-            const float wrt = wr[i] * t;
+            const float t = whole ? 1.0f : (x[b] - hi) - lo;
+            const float wrt = wr[b] * t;
             p1 += wrt;
             p2 = fma(wrt, t, p2);
         }
@@ -119,14 +119,15 @@ __kernel void fold(__global float2 *part, __global float2 *total, ulong count, u
     if (move) part[i] = part[slots * count + i];
 }
 
-// total [lines, 2 d + 1] without the features of its squares: out [lines, d + 2] of w r t, the sum of w r t^2 over them, w r.
-__kernel void narrow(__global const float2 *total, uint lines, uint d, __global float2 *out)
+// Lines line0 .. line0 + lines - 1 of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
+// of w r t^2 over them, w r.
+__kernel void narrow(__global const float2 *total, uint line0, uint lines, uint d, __global float2 *out)
 {
     const ulong i = get_global_id(0);
     const uint f = (uint)(i % (d + 2));
     const ulong line = i / (d + 2);
     if (line >= lines) return;
-    __global const float2 *in = total + line * (2ul * d + 1);
+    __global const float2 *in = total + (line0 + line) * (2ul * d + 1);
     ff sum = in[f < d ? f : 2 * d];
     if (f == d) {
         sum = in[d];

@@ -80,19 +80,18 @@ __kernel void bin_starts(__global uint *counts, uint k, uint tiles, uint ahead, 
     }
 }
 
-// A work-group a tile, GROUP rows at a time. An entry's place is its component's cursor, counts[t, c], and the number of rows before
+// A work-group a tile, `rounds` times GROUP rows of it from row round0 on. An entry's place is its component's cursor, counts[t, c], and the number of rows before
 // it in the round that hold the component too; the last of them moves the cursor.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
-            uint tile_rows, uint k, __global uint *counts, __global uint *values)
+            uint tile_rows, uint round0, uint rounds, uint k, __global uint *counts, __global uint *values)
 {
-    __local uint keys[CAP * GROUP] __attribute__((aligned(16))); // [place in the row's list, row]
-    __local uint moved[CAP * GROUP];
+    __local uint keys[CAP * GROUP], moved[CAP * GROUP]; // [place in the row's list, row]
     __local uint most;
     const uint lid = get_local_id(0);
     __global uint *cursors = counts + (ulong)get_group_id(0) * k;
     const uint from = get_group_id(0) * tile_rows; // of rows counted from `shift` before the slice
-    for (uint round = 0; round < tile_rows; round += GROUP) {
+    for (uint round = round0; round < round0 + rounds * GROUP; round += GROUP) {
         const uint shifted = from + round + lid;
         const int within = round + lid < tile_rows && shifted >= shift && shifted - shift < n;
         const uint row = within ? shifted - shift : 0;
@@ -112,17 +111,16 @@ bin_scatter(__global const uint *surv_id, __global const uint *kept, __global co
         for (uint i = 0; i < count; i++) {
             const uint key = keys[i * GROUP + lid];
             // Eight at a time: llvmpipe ends all loops after 65536 rounds.
-            int4 all4 = (int4)(0), before4 = (int4)(0);
+            uint before = 0, all = 0;
             for (uint p = 0; p < places; p++)
                 for (uint j = 0; j < GROUP; j += 8) {
-                    const int4 first = *(__local const uint4 *)(keys + p * GROUP + j) == (uint4)(key);
-                    const int4 second = *(__local const uint4 *)(keys + p * GROUP + j + 4) == (uint4)(key);
-                    const int4 at4 = (int4)(0, 1, 2, 3) + (int4)((int)j - (int)lid);
-                    all4 -= first + second; // true is -1
-                    before4 -= (first & (at4 < 0)) + (second & (at4 + 4 < 0));
+                    __local const uint *eight = keys + p * GROUP + j;
+                    uint same = 0; // a bit each
+#pragma unroll
+                    for (uint e = 0; e < 8; e++) same |= (uint)(eight[e] == key) << e;
+                    all += popcount(same);
+                    before += popcount(same & (j + 8 <= lid ? 255u : j < lid ? (1u << (lid - j)) - 1 : 0));
                 }
-            const uint all = (uint)(all4.x + all4.y + all4.z + all4.w);
-            const uint before = (uint)(before4.x + before4.y + before4.z + before4.w);
             const uint at = cursors[key];
             values[at + before] = row * CAP + i;
             if (before + 1 == all) moved[i * GROUP + lid] = at + all;

@@ -39,7 +39,7 @@ static fgmm_status pass_known_answer(fgmm_device *device) {
         device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: %s", device->name,
                          "their screen fails the known-answer test");
         device->has_matrix = 0;
-        opened->build_failed = 0;
+        opened->build_failed = device->group_refused = 0;
         status = answer_again(device);
     }
     if (status == FGMM_ERR_DEVICE && (device->group_refused || opened->build_failed) && device->max_work_group > 64) {

@@ -3,7 +3,12 @@
 
 #include <stdio.h>
 
-enum { GROUP = 64, SCAN_LEVELS = 4, MOST_TILE_ROWS = 65536 };
+enum {
+    GROUP = 64,
+    SCAN_LEVELS = 4,
+    MOST_TILE_ROWS = 65536,
+    MOST_SCATTERED = 1024 /* rows of a tile that a dispatch takes: bounds its time, and its loops for llvmpipe */
+};
 
 /* How a slice lies in tiles and superchunks. */
 typedef struct bin_plan {
@@ -118,10 +123,14 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries
                   CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
                   CL_ARG(engine->lists.mem)));
     size_t group = device->max_work_group >= 128 ? 128 : 64, all = group * plan.tiles;
+    cl_uint rounds = MOST_SCATTERED / (cl_uint)group;
     CL_TRY(cl_kernel_get(device, &kernel, "bins", group == 128 ? "" : "-DGROUP=64", "bin_scatter"));
-    return CL_RUN(device, kernel, "listing survivors", 1, &all, &group, CL_ARG(engine->cand_id.mem),
-                  CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
-                  CL_ARG(plan.tile_rows), CL_ARG(engine->k), CL_ARG(engine->counts.mem), CL_ARG(engine->values.mem));
+    for (cl_uint round0 = 0; round0 < plan.tile_rows; round0 += MOST_SCATTERED)
+        CL_TRY(CL_RUN(device, kernel, "listing survivors", 1, &all, &group, CL_ARG(engine->cand_id.mem),
+                      CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
+                      CL_ARG(plan.tile_rows), CL_ARG(round0), CL_ARG(rounds), CL_ARG(engine->k),
+                      CL_ARG(engine->counts.mem), CL_ARG(engine->values.mem)));
+    return FGMM_OK;
 }
 
 fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_ulong skip) {

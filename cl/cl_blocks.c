@@ -54,32 +54,47 @@ void cl_room_free(fgmm_device *device, cl_room *room) {
     room->bytes = 0;
 }
 
+/* Leaves pinned->mem NULL where there is no pinned memory to be had. */
+static void try_pinned(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
+    enum { MOST_BYTES = 64 << 20 }; /* more than this is no small part of what a system pins */
+    if (bytes > MOST_BYTES || bytes > device->max_alloc || (int64_t)bytes > device->limit_bytes - device->bytes) return;
+    cl_int code = CL_SUCCESS;
+    cl_mem mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
+    if (code != CL_SUCCESS) return;
+    void *at =
+        clEnqueueMapBuffer(device->queue, mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL, NULL, &code);
+    if (code != CL_SUCCESS) {
+        clReleaseMemObject(mem);
+        return;
+    }
+    device->bytes += (int64_t)bytes;
+    if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;
+    *pinned = (cl_pinned){.mem = mem, .at = at, .bytes = bytes};
+}
+
 fgmm_status cl_pin(fgmm_device *device, size_t bytes) {
     cl_pinned *pinned = &device->engine->pinned;
     pinned->used = 0;
     if (pinned->at && pinned->bytes >= bytes) return FGMM_OK;
     cl_pinned_free(device);
-    cl_int code = CL_SUCCESS;
-    pinned->mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
-    CL_CHECK(device, code, "pinned memory");
-    pinned->at = clEnqueueMapBuffer(device->queue, pinned->mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL,
-                                    NULL, &code);
-    if (code != CL_SUCCESS) {
-        pinned->at = NULL;
-        cl_pinned_free(device);
-        return cl_fail(device, code, "mapping pinned memory");
-    }
+    try_pinned(device, pinned, bytes);
+    if (pinned->mem) return FGMM_OK;
+    pinned->at = cl_alloc(device, bytes);
+    if (!pinned->at) return FGMM_ERR_MEMORY;
     pinned->bytes = bytes;
     return FGMM_OK;
 }
 
 void cl_pinned_free(fgmm_device *device) {
     cl_pinned *pinned = &device->engine->pinned;
-    if (pinned->at) {
+    if (pinned->mem) {
         clEnqueueUnmapMemObject(device->queue, pinned->mem, pinned->at, 0, NULL, NULL);
         clFinish(device->queue);
+        cl_buffer_free(device, pinned->mem);
+    } else if (pinned->at) {
+        clFinish(device->queue); /* transfers from it may be under way */
+        cl_release_memory(device, pinned->at);
     }
-    if (pinned->mem) clReleaseMemObject(pinned->mem);
     *pinned = (cl_pinned){0};
 }
 

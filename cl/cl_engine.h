@@ -43,9 +43,9 @@ typedef struct cl_room {
     size_t bytes;
 } cl_room;
 
-/* Host memory that a device reads and writes at full speed, mapped for good. */
+/* Host memory for transfers: pinned, which a device reads and writes at full speed, where there is some. */
 typedef struct cl_pinned {
-    cl_mem mem;
+    cl_mem mem; /* mapped for good; NULL: plain memory */
     void *at;
     size_t bytes, used;
 } cl_pinned;

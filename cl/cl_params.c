@@ -217,7 +217,8 @@ static int matrix_constants(cl_engine *engine, const screen_component *measured,
             tail = tiny * (c->sum_a + c->sum_am + multiplier * (1.5 * norm_most + 0.5 * d));
         else
             tail = tiny * (c->sum_am + c->a * sqrt(d));
-        double error = 7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail, upper = 2.0 * error - c->log_w;
+        double error = (7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail) * (1.0 + 8.0 * unit);
+        double upper = 2.0 * error - c->log_w;
         if (!c->sound || !(error < 1e15) || !(multiplier > 1e-15 && multiplier < 1e15)) return 0;
         if (!engine->diag && !(c->m < c->a * norm_most)) return 0; /* the mean's norm, as a row's */
         float *out = components + 4 * i;
@@ -392,15 +393,16 @@ static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     return FGMM_OK;
 }
 
-/* Room for all that a preparation takes. Earlier transfers have ended: each pass is collected, or was given up, before the next. */
-static fgmm_status fit_pinned(fgmm_device *device) {
+/* Room for all that a preparation takes. Earlier transfers have ended: each pass is collected, or was given up, before the next.
+ * @param screens whether parameters of a screen are among it */
+static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
-    if (engine->dp > most) most = engine->dp;
-    size_t floats = 2 * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most; /* the screen */
-    floats += 4 * k * d + 4 * k + (engine->diag ? k * d : 2 * k);                           /* the exact form */
+    size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 4 * k + (engine->diag ? k * d : 2 * k);
+    if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
     CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    return cl_pin(device, floats * sizeof(float) + 16 * 64);
+    return cl_pin(device, floats * sizeof(float) + 16 * 64); /* each part on a line of its own */
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
@@ -415,9 +417,9 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     choose_matrix(device, engine);
     engine->kp = (cl_uint)cl_round_up(engine->k, (size_t)(engine->tile.gx * engine->tile.rn));
     engine->dp = (cl_uint)cl_round_up(engine->d, CL_DEPTH_TILE);
-    CL_TRY(fit_pinned(device));
 
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
+    CL_TRY(fit_pinned(device, sound && !engine->full));
     if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
     if (sound && !engine->full) CL_TRY(prepare_screen(device, frame, &sound));
     engine->all_dense = !sound;

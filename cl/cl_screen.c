@@ -92,14 +92,15 @@ static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, c
     return screen_f32(device, part, hints, engine->again.mem);
 }
 
-/* A compiler that does not take the kernels costs the matrix units, not the fit. */
+/* A driver that does not take the kernels costs the matrix units, not the fit. */
 static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_opened *opened = cl_opened_of(device);
+    device->group_refused = 0;
     fgmm_status status = screen_matrix(device, part, hints);
-    if (status != FGMM_ERR_DEVICE || !opened->build_failed) return status;
-    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: their kernels do not build",
-                     device->name);
-    opened->build_failed = 0;
+    if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
+    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: their kernels do not %s",
+                     device->name, opened->build_failed ? "build" : "start");
+    opened->build_failed = device->group_refused = 0;
     device->has_matrix = device->engine->matrix.on = 0;
     return FGMM_OK;
 }

@@ -83,42 +83,51 @@ static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
     return FGMM_OK;
 }
 
-/* Gives each of `lines` lines to `add`; they lie one after the other in `from`. */
-static fgmm_status read_lines(fgmm_device *device, cl_mem from, size_t lines, size_t width, cl_tally_add *add,
-                              fgmm_sums *out) {
-    const cl_engine *engine = device->engine;
+/* Lines that are read at a time. */
+static size_t lines_at_once(size_t lines, size_t width) {
     size_t row = width * sizeof(cl_float2), step = READ_BYTES / row ? READ_BYTES / row : 1;
-    if (step > lines) step = lines;
-    CL_TRY(cl_pin(device, step * row));
+    return step < lines ? step : lines;
+}
+
+/* Reads `count` lines that lie at the start of line `at` of `from`, and gives them to `add` as lines from `line` on. */
+static fgmm_status read_lines(fgmm_device *device, cl_mem from, size_t at, size_t line, size_t count, size_t width,
+                              cl_tally_add *add, fgmm_sums *out) {
+    const cl_engine *engine = device->engine;
+    size_t row = width * sizeof(cl_float2);
+    CL_TRY(cl_pin(device, count * row));
     const cl_float2 *sums = engine->pinned.at;
-    for (size_t i = 0; i < lines; i += step) {
-        size_t count = i + step < lines ? step : lines - i;
-        CL_TRY(cl_read_at(device, from, i * row, count * row, engine->pinned.at, "reading the sums"));
+    CL_TRY(cl_read_at(device, from, at * row, count * row, engine->pinned.at, "reading the sums"));
 #pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)
-        for (size_t j = 0; j < count; j++) add(engine, i + j, sums + j * width, out);
-    }
+    for (size_t j = 0; j < count; j++) add(engine, line + j, sums + j * width, out);
     return FGMM_OK;
 }
 
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {
     if (!tally->started) return FGMM_OK;
     CL_TRY(finish(device, tally));
-    return read_lines(device, tally->total.mem, tally->lines, tally->width, add, out);
+    size_t lines = tally->lines, step = lines_at_once(lines, tally->width);
+    for (size_t i = 0; i < lines; i += step)
+        CL_TRY(read_lines(device, tally->total.mem, i, i, i + step < lines ? step : lines - i, tally->width, add, out));
+    return FGMM_OK;
 }
 
 fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out) {
     cl_engine *engine = device->engine;
     if (engine->diag || !tally->started) return cl_tally_collect(device, tally, add_diag, out);
     cl_kernel kernel = NULL;
-    cl_uint lines = (cl_uint)tally->lines;
-    size_t width = (size_t)engine->d + 2, local = 64 < device->max_work_group ? 64 : 1;
-    size_t global = cl_round_up(width * lines, local);
+    size_t width = (size_t)engine->d + 2, lines = tally->lines, step = lines_at_once(lines, width);
+    size_t local = 64 < device->max_work_group ? 64 : 1;
     CL_TRY(finish(device, tally));
-    CL_TRY(cl_room_fit(device, &engine->narrow, width * lines * sizeof(cl_float2), "the sums"));
+    CL_TRY(cl_room_fit(device, &engine->narrow, width * step * sizeof(cl_float2), "the sums"));
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", "-DROW_TYPE=0", "narrow"));
-    CL_TRY(CL_RUN(device, kernel, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(lines),
-                  CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
-    return read_lines(device, engine->narrow.mem, lines, width, add_narrow, out);
+    for (size_t i = 0; i < lines; i += step) {
+        cl_uint line0 = (cl_uint)i, count = (cl_uint)(i + step < lines ? step : lines - i);
+        size_t global = cl_round_up(width * count, local);
+        CL_TRY(CL_RUN(device, kernel, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(line0),
+                      CL_ARG(count), CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
+        CL_TRY(read_lines(device, engine->narrow.mem, 0, i, count, width, add_narrow, out));
+    }
+    return FGMM_OK;
 }
 
 void cl_tally_free(fgmm_device *device, cl_tally *tally) {

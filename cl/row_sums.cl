@@ -1,6 +1,7 @@
 // variants: -DCHUNK=2048
 /*
- * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK: out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
+ * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
+ * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
  */
 #include "ff.clh"

@@ -104,8 +104,10 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                  "a component moved so far that its variance may be off by more than 1e-5, and these rows cannot be "
                  "read again");
     if (!fgmm_feed_once(feed) && (check.recentre || too_much_dropped || sums.imprecise)) {
-        if (check.recentre) move_centres(stats);
-        params->sum_centres = stats->centres;
+        if (check.recentre) {
+            move_centres(stats);
+            params->sum_centres = stats->centres;
+        }
         /* Variances that small may also be lost to what a backend does quickly about centres of its own. */
         params->careful = sums.imprecise || check.recentre;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
