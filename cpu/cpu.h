@@ -1,6 +1,6 @@
 /*
- * The CPU backend's own shapes. cpu_simd.c, cpu_matrix.c and cpu_product.c are compiled once per instruction set and
- * give a cpu_kernels table each; cpu_reference.c is the scalar double reference they are tested against.
+ * The CPU backend's own shapes. cpu_simd.c, cpu_matrix.c, cpu_product.c and cpu_scan.c are compiled once per instruction
+ * set and give a cpu_kernels table each; cpu_reference.c is the scalar double reference they are tested against.
  */
 #ifndef FGMM_CPU_H
 #define FGMM_CPU_H
@@ -144,6 +144,8 @@ typedef struct cpu_kernels {
     double (*product_exp)(const double *logits, int64_t n, double top, float *out);
     int64_t (*product_keep)(float *e, const float *least, int64_t n, float scale, float cut);
     void (*product_sums)(const cpu_products *p, const float *x, const float *r, int n, double *s);
+    /* Distances of rows to queries, lib/backend.h. */
+    void (*scan)(const fgmm_scan *scan);
 } cpu_kernels;
 
 /* What a row's E-step leaves for the caller; any pointer may be NULL. */
@@ -261,10 +263,16 @@ int cpu_settle(fgmm_device *device); /* before collect: what the dense rows of t
 
 /* cpu_reference.c: the same in plain double, one thread. */
 fgmm_status cpu_reference_rows(fgmm_device *device, const fgmm_block *block, int accumulate, const cpu_outputs *out);
+void cpu_reference_scan(const fgmm_scan *scan);
 
 /* cpu_backend.c */
 void *cpu_alloc(fgmm_device *device, size_t count, size_t size, const char *what); /* zeroed; message stored if NULL */
 void cpu_free(fgmm_device *device, void *pointer);
+
+/* Bytes of an element of rows. */
+static inline size_t cpu_element_size(fgmm_dtype type) {
+    return type == FGMM_F64 ? 8 : type == FGMM_F32 ? 4 : type == FGMM_F16 || type == FGMM_BF16 ? 2 : 1;
+}
 
 /* Row i of a block. */
 static inline const void *cpu_row(const fgmm_block_source *source, int64_t i) {

@@ -281,6 +281,13 @@ static fgmm_status cpu_collect(fgmm_device *device, fgmm_sums *out) {
     return FGMM_OK;
 }
 
+static void cpu_scan(const fgmm_device *device, const fgmm_scan *scan) {
+    if (device->kernels)
+        device->kernels->scan(scan);
+    else
+        cpu_reference_scan(scan);
+}
+
 const fgmm_backend fgmm_backend_cpu = {.abi = FGMM_BACKEND_ABI,
                                        .name = "cpu",
                                        .list = cpu_list,
@@ -297,4 +304,5 @@ const fgmm_backend fgmm_backend_cpu = {.abi = FGMM_BACKEND_ABI,
                                        .collect = cpu_collect,
                                        .assign = cpu_assign,
                                        .proba = cpu_proba,
+                                       .scan = cpu_scan,
                                        .end = cpu_end};

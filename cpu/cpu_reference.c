@@ -94,3 +94,17 @@ fgmm_status cpu_reference_rows(fgmm_device *device, const fgmm_block *block, int
     cpu_free(device, r);
     return status;
 }
+
+void cpu_reference_scan(const fgmm_scan *scan) {
+    size_t size = cpu_element_size(scan->type);
+    for (int i = 0; i < scan->n_rows; i++)
+        for (int b = 0; b < scan->n_queries; b++) {
+            double sum = 0;
+            for (int64_t j = 0; j < scan->d; j++) {
+                double x, q = scan->whole ? ((const int16_t *)scan->queries[b])[j] : ((const float *)scan->queries[b])[j];
+                fgmm_widen(scan->type, (const char *)scan->rows[i] + (size_t)j * size, 1, &x);
+                sum += scan->dot ? x * q : (x - q) * (x - q);
+            }
+            scan->out[b * FGMM_SCAN_ROWS + i] = (float)sum;
+        }
+}

@@ -4,6 +4,7 @@
 
 #include "cpu_matrix.h"
 #include "cpu_product.h"
+#include "cpu_scan.h"
 
 enum { PANEL = FLOATS * CPU_VECTORS, ROWS = CPU_ROWS };
 
@@ -367,4 +368,5 @@ const cpu_kernels CPU_TABLE = {.name = CPU_NAME,
                                .product_logits = CPU_OWN(product_logits),
                                .product_exp = CPU_OWN(product_exp),
                                .product_keep = CPU_OWN(product_keep),
-                               .product_sums = CPU_OWN(product_sums)};
+                               .product_sums = CPU_OWN(product_sums),
+                               .scan = CPU_OWN(scan)};

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 3
+#define FGMM_BACKEND_ABI 4
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -145,6 +145,23 @@ typedef struct fgmm_moments {
     int64_t bad_count;  /* rows with any; their values are kept out of the sums */
 } fgmm_moments;
 
+/* Rows a scan takes at most, and what its queries are padded to, in elements. */
+enum { FGMM_SCAN_ROWS = 64, FGMM_SCAN_PAD = 32 };
+
+/* Distances of rows to queries, for nearest neighbours. */
+typedef struct fgmm_scan {
+    fgmm_dtype type; /* of the rows: F32, F16, U8 or I8; finite */
+    int dot;         /* 1: inner products; 0: squared distances */
+    int whole; /* 1: the rows are U8 or I8, the queries int16 with such values, and d is at most 8192: exact sums */
+    int64_t d;
+    const void *const *rows; /* [n_rows] */
+    int n_rows;              /* 1 .. FGMM_SCAN_ROWS */
+    const void *const
+        *queries; /* [n_queries]: f32 or int16, d elements, then zeros up to a multiple of FGMM_SCAN_PAD */
+    int n_queries;
+    float *out; /* [n_queries, FGMM_SCAN_ROWS]; the same bits for a row and a query in whatever company */
+} fgmm_scan;
+
 /* Every function returns a status with its message already stored through host->fail. */
 typedef struct fgmm_backend {
     unsigned abi;     /* FGMM_BACKEND_ABI */
@@ -183,6 +200,10 @@ typedef struct fgmm_backend {
 
     /* Responsibilities of each row: resp [n, K], 0 for those below the row's cut; log_prob [n] or NULL. Required. */
     fgmm_status (*proba)(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
+
+    /* Distances of a few rows in host memory; needs no begin, cannot fail, and threads may call it together. Optional:
+     * the CPU has it, and lib/ uses no other's. */
+    void (*scan)(const fgmm_device *device, const fgmm_scan *scan);
 
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);

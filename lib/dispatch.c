@@ -28,7 +28,7 @@ void fgmm_dispatch_close(fgmm_target *target) {
     *target = (fgmm_target){0};
 }
 
-static fgmm_status open_cpu(fgmm_context *ctx) {
+fgmm_status fgmm_dispatch_cpu(fgmm_context *ctx) {
     if (ctx->cpu.backend) return FGMM_OK;
     fgmm_open_request request = {.selector = ctx->cpu_isa[0] ? ctx->cpu_isa : NULL};
     return fgmm_dispatch_open(ctx, &ctx->cpu, &fgmm_backend_cpu, &request);
@@ -42,9 +42,9 @@ static const char *opencl_selector(const char *device) {
 }
 
 fgmm_status fgmm_dispatch_named(fgmm_context *ctx) {
-    if (strcasecmp(ctx->device, "auto") == 0) return ctx->cpu_isa[0] ? open_cpu(ctx) : FGMM_OK;
+    if (strcasecmp(ctx->device, "auto") == 0) return ctx->cpu_isa[0] ? fgmm_dispatch_cpu(ctx) : FGMM_OK;
     if (strcasecmp(ctx->device, "cpu") == 0) {
-        FGMM_TRY(open_cpu(ctx));
+        FGMM_TRY(fgmm_dispatch_cpu(ctx));
         ctx->label = ctx->cpu.label;
         return FGMM_OK;
     }
@@ -92,7 +92,7 @@ fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precisi
     if (named_opencl || (is_auto && ctx->opencl.backend && work > auto_work && precision != FGMM_DOUBLE)) {
         *out = &ctx->opencl;
     } else {
-        FGMM_TRY(open_cpu(ctx));
+        FGMM_TRY(fgmm_dispatch_cpu(ctx));
         *out = &ctx->cpu;
     }
     ctx->label = (*out)->label;

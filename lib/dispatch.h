@@ -41,6 +41,9 @@ void fgmm_enter(fgmm_context *ctx);
 fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows,
                           const fgmm_target **out);
 
+/* Opens ctx->cpu, for what runs on the CPU whatever the device is. */
+fgmm_status fgmm_dispatch_cpu(fgmm_context *ctx);
+
 /* Opens what fgmm_context_options.device names; "auto" opens nothing yet. */
 fgmm_status fgmm_dispatch_named(fgmm_context *ctx);
 fgmm_status fgmm_dispatch_open(fgmm_context *ctx, fgmm_target *target, const fgmm_backend *backend,

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "constraints.h"
 #include "laps.h"
 #include "report.h"
 #include "seed.h"
@@ -11,6 +12,7 @@ typedef struct {
     const fgmm_rows *rows;
     const fgmm_fit_options *options;
     fgmm_compute_options compute;
+    unsigned constraints;
     int n_init, max_iter;
     double tol, reg_covar; /* tol < 0: never stop early */
     int64_t k;
@@ -163,6 +165,7 @@ static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates,
     FGMM_GO(fit_stats(fit, *model));
     FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, choice, &fit->counts));
     FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, now));
+    fgmm_constrain(next, fit->constraints);
     FGMM_GO(apply_policies(fit, next, now, fates, it, changed));
     /* After a drop the places have shifted: every fate still to come is news. */
     if (next->k == (*model)->k)
@@ -293,11 +296,16 @@ static void fit_close(fit_state *fit) {
 
 fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows, const fgmm_fit_options *options,
                      fgmm_report *report) {
+    return fgmm_fit_constrained(ctx, out, rows, options, 0, report);
+}
+
+fgmm_status fgmm_fit_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
+                                 const fgmm_fit_options *options, unsigned constraints, fgmm_report *report) {
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!out || !rows || !options) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: a pointer is NULL");
     *out = NULL;
-    fit_state fit = {.ctx = ctx, .rows = rows};
+    fit_state fit = {.ctx = ctx, .rows = rows, .constraints = constraints};
     FGMM_TRY(read_options(&fit, options));
     fgmm_report_scope scope;
     FGMM_TRY(fgmm_report_begin(ctx, &scope, report));

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "constraints.h"
 #include "laps.h"
 #include "params.h"
 #include "report.h"
@@ -13,6 +14,7 @@ typedef struct {
     const fgmm_rows *rows;
     const fgmm_kmeans_options *options;
     fgmm_compute_options compute;
+    unsigned constraints;
     int n_init, max_iter;
     double tol; /* < 0: never stop early */
     int64_t k;
@@ -86,6 +88,7 @@ static fgmm_status start_model(kmeans_state *state, int restart, fgmm_model **ou
     fgmm_init init = o->init == FGMM_INIT_RANDOM ? FGMM_INIT_RANDOM_FROM_DATA : o->init;
     if (!o->init_model) FGMM_TRY(fgmm_seed_model(state->seeder, &seeds, init, FGMM_SPHERICAL, state->k, 0, restart));
     fgmm_status status = model_at(state, (o->init_model ? o->init_model : seeds)->means, 0.01 * state->spread, out);
+    if (status == FGMM_OK) fgmm_constrain(*out, state->constraints);
     fgmm_model_free(state->ctx, seeds);
     return status;
 }
@@ -238,9 +241,11 @@ static fgmm_status next_model(kmeans_state *state, const fgmm_stats *stats, cons
     *shift = 0;
     FGMM_TRY(model_at(state, model->means, variance, &next));
     for (int64_t i = 0; i < model->k; i++)
-        for (int64_t j = 0; j < d && stats->s0[i] > 0; j++) {
-            int64_t at = i * d + j;
+        for (int64_t at = i * d; at < (i + 1) * d && stats->s0[i] > 0; at++)
             next->means[at] = stats->centres[at] + stats->s1[at] / stats->s0[i];
+    fgmm_constrain(next, state->constraints);
+    for (int64_t i = 0; i < model->k; i++)
+        for (int64_t at = i * d; at < (i + 1) * d && stats->s0[i] > 0; at++) {
             double move = fabs(next->means[at] - model->means[at]);
             /* Rounding alone moves a mean by some 1e-16 of its value; a row that changes sides moves two by far more.
              * */
@@ -357,6 +362,12 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
 
 fgmm_status fgmm_kmeans(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows, const fgmm_kmeans_options *options,
                         fgmm_kmeans_result *result, double *counts, fgmm_report *report) {
+    return fgmm_kmeans_constrained(ctx, out, rows, options, 0, result, counts, report);
+}
+
+fgmm_status fgmm_kmeans_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
+                                    const fgmm_kmeans_options *options, unsigned constraints,
+                                    fgmm_kmeans_result *result, double *counts, fgmm_report *report) {
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!out || !rows || !options) return fgmm_fail(ctx, FGMM_ERR_INVALID, "kmeans: a pointer is NULL");
@@ -365,6 +376,7 @@ fgmm_status fgmm_kmeans(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *ro
     kmeans_state state = {.ctx = ctx,
                           .rows = rows,
                           .options = options,
+                          .constraints = constraints,
                           .n_init = options->init_model || !options->n_init ? 1 : options->n_init,
                           .max_iter = options->max_iter ? options->max_iter : 300,
                           .tol = options->tol == 0 ? 1e-4 : options->tol,

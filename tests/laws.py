@@ -121,15 +121,17 @@ def headers(root, _build):
     inits = " ".join(f"fgmm_{name} {name} = FGMM_{name.upper()}_INIT; (void){name};" for name in (
         "context_options", "rows_callback", "compute_options", "fit_options", "finalize_options", "report",
         "kmeans_options", "online_options", "assign_options"))
+    ivf = " ".join(f"fgmm_{name} {name} = FGMM_{name.upper()}_INIT; (void){name};" for name in (
+        "ivf_train_options", "ivf_assign_options", "ivf_options", "ivf_search_options"))
     checked = 0
     for compiler, language, standard in (("gcc", "c", "c11"), ("clang", "c", "c11"), ("g++", "c++", "c++17"),
                                          ("clang++", "c++", "c++17")):
         if not shutil.which(compiler):
             continue
         checked += 1
-        for header in ("flashgmm.h", "opencl.h"):
+        for header in ("flashgmm.h", "opencl.h", "ivf.h"):
             command = [compiler, "-x", language, f"-std={standard}", *strict, "-"]
-            done = subprocess.run(command, input=uses % (header, inits), capture_output=True, text=True)
+            done = subprocess.run(command, input=uses % (header, inits + ivf * (header == "ivf.h")), capture_output=True, text=True)
             if done.returncode:
                 yield f"{header} with {compiler} -std={standard}:\n{done.stderr}"
     if not checked:

@@ -5,6 +5,8 @@
  */
 #include "data_sets.h"
 
+#include <flashgmm/ivf.h>
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,9 +214,47 @@ static fgmm_status searched_elsewhere(fgmm_context *ctx, const problem *p) {
     return status;
 }
 
+/* An index of rows of length 1 in up to three lists: trained, filled, changed, saved, loaded and searched. */
+static fgmm_status index_of(fgmm_context *ctx, const problem *p) {
+    char path[512];
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    fgmm_ivf *index = NULL, *again = NULL;
+    fgmm_ivf_lists *lists = NULL;
+    fgmm_ivf_train_options train = FGMM_IVF_TRAIN_OPTIONS_INIT;
+    fgmm_ivf_options options = FGMM_IVF_OPTIONS_INIT;
+    fgmm_ivf_search_options search = FGMM_IVF_SEARCH_OPTIONS_INIT;
+    int64_t *ids = test_alloc((size_t)p->n * 3, sizeof *ids);
+    train.n_lists = p->k;
+    train.method = (fgmm_ivf_method)p->covariance;
+    train.metric = options.metric = FGMM_ANGULAR;
+    train.kmeans_iter = train.em_iter = 1;
+    options.max_lists = 3;
+    search.target_recall = 0.9;
+    snprintf(path, sizeof path, "%s/index.ivf", harness_scratch());
+    fgmm_status status = fgmm_rows_from_memory(ctx, &rows, p->rows, p->type, p->n, p->d, p->stride);
+    if (status == FGMM_OK) status = fgmm_ivf_train(ctx, &model, rows, &train, NULL);
+    if (status == FGMM_OK) status = fgmm_ivf_assign(ctx, &lists, model, rows, NULL, NULL);
+    if (status == FGMM_OK) status = fgmm_ivf_create(ctx, &index, model, &options);
+    if (status == FGMM_OK) status = fgmm_ivf_add(ctx, index, rows, NULL, NULL);
+    if (status == FGMM_OK) status = fgmm_ivf_calibrate(ctx, index, rows, 2);
+    if (status == FGMM_OK) status = fgmm_ivf_remove(ctx, index, (int64_t[]){1, 2}, 2, NULL);
+    if (status == FGMM_OK) status = fgmm_ivf_save(ctx, index, path);
+    if (status == FGMM_OK) status = fgmm_ivf_load(ctx, &again, path);
+    if (status == FGMM_OK) status = fgmm_ivf_search(ctx, again, rows, 3, &search, ids, NULL, NULL);
+    if (status == FGMM_OK) status = fgmm_exact_search(ctx, rows, rows, FGMM_L2, 3, ids, NULL);
+    fgmm_ivf_lists_free(ctx, lists);
+    fgmm_ivf_free(ctx, again);
+    fgmm_ivf_free(ctx, index);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    free(ids);
+    return status;
+}
+
 static const task tasks[] = {fit_kmeanspp, fit_kmeans,    fit_random,        fit_rows,
                              infer,        save_and_load, read_file,         hard_assignment,
-                             by_batches,   starts,        searched_elsewhere};
+                             by_batches,   starts,        searched_elsewhere, index_of};
 enum { TASKS = sizeof tasks / sizeof *tasks };
 
 static task task_of(int i) {

@@ -1,0 +1,27 @@
+/* Parts of a search that calibration needs too. */
+#ifndef FGMM_LIB_IVF_SEARCH_H
+#define FGMM_LIB_IVF_SEARCH_H
+
+#include "ivf_index.h"
+
+/* Most neighbours a query. */
+enum { FGMM_NEAREST_MAX = 1 << 20 };
+
+/* Which lists a query probes: the `most` nearest, of these only those within a gap of the nearest one if adaptive. */
+typedef struct fgmm_ivf_probing {
+    int adaptive;
+    double gap;
+    int64_t most;
+} fgmm_ivf_probing;
+
+fgmm_status fgmm_ivf_query_check(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_rows *queries, int64_t k);
+
+/* The gap that gives a recall, 0 < target < 1, in a calibrated index. */
+fgmm_status fgmm_ivf_gap_of(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
+
+/* Distances of n packed float queries [n, stride] to all centroids, smaller nearer: to_lists [n, K]. pointers [n] and
+ * out [n, FGMM_SCAN_ROWS] are room. */
+void fgmm_ivf_to_lists(const fgmm_ivf *index, const fgmm_target *target, const float *queries, int64_t n,
+                       int64_t stride, const void **pointers, float *out, float *to_lists);
+
+#endif

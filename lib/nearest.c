@@ -1,0 +1,250 @@
+#include "nearest.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "convert.h"
+
+const char *fgmm_metric_name(fgmm_metric metric) {
+    static const char *const names[] = {"l2", "angular", "inner_product"};
+    return (unsigned)metric < sizeof names / sizeof *names ? names[metric] : NULL;
+}
+
+fgmm_status fgmm_metric_check(fgmm_context *ctx, fgmm_metric metric, const fgmm_rows *rows, const char *what) {
+    if (!fgmm_metric_name(metric))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: metric %d is unknown", what, (int)metric);
+    if (rows && rows->cl_mem)
+        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED, "%s: rows in a cl_mem cannot be read on the host", what);
+    return FGMM_OK;
+}
+
+fgmm_dtype fgmm_stored_type(fgmm_dtype type) {
+    return type == FGMM_F16 || type == FGMM_U8 || type == FGMM_I8 ? type : FGMM_F32;
+}
+
+int fgmm_is_bytes(fgmm_dtype type) {
+    return type == FGMM_U8 || type == FGMM_I8;
+}
+
+int fgmm_scan_is_whole(fgmm_metric metric, fgmm_dtype rows, fgmm_dtype queries, int64_t d) {
+    return metric != FGMM_ANGULAR && fgmm_is_bytes(rows) && fgmm_is_bytes(queries) && d <= 8192;
+}
+
+/* ---- rows as floats ---- */
+
+static void narrow(fgmm_dtype type, const void *from, int64_t n, float *to) {
+    switch (type) {
+    case FGMM_F32: memcpy(to, from, (size_t)n * sizeof *to); break;
+    case FGMM_F64:
+        for (int64_t i = 0; i < n; i++) to[i] = (float)((const double *)from)[i];
+        break;
+    case FGMM_F16:
+        for (int64_t i = 0; i < n; i++) to[i] = fgmm_from_f16(((const uint16_t *)from)[i]);
+        break;
+    case FGMM_BF16:
+        for (int64_t i = 0; i < n; i++) to[i] = fgmm_from_bf16(((const uint16_t *)from)[i]);
+        break;
+    case FGMM_U8:
+        for (int64_t i = 0; i < n; i++) to[i] = ((const uint8_t *)from)[i];
+        break;
+    default:
+        for (int64_t i = 0; i < n; i++) to[i] = ((const int8_t *)from)[i];
+        break;
+    }
+}
+
+/* Scales a row to length 1. @return 0 for a row of zeros. */
+static int to_unit(float *row, int64_t d) {
+    double square = 0;
+    for (int64_t j = 0; j < d; j++) square += (double)row[j] * row[j];
+    if (!(square > 0)) return 0;
+    double scale = 1 / sqrt(square);
+    for (int64_t j = 0; j < d; j++) row[j] = (float)(row[j] * scale);
+    return 1;
+}
+
+static fgmm_status fail_zeros(fgmm_context *ctx, int64_t row) {
+    return fgmm_fail(ctx, FGMM_ERR_DATA, "row %lld holds zeros alone: it has no direction for the angular metric",
+                     (long long)row);
+}
+
+fgmm_status fgmm_rows_to_floats(fgmm_context *ctx, fgmm_dtype type, const void *rows, int64_t first, int64_t n,
+                                int64_t d, int unit, float *out) {
+    int64_t stride = fgmm_scan_stride(d);
+    for (int64_t i = 0; i < n; i++) {
+        float *row = out + i * stride, any = 0;
+        narrow(type, (const char *)rows + (size_t)(i * d) * fgmm_dtype_size(type), d, row);
+        memset(row + d, 0, (size_t)(stride - d) * sizeof *row);
+        for (int64_t j = 0; j < d; j++) any += row[j] * 0;
+        for (int64_t j = 0; any != 0 && j < d; j++)
+            if (!isfinite(row[j]))
+                return fgmm_fail(ctx, FGMM_ERR_DATA,
+                                 "row %lld, column %lld holds NaN, Inf or a number beyond f32 (rows and columns count "
+                                 "from 0)",
+                                 (long long)(first + i), (long long)j);
+        if (unit && !to_unit(row, d)) return fail_zeros(ctx, first + i);
+    }
+    return FGMM_OK;
+}
+
+void fgmm_rows_to_words(fgmm_dtype type, const void *rows, int64_t n, int64_t d, int16_t *out) {
+    int64_t stride = fgmm_scan_stride(d);
+    for (int64_t i = 0; i < n; i++, out += stride) {
+        const uint8_t *row = (const uint8_t *)rows + i * d;
+        for (int64_t j = 0; j < d; j++) out[j] = type == FGMM_U8 ? row[j] : (int8_t)row[j];
+        memset(out + d, 0, (size_t)(stride - d) * sizeof *out);
+    }
+}
+
+float fgmm_inverse_length(fgmm_dtype type, const void *row, int64_t d) {
+    enum { STEP = 64 };
+    double x[STEP], square = 0;
+    for (int64_t from = 0; from < d; from += STEP) {
+        int64_t n = d - from < STEP ? d - from : STEP;
+        fgmm_widen(type, (const char *)row + (size_t)from * fgmm_dtype_size(type), n, x);
+        for (int64_t j = 0; j < n; j++) square += x[j] * x[j];
+    }
+    return square > 0 ? (float)(1 / sqrt(square)) : 0;
+}
+
+int64_t fgmm_block_rows(const fgmm_rows *rows) {
+    int64_t n = (int64_t)(64e6 / ((double)rows->d * (double)fgmm_dtype_size(rows->type)));
+    if (n < 1024) n = 1024;
+    return n < rows->n ? n : rows->n;
+}
+
+fgmm_status fgmm_each_block(fgmm_context *ctx, const fgmm_rows *rows, int64_t block_rows, fgmm_block_visit visit,
+                            void *user) {
+    fgmm_status status = FGMM_OK;
+    size_t row = (size_t)rows->d * fgmm_dtype_size(rows->type);
+    void *staged = NULL;
+    int in_place = rows->data && rows->stride_bytes == row;
+    if (!in_place && !(staged = fgmm_alloc(ctx, (size_t)block_rows * row, "a block of rows"))) return FGMM_ERR_MEMORY;
+    for (int64_t first = 0; first < rows->n; first += block_rows) {
+        int64_t n = rows->n - first < block_rows ? rows->n - first : block_rows;
+        const void *data = in_place ? (const char *)rows->data + (size_t)first * row : staged;
+        if (!in_place) FGMM_GO(fgmm_rows_read(ctx, rows, first, n, staged));
+        FGMM_GO(visit(user, data, first, n));
+        if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
+    }
+done:
+    fgmm_free(ctx, staged);
+    return status;
+}
+
+/* ---- rows of length 1 ---- */
+
+static fgmm_status unit_read(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst) {
+    const fgmm_rows *rows = state;
+    int64_t d = rows->d;
+    size_t bytes = (size_t)d * fgmm_dtype_size(rows->type);
+    void *raw = fgmm_alloc(ctx, (size_t)n * bytes, "a block of rows");
+    if (!raw) return FGMM_ERR_MEMORY;
+    fgmm_status status = fgmm_rows_read(ctx, rows, first, n, raw);
+    int64_t bad = n;
+    int threads = n * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+#pragma omp parallel for num_threads(threads) reduction(min : bad)
+    for (int64_t i = 0; i < (status == FGMM_OK ? n : 0); i++) {
+        float *row = (float *)dst + i * d;
+        narrow(rows->type, (const char *)raw + (size_t)i * bytes, d, row);
+        if (!to_unit(row, d)) {
+            /* NaN is for the feed to find. */
+            int zeros = 1;
+            for (int64_t j = 0; j < d; j++) zeros &= row[j] == 0;
+            if (zeros && i < bad) bad = i;
+        }
+    }
+    fgmm_free(ctx, raw);
+    if (status == FGMM_OK && bad < n) status = fail_zeros(ctx, first + bad);
+    return status;
+}
+
+static const fgmm_rows_ops unit_ops = {.read = unit_read};
+
+fgmm_status fgmm_rows_unit(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows *rows) {
+    FGMM_TRY(fgmm_rows_new(ctx, out, &unit_ops, (void *)(uintptr_t)rows, FGMM_F32, rows->n, rows->d));
+    (*out)->once = rows->once;
+    (*out)->weights = rows->weights;
+    return FGMM_OK;
+}
+
+/* ---- the k best ---- */
+
+static inline int is_worse(float a, int64_t a_id, float b, int64_t b_id) {
+    return a > b || (a == b && a_id > b_id);
+}
+
+/* Moves the hole at `at` down to where (distance, id) belongs among the first n. */
+static void sift_down(fgmm_best *best, int64_t n, int64_t at, float distance, int64_t id) {
+    for (int64_t child = 2 * at + 1; child < n; child = 2 * at + 1) {
+        if (child + 1 < n &&
+            is_worse(best->distance[child + 1], best->id[child + 1], best->distance[child], best->id[child]))
+            child++;
+        if (!is_worse(best->distance[child], best->id[child], distance, id)) break;
+        best->distance[at] = best->distance[child];
+        best->id[at] = best->id[child];
+        at = child;
+    }
+    best->distance[at] = distance;
+    best->id[at] = id;
+}
+
+void fgmm_best_push(fgmm_best *best, float distance, int64_t id) {
+    if (best->n == best->k) {
+        if (is_worse(best->distance[0], best->id[0], distance, id)) sift_down(best, best->n, 0, distance, id);
+        return;
+    }
+    int64_t at = best->n++;
+    for (; at > 0; at = (at - 1) / 2) {
+        int64_t up = (at - 1) / 2;
+        if (!is_worse(distance, id, best->distance[up], best->id[up])) break;
+        best->distance[at] = best->distance[up];
+        best->id[at] = best->id[up];
+    }
+    best->distance[at] = distance;
+    best->id[at] = id;
+}
+
+void fgmm_best_sort(fgmm_best *best) {
+    for (int64_t last = best->n - 1; last > 0; last--) {
+        float distance = best->distance[last];
+        int64_t id = best->id[last];
+        best->distance[last] = best->distance[0];
+        best->id[last] = best->id[0];
+        sift_down(best, last, 0, distance, id);
+    }
+    for (int64_t i = best->n; i < best->k; i++) {
+        best->distance[i] = INFINITY;
+        best->id[i] = -1;
+    }
+}
+
+void fgmm_best_copy(const fgmm_best *best, fgmm_metric metric, int64_t *ids, float *distances) {
+    float sign = metric == FGMM_INNER_PRODUCT ? -1 : 1;
+    memcpy(ids, best->id, (size_t)best->k * sizeof *ids);
+    for (int64_t i = 0; distances && i < best->k; i++) distances[i] = sign * best->distance[i];
+}
+
+float fgmm_select(float *values, int64_t n, int64_t k) {
+    int64_t low = 0, high = n - 1;
+    while (low < high) {
+        float pivot = values[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (values[i] < pivot) i++;
+            while (values[j] > pivot) j--;
+            if (i <= j) {
+                float t = values[i];
+                values[i++] = values[j];
+                values[j--] = t;
+            }
+        }
+        if (k <= j)
+            high = j;
+        else if (k >= i)
+            low = i;
+        else
+            break;
+    }
+    return values[k];
+}

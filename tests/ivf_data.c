@@ -1,0 +1,100 @@
+#include "ivf_data.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data_sets.h"
+#include "reference.h"
+
+ivf_data *ivf_data_make(rng *r, int64_t n, int64_t d, fgmm_dtype type) {
+    enum { CENTRES = 12 };
+    ivf_data *data = test_alloc(1, sizeof *data);
+    *data = (ivf_data){.n = n, .d = d, .type = type};
+    data->rows = test_alloc((size_t)(n * d), fgmm_dtype_size(type));
+    data->values = test_alloc((size_t)(n * d), sizeof(double));
+    double *centres = test_alloc((size_t)(CENTRES * d), sizeof *centres);
+    int bytes = type == FGMM_U8 || type == FGMM_I8;
+    for (int64_t i = 0; i < CENTRES * d; i++) centres[i] = bytes ? 90 * rng_uniform(r) - 20 : rng_normal(r);
+    for (int64_t i = 0; i < n; i++) {
+        const double *centre = centres + (int64_t)(rng_uniform(r) * CENTRES) * d;
+        for (int64_t j = 0; j < d; j++) {
+            double value = centre[j] + (bytes ? 12 : 0.5) * rng_normal(r);
+            if (type == FGMM_U8) value = fmin(255, fmax(0, value + 60));
+            store_value(data->rows, type, i * d + j, value);
+            data->values[i * d + j] = reference_value(data->rows, type, i * d + j);
+        }
+    }
+    free(centres);
+    return data;
+}
+
+void ivf_data_free(ivf_data *data) {
+    if (!data) return;
+    free(data->rows);
+    free(data->values);
+    free(data);
+}
+
+fgmm_rows *ivf_data_rows(fgmm_context *ctx, const ivf_data *data) {
+    fgmm_rows *rows = NULL;
+    CHECK_OK(ctx, fgmm_rows_from_memory(ctx, &rows, data->rows, data->type, data->n, data->d, 0));
+    return rows;
+}
+
+double ivf_distance(fgmm_metric metric, const double *x, const double *q, int64_t d) {
+    double l2 = 0, dot = 0, xx = 0, qq = 0;
+    for (int64_t j = 0; j < d; j++) {
+        l2 += (x[j] - q[j]) * (x[j] - q[j]);
+        dot += x[j] * q[j];
+        xx += x[j] * x[j];
+        qq += q[j] * q[j];
+    }
+    return metric == FGMM_L2 ? l2 : metric == FGMM_ANGULAR ? 1 - dot / sqrt(xx * qq) : -dot;
+}
+
+double ivf_tolerance(fgmm_metric metric, const double *x, const double *q, int64_t d) {
+    double terms = 0;
+    for (int64_t j = 0; j < d; j++) terms += metric == FGMM_L2 ? (x[j] - q[j]) * (x[j] - q[j]) : fabs(x[j] * q[j]);
+    /* Up to d roundings of 2^-24 each, and as many of the differences. */
+    double off = 2 * ((double)d + 8) * 0x1p-24;
+    return metric == FGMM_ANGULAR ? 2 * off : off * terms + 1e-30;
+}
+
+fgmm_model *ivf_model(fgmm_context *ctx, rng *r, const ivf_data *data, int64_t k, fgmm_metric metric) {
+    int64_t d = data->d;
+    double *means = test_alloc((size_t)(k * d), sizeof *means), *variances = test_alloc((size_t)k, sizeof *variances);
+    double spread = 0;
+    for (int64_t i = 0; i < k; i++) {
+        double square = 0;
+        const double *row = data->values + (int64_t)(rng_uniform(r) * (double)data->n) * d;
+        for (int64_t j = 0; j < d; j++) {
+            means[i * d + j] = (float)(row[j] * (1 + 0.1 * rng_normal(r)) + 0.01 * rng_normal(r));
+            square += means[i * d + j] * means[i * d + j];
+        }
+        for (int64_t j = 0; j < d && metric == FGMM_ANGULAR; j++)
+            means[i * d + j] = (float)(means[i * d + j] / sqrt(square));
+        spread += metric == FGMM_ANGULAR ? 1.0 / (double)(k * d) : square / (double)(k * d);
+    }
+    for (int64_t i = 0; i < k; i++) variances[i] = 0.2 * spread;
+    fgmm_model *model = NULL;
+    CHECK_OK(ctx, fgmm_model_create(ctx, &model, FGMM_SPHERICAL, k, d, NULL, means, variances));
+    free(means);
+    free(variances);
+    return model;
+}
+
+void ivf_list_distances(const ivf_data *data, int64_t row, const fgmm_model *model, fgmm_metric metric, double *out) {
+    int64_t d = data->d;
+    const double *x = data->values + row * d;
+    double square = 0;
+    for (int64_t j = 0; j < d; j++) square += x[j] * x[j];
+    double scale = metric == FGMM_ANGULAR ? 1 / sqrt(square) : 1;
+    for (int64_t k = 0; k < fgmm_model_components(model); k++) {
+        out[k] = 0;
+        for (int64_t j = 0; j < d; j++) {
+            double t = x[j] * scale - fgmm_model_means(model)[k * d + j];
+            out[k] += t * t;
+        }
+    }
+}
