@@ -81,7 +81,10 @@ expect 2 "unknown command 'fitt'" fitt
 expect 2 "unknown option '--versio'" --versio
 expect 2 'bench what\? try: flashgmm bench estep' bench
 expect 2 "unknown command 'bench fit'" bench fit
-for command in devices fit kmeans partial-fit select predict score sample export info "bench estep" "bench em"; do
+expect 2 'ivf what\? try' ivf
+expect 2 "unknown command 'ivf fit'" ivf fit
+for command in devices fit kmeans partial-fit select predict score sample export info "bench estep" "bench em" "ivf train" "ivf build" \
+    "ivf search" "ivf eval"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
 done
@@ -185,6 +188,39 @@ expect 0 'GFLOP/s' bench estep --n 4096 --k 16 --d 8 --reps 3
 expect 0 'GFLOP/s' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu
 expect 0 '"square_distances"' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --hard --json
 expect 0 '"ms"' bench estep --n 4096 --k 16 --d 8 --reps 3 --covariance diag --data overlapping --json
+
+# ---- indexes
+expect 2 '-k, the number of lists' ivf train "$digits" -o lists.npz
+expect 2 'choose one' ivf build "$digits" -m m.npz -o d.ivf --budget 1.5 --threshold 3
+expect 2 'need an index' ivf search "$digits" --exact "$digits" --nprobe 3
+expect 2 'is missing, or --exact' ivf search "$digits"
+expect 2 'not a list of up to' ivf eval "$digits" --queries "$digits" -k 4 --budgets 1,x
+expect 2 'must end in .png, .svg or .gp' ivf eval "$digits" --queries "$digits" -k 4 --picture p.jpg
+expect 0 '16 by tied-spherical' ivf train "$digits" -k 16 --method tied-spherical --em-iter 3 -o lists.npz
+expect 0 '"n_iter"' ivf train "$digits" -k 16 -o lists.npz --json
+holds 'ivf train --json has its keys' json_has n_rows n_lists metric method device seconds
+expect 2 'must end in .ivf' ivf build "$digits" -m lists.npz -o digits.npz
+expect 2 'single' ivf build "$digits" -m lists.npz -o d.ivf --rule single --max-lists 2
+expect 0 'calibrated  for the 10 nearest' ivf build "$digits" -m lists.npz -o digits.ivf --calibrate "$digits"
+expect 0 'at most 2 lists a row, 1.5 on average' info digits.ivf
+expect 0 '"kind": "index"' info digits.ivf --json
+holds 'info --json has the keys of an index' json_has n_entries bytes_per_row longest rule threshold
+expect 0 'recall      1.0000' ivf search "$digits" -i digits.ivf --exact "$digits" --nprobe 16 -o found.npz
+holds 'ivf search writes ids and distances' python3 -c "
+import zipfile
+assert sorted(zipfile.ZipFile('found.npz').namelist()) == ['distances.npy', 'ids.npy']"
+expect 0 '"recall"' ivf search "$digits" -i digits.ivf --exact "$digits" --recall 0.95 --json
+holds 'ivf search --json has its keys' json_has n_queries k queries_per_second distances entries centroid_distances
+expect 0 'queries a second' ivf search "$digits" --exact "$digits" -k 3 --metric angular -o truth.npz
+expect 0 'kmeans 16, soar m=1.5, adaptive' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --speed --picture p.gp
+holds 'ivf eval writes a script' grep -q 'set logscale x' p.gp
+expect 0 '"fewer_than_baseline"' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --rules gap --more-lists --json
+expect 1 'features' ivf search many.npy -i digits.ivf
+expect 0 '' ivf build "$digits" -m lists.npz -o fresh.ivf -q
+expect 1 'has been calibrated' ivf search "$digits" -i fresh.ivf --recall 0.9
+head -c 9000 digits.ivf > short.ivf
+expect 1 'short.ivf' info short.ivf
+expect 1 'short.ivf' ivf search "$digits" -i short.ivf
 
 # ---- what goes wrong: named, exit 1, nothing written over
 cp m.npz kept.npz

@@ -1,5 +1,5 @@
-/* flashgmm info: what a data, model, statistics, partial-fit or neighbours file holds. */
-#include "cli.h"
+/* flashgmm info: what a data, model, statistics, partial-fit, neighbours or index file holds. */
+#include "cli_ivf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -208,6 +208,24 @@ static void find_company(const info_args *a, rows_company *out) {
     free(queries);
 }
 
+static int info_index(const info_args *a) {
+    fgmm_ivf *index = NULL;
+    fgmm_ivf_info info;
+    fgmm_status status = fgmm_ivf_load(a->session.ctx, &index, a->path);
+    if (status != FGMM_OK) return cli_failed(&a->session, status);
+    fgmm_ivf_describe(index, &info);
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_text(&j, "kind", "index");
+        cli_json_index(&j, &info);
+        json_end(&j);
+    } else {
+        cli_print_index(&a->session, &info);
+    }
+    fgmm_ivf_free(a->session.ctx, index);
+    return CLI_DONE;
+}
+
 static int info_rows(const info_args *a) {
     fgmm_rows *rows = NULL;
     fgmm_neighbors *found = NULL;
@@ -252,6 +270,7 @@ static int run(const cli_command *self, int argc, char **argv) {
     rc = cli_open(self, &a.session);
     if (rc != CLI_DONE) return rc;
     rc = holds_neighbors(&a)                          ? info_neighbors(&a)
+         : !a.format && cli_ends_with(a.path, ".ivf") ? info_index(&a)
          : !a.format && cli_ends_with(a.path, ".npz") ? info_npz(&a)
                                                       : info_rows(&a);
     cli_close(&a.session);
@@ -260,7 +279,7 @@ static int run(const cli_command *self, int argc, char **argv) {
 
 const cli_command cmd_info = {
     .name = "info",
-    .summary = "what a data, model, statistics, partial-fit or neighbours file holds",
+    .summary = "what a data, model, statistics, partial-fit, neighbours or index file holds",
     .usage = "FILE [--format NAME] [--json]",
     .example = "  flashgmm info digits.npz\n",
     .operands = 1,

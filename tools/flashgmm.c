@@ -5,8 +5,9 @@
 #include <string.h>
 
 static const cli_command *const commands[] = {
-    &cmd_devices, &cmd_fit,    &cmd_kmeans, &cmd_partial_fit, &cmd_select,      &cmd_predict,
-    &cmd_score,   &cmd_sample, &cmd_export, &cmd_info,        &cmd_bench_estep, &cmd_bench_em,
+    &cmd_devices,   &cmd_fit,        &cmd_kmeans,   &cmd_partial_fit, &cmd_select,
+    &cmd_predict,   &cmd_score,      &cmd_sample,   &cmd_info,        &cmd_ivf_train,
+    &cmd_ivf_build, &cmd_ivf_search, &cmd_ivf_eval, &cmd_bench_estep, &cmd_bench_em,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -38,20 +39,28 @@ static int run(int argc, char **argv) {
     if (name[0] == '-') return hint("option", name);
 
     /* "bench estep" is one command of two words. */
+    static const struct {
+        const char *word, *missing;
+    } pairs[] = {{"bench", "bench what? try: flashgmm bench estep, or flashgmm bench em"},
+                 {"ivf", "ivf what? try: flashgmm ivf train, build, search or eval"}};
     char joined[64];
     int used = 1;
-    if (strcmp(name, "bench") == 0 && argc == 2) {
-        fputs("flashgmm: bench what? try: flashgmm bench estep, or flashgmm bench em\n", stderr);
-        return CLI_USAGE;
-    }
-    if (strcmp(name, "bench") == 0 && strlen(argv[2]) < 32) {
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        if (strcmp(name, pairs[i].word) != 0) continue;
+        if (argc == 2) {
+            fprintf(stderr, "flashgmm: %s\n", pairs[i].missing);
+            return CLI_USAGE;
+        }
         if (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0) {
             print_commands(stdout);
             return CLI_DONE;
         }
-        snprintf(joined, sizeof joined, "bench %s", argv[2]);
-        name = joined;
-        used = 2;
+        if (strlen(argv[2]) < 32) {
+            snprintf(joined, sizeof joined, "%s %s", name, argv[2]);
+            name = joined;
+            used = 2;
+        }
+        break;
     }
     for (int i = 0; i < N_COMMANDS; i++) {
         if (strcmp(commands[i]->name, name) == 0) return commands[i]->run(commands[i], argc - used, argv + used);

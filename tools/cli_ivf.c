@@ -1,0 +1,55 @@
+#include "cli_ivf.h"
+
+#include <math.h>
+
+double cli_index_bytes(const fgmm_rows *rows, int64_t lists, int max_lists) {
+    double n = (double)fgmm_rows_count(rows), d = (double)fgmm_rows_features(rows);
+    double row = d * (double)fgmm_dtype_size(fgmm_rows_type(rows)) + 8, link = max_lists > 2 ? 4.0 * max_lists : 8.0;
+    return n * (row + link * (max_lists - 1)) + (double)lists * (8 * d + 32) + 65536;
+}
+
+void cli_print_index(const cli_session *s, const fgmm_ivf_info *info) {
+    if (s->quiet) return;
+    double n = info->n_rows > 0 ? (double)info->n_rows : 1;
+    printf("index       %lld rows x %lld features, %s, %s\n", (long long)info->n_rows, (long long)info->n_features,
+           cli_dtype_name(info->type), fgmm_metric_name(info->metric));
+    printf("lists       %lld, %lld empty, the longest of %lld entries\n", (long long)info->n_lists,
+           (long long)info->n_empty, (long long)info->longest);
+    printf("rule        %s, at most %d lists a row, %.4g on average\n", fgmm_ivf_rule_name(info->rule), info->max_lists,
+           (double)info->n_entries / n);
+    printf("memory      %.1f bytes a row, %.4f of what single lists take\n", info->bytes_per_row,
+           info->single_bytes_per_row > 0 ? info->bytes_per_row / info->single_bytes_per_row : 1);
+    if (info->calibrated_k) printf("calibrated  for the %d nearest\n", info->calibrated_k);
+}
+
+void cli_json_index(json_out *j, const fgmm_ivf_info *info) {
+    json_int(j, "n_rows", info->n_rows);
+    json_int(j, "n_features", info->n_features);
+    json_int(j, "n_lists", info->n_lists);
+    json_int(j, "n_entries", info->n_entries);
+    json_int(j, "n_empty", info->n_empty);
+    json_int(j, "longest", info->longest);
+    json_text(j, "type", cli_dtype_name(info->type));
+    json_text(j, "metric", fgmm_metric_name(info->metric));
+    json_text(j, "rule", fgmm_ivf_rule_name(info->rule));
+    json_int(j, "max_lists", info->max_lists);
+    json_real(j, "threshold", info->threshold);
+    json_real(j, "lambda", info->lambda);
+    json_real(j, "bytes_per_row", info->bytes_per_row);
+    json_real(j, "single_bytes_per_row", info->single_bytes_per_row);
+    json_int(j, "calibrated_k", info->calibrated_k);
+}
+
+double cli_recall(const int64_t *found, const int64_t *truth, int64_t queries, int64_t k) {
+    int64_t hits = 0, there = 0;
+    for (int64_t q = 0; q < queries; q++, found += k, truth += k)
+        for (int64_t i = 0; i < k && truth[i] >= 0; i++) {
+            there++;
+            for (int64_t j = 0; j < k; j++)
+                if (found[j] == truth[i]) {
+                    hits++;
+                    break;
+                }
+        }
+    return there > 0 ? (double)hits / (double)there : NAN;
+}

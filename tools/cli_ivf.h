@@ -1,0 +1,25 @@
+/* What the commands of `flashgmm ivf` share. */
+#ifndef FLASHGMM_TOOLS_CLI_IVF_H
+#define FLASHGMM_TOOLS_CLI_IVF_H
+
+#include <flashgmm/ivf.h>
+
+#include "cli.h"
+
+/* Choices in the order of the library's values. */
+#define CLI_METRICS "l2|angular|inner_product"
+#define CLI_METHODS "kmeans|tied-spherical|spherical|diag"
+#define CLI_RULES "soar|single|nearest|gap|responsibility|rair"
+
+/* What an index file of these rows takes. */
+double cli_index_bytes(const fgmm_rows *rows, int64_t lists, int max_lists);
+
+/* The lines on an index that `info` and `ivf build` print. */
+void cli_print_index(const cli_session *s, const fgmm_ivf_info *info);
+/* The same as keys of an object. */
+void cli_json_index(json_out *j, const fgmm_ivf_info *info);
+
+/* Of the k ids a query in `found`, how many are among the k of `truth`, as a share; -1 in truth counts for nothing. */
+double cli_recall(const int64_t *found, const int64_t *truth, int64_t queries, int64_t k);
+
+#endif

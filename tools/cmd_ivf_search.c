@@ -1,0 +1,156 @@
+/* flashgmm ivf search: the nearest rows of queries, by an index or exactly. */
+#include "cli_ivf.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+typedef struct search_args {
+    cli_session session;
+    const char *queries, *format, *index, *data, *output;
+    int metric;
+    int64_t k, n_probe;
+    double gap, recall;
+} search_args;
+
+typedef struct search_work {
+    fgmm_rows *queries, *data;
+    fgmm_ivf *index;
+    int64_t *ids, *truth;
+    float *distances;
+    fgmm_ivf_counts counts;
+    double seconds, recall;
+} search_work;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void report_done(const search_args *a, const search_work *w) {
+    double n = (double)fgmm_rows_count(w->queries);
+    if (a->session.json) {
+        json_out j = json_begin(stdout);
+        json_int(&j, "n_queries", fgmm_rows_count(w->queries));
+        json_int(&j, "k", a->k);
+        json_real(&j, "seconds", w->seconds);
+        json_real(&j, "queries_per_second", n / w->seconds);
+        if (w->index) {
+            json_real(&j, "probes", (double)w->counts.probes / n);
+            json_real(&j, "distances", (double)w->counts.distances / n);
+            json_real(&j, "entries", (double)w->counts.entries / n);
+            json_real(&j, "centroid_distances", (double)w->counts.centroid_distances / n);
+        }
+        if (w->truth) json_real(&j, "recall", w->recall);
+        json_end(&j);
+    } else if (!a->session.quiet) {
+        printf("queries     %.0f, the %lld nearest of each\n", n, (long long)a->k);
+        if (w->index)
+            printf("a query     %.1f lists, %.0f distances (%.0f with duplicates), %.0f to centroids\n",
+                   (double)w->counts.probes / n, (double)w->counts.distances / n, (double)w->counts.entries / n,
+                   (double)w->counts.centroid_distances / n);
+        if (w->truth) printf("recall      %.4f\n", w->recall);
+        printf("time        %.3f s, %.0f queries a second\n", w->seconds, n / w->seconds);
+    }
+}
+
+static fgmm_status find(const search_args *a, search_work *w) {
+    fgmm_context *ctx = a->session.ctx;
+    fgmm_status status = FGMM_OK;
+    fgmm_metric metric = (fgmm_metric)a->metric;
+    double began = now();
+    if (w->index) {
+        fgmm_ivf_info info;
+        fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
+        o.n_probe = a->n_probe;
+        o.gap = a->gap;
+        o.target_recall = a->recall;
+        fgmm_ivf_describe(w->index, &info);
+        metric = info.metric;
+        status = fgmm_ivf_search(ctx, w->index, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
+        w->seconds = now() - began;
+        if (status == FGMM_OK && w->truth) {
+            status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->truth, NULL);
+            w->recall = cli_recall(w->ids, w->truth, fgmm_rows_count(w->queries), a->k);
+        }
+        return status;
+    }
+    status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->ids, w->distances);
+    w->seconds = now() - began;
+    return status;
+}
+
+static int search(const cli_command *self, const search_args *a, search_work *w) {
+    const cli_session *s = &a->session;
+    fgmm_status status = fgmm_rows_open(s->ctx, &w->queries, a->queries, a->format);
+    if (status == FGMM_OK && a->index) status = fgmm_ivf_load(s->ctx, &w->index, a->index);
+    if (status == FGMM_OK && a->data) status = fgmm_rows_open(s->ctx, &w->data, a->data, NULL);
+    if (status != FGMM_OK) return cli_failed(s, status);
+    int64_t n = fgmm_rows_count(w->queries);
+    if (a->output) {
+        int rc = cli_check_output(self, a->output, ".npz", (double)n * (double)a->k * 12.0 + 4096.0,
+                                  (cli_files){{a->queries, a->index, a->data}});
+        if (rc != CLI_DONE) return rc;
+    }
+    if (!(w->ids = cli_alloc(n * a->k, sizeof *w->ids, "ids"))) return CLI_FAILED;
+    if (!(w->distances = cli_alloc(n * a->k, sizeof *w->distances, "distances"))) return CLI_FAILED;
+    if (a->index && a->data && !(w->truth = cli_alloc(n * a->k, sizeof *w->truth, "true ids"))) return CLI_FAILED;
+    status = find(a, w);
+    if (status == FGMM_OK && a->output) {
+        fgmm_array arrays[] = {{"ids", FGMM_I64, 2, {n, a->k, 0}, w->ids},
+                               {"distances", FGMM_F32, 2, {n, a->k, 0}, w->distances}};
+        status = fgmm_arrays_save(s->ctx, a->output, arrays, 2);
+    }
+    progress_wipe();
+    if (status != FGMM_OK) return cli_failed(s, status);
+    report_done(a, w);
+    return CLI_DONE;
+}
+
+static int run(const cli_command *self, int argc, char **argv) {
+    search_args a = {.k = 10};
+    const cli_option options[] = {
+        {"index", 'i', CLI_TEXT, &a.index, 0, 0, "INDEX.ivf", "the index to search"},
+        {"exact", 0, CLI_TEXT, &a.data, 0, 0, "DATA",
+         "rows to search one by one; beside an index: what it was built over, to tell the recall"},
+        {"neighbours", 'k', CLI_INT64, &a.k, 1, 1048576, "N", "nearest rows of a query (default 10)"},
+        {"nprobe", 0, CLI_INT64, &a.n_probe, 1, 9e15, "N", "lists a query, at most where there is a gap (default 1)"},
+        {"gap", 0, CLI_REAL, &a.gap, 1e-300, 1e300, "G",
+         "probe the lists no farther than this beyond the nearest, in squared distance"},
+        {"recall", 0, CLI_REAL, &a.recall, 1e-3, 0.9999, "R", "the gap that gave this recall in calibration"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "without an index (default l2)"},
+        {"output", 'o', CLI_TEXT, &a.output, 0, 0, "OUT.npz", "where ids [n, N] and distances go"},
+        {"format", 0, CLI_TEXT, &a.format, 0, 0, "NAME",
+         "of the queries: npy, fvecs, bvecs, fbin, u8bin, i8bin or hdf5"},
+        CLI_SESSION_OPTIONS(&a.session),
+        {0},
+    };
+    int rc = cli_parse(self, options, argc, argv, &a.queries);
+    if (rc != CLI_GO_ON) return rc;
+    if (!a.index && !a.data) return cli_usage(self, "-i, the index, is missing, or --exact, the rows");
+    if (!a.index && (a.n_probe || a.gap > 0 || a.recall > 0))
+        return cli_usage(self, "--nprobe, --gap and --recall need an index");
+    if (a.gap > 0 && a.recall > 0) return cli_usage(self, "--gap or --recall: choose one");
+    rc = cli_open(self, &a.session);
+    if (rc != CLI_DONE) return rc;
+    search_work w = {0};
+    rc = search(self, &a, &w);
+    free(w.ids);
+    free(w.truth);
+    free(w.distances);
+    fgmm_ivf_free(a.session.ctx, w.index);
+    fgmm_rows_free(a.session.ctx, w.data);
+    fgmm_rows_free(a.session.ctx, w.queries);
+    cli_close(&a.session);
+    return rc;
+}
+
+const cli_command cmd_ivf_search = {
+    .name = "ivf search",
+    .summary = "the nearest rows of queries, by an index or exactly",
+    .usage = "QUERIES -i INDEX.ivf [-k N] [-o OUT.npz] [OPTION]...",
+    .example = "  flashgmm ivf search queries.npy -i base.ivf --recall 0.95 -o found.npz\n"
+               "  flashgmm ivf search queries.npy --exact base.npy --metric angular -o truth.npz\n",
+    .operands = 1,
+    .run = run,
+};
