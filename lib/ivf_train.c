@@ -27,7 +27,7 @@ static fgmm_status start_means(fgmm_context *ctx, fgmm_model **out, const fgmm_r
                                const fgmm_ivf_train_options *o, unsigned constraints, fgmm_report *report) {
     fgmm_kmeans_options options = FGMM_KMEANS_OPTIONS_INIT;
     options.n_components = o->n_lists;
-    options.max_iter = o->kmeans_iter ? o->kmeans_iter : o->method == FGMM_IVF_KMEANS ? 25 : 10;
+    options.max_iter = o->kmeans_iter ? o->kmeans_iter : o->method == FGMM_IVF_KMEANS ? 15 : 10;
     options.tol = -1;
     options.seed = o->seed;
     options.compute = o->compute;

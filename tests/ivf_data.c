@@ -21,6 +21,8 @@ ivf_data *ivf_data_make(rng *r, int64_t n, int64_t d, fgmm_dtype type) {
         for (int64_t j = 0; j < d; j++) {
             double value = centre[j] + (bytes ? 12 : 0.5) * rng_normal(r);
             if (type == FGMM_U8) value = fmin(255, fmax(0, value + 60));
+            /* No row of zeros alone: it has no angle. */
+            if (bytes && j == 0 && fabs(value) < 1) value = 1;
             store_value(data->rows, type, i * d + j, value);
             data->values[i * d + j] = reference_value(data->rows, type, i * d + j);
         }

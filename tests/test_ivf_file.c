@@ -232,7 +232,7 @@ START_TEST(test_checksum) {
     fgmm_checksum_add(&sum, "123456789", 9);
     ck_assert_uint_eq(fgmm_checksum_end(&sum), 0xe3069283u);
     fgmm_checksum_begin(&sum);
-    for (int i = 0; i < 9; i++) fgmm_checksum_add(&sum, "123456789" + i, 1);
+    for (int i = 0; i < 9; i++) fgmm_checksum_add(&sum, &"123456789"[i], 1);
     ck_assert_uint_eq(fgmm_checksum_end(&sum), 0xe3069283u);
 }
 END_TEST

@@ -200,6 +200,7 @@ START_TEST(some_lists) {
         fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
         o.n_probe = probe;
         search(ctx, &f, &o, &counts);
+        int unsure = 0;
         memset(&sum, 0, sizeof sum);
         for (int64_t q = 0; q < f.queries->n; q++) {
             double distance[12];
@@ -207,7 +208,11 @@ START_TEST(some_lists) {
             ivf_list_distances(f.queries, q, f.model, f.metric, distance);
             for (int64_t l = 0; l < 12; l++) {
                 int nearer = 0;
-                for (int j = 0; j < 12; j++) nearer += distance[j] < distance[l];
+                for (int j = 0; j < 12; j++) {
+                    nearer += distance[j] < distance[l];
+                    /* Rounding to f32 may turn these round. */
+                    unsure |= j != l && fabs(distance[j] - distance[l]) < 1e-5 * distance[l];
+                }
                 if (nearer >= probe) continue;
                 sum.probes++;
                 sum.entries += lists->offsets[l + 1] - lists->offsets[l];
@@ -219,9 +224,10 @@ START_TEST(some_lists) {
             ivf_data one = *f.queries;
             results mine = {1, f.got.k, f.got.ids + q * f.got.k, f.got.distances + q * f.got.k};
             one.values += q * one.d;
-            check_nearest(f.base, &one, f.metric, &mine, wanted);
+            if (!unsure) check_nearest(f.base, &one, f.metric, &mine, wanted);
             free(wanted);
         }
+        if (unsure) continue;
         ck_assert_int_eq(counts.probes, sum.probes);
         ck_assert_int_eq(counts.entries, sum.entries);
         ck_assert_int_eq(counts.distances, sum.distances);

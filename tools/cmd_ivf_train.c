@@ -65,7 +65,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "MODEL.npz", "where the mixture goes whose means are the centroids"},
         {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default l2"},
         {"method", 0, CLI_CHOICE, &a.method, 0, 0, CLI_METHODS, "default kmeans; spherical k-means where angular"},
-        {"kmeans-iter", 0, CLI_INT, &a.kmeans_iter, 1, 1e6, "N", "iterations of k-means (default 25; 10 before EM)"},
+        {"kmeans-iter", 0, CLI_INT, &a.kmeans_iter, 1, 1e6, "N", "iterations of k-means (default 15; 10 before EM)"},
         {"em-iter", 0, CLI_INT, &a.em_iter, 1, 1e6, "N", "iterations of EM after them (default 15)"},
         {"seed", 0, CLI_SEED, &a.seed, 0, 0, "S", "default 0"},
         CLI_COMPUTE_OPTIONS(&a.compute),

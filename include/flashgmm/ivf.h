@@ -42,7 +42,7 @@ typedef struct fgmm_ivf_train_options {
     int64_t n_lists; /**< K; needed */
     fgmm_metric metric;
     fgmm_ivf_method method;
-    int kmeans_iter; /**< iterations of k-means, the start of a mixture or all; 0: 10 before a mixture, else 25 */
+    int kmeans_iter; /**< iterations of k-means, the start of a mixture or all; 0: 10 before a mixture, else 15 */
     int em_iter;     /**< iterations of EM after them, of a mixture; 0: 15 */
     uint64_t seed;
     fgmm_compute_options compute; /**< zeroed: defaults */
