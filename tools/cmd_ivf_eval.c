@@ -157,7 +157,7 @@ static int run_pair(const eval_args *a, eval_work *w, const fgmm_model *model, e
 /* ---- all cases ---- */
 
 /* Cases come in pairs of fixed and adaptive probing. @return CLI_FAILED without memory. */
-static int add_case(const eval_args *a, eval_work *w, int method, int64_t lists, int rule, double budget) {
+static int add_case(eval_work *w, int method, int64_t lists, int rule, double budget) {
     eval_table *t = &w->table;
     for (int i = 0; i < t->n_cases; i++)
         if (t->cases[i].method == method && t->cases[i].lists == lists && t->cases[i].rule == rule &&
@@ -172,24 +172,25 @@ static int add_case(const eval_args *a, eval_work *w, int method, int64_t lists,
             memset(c->at[r].rows_of, 0, (size_t)t->queries * sizeof(double));
         }
     }
-    (void)a;
     return CLI_DONE;
 }
 
 /* The rules of a method; k-means with m times the lists for what the same number of entries would do. */
 static int list_cases(const eval_args *a, eval_work *w) {
-    int rc = add_case(a, w, FGMM_IVF_KMEANS, a->lists, FGMM_IVF_SINGLE, 0);
+    int rc = add_case(w, FGMM_IVF_KMEANS, a->lists, FGMM_IVF_SINGLE, 0);
     for (int m = 0; m < a->n_budgets && a->more_lists && rc == CLI_DONE; m++)
-        rc = add_case(a, w, FGMM_IVF_KMEANS, llround(a->budgets[m] * (double)a->lists), FGMM_IVF_SINGLE, 0);
+        rc = add_case(w, FGMM_IVF_KMEANS, llround(a->budgets[m] * (double)a->lists), FGMM_IVF_SINGLE, 0);
     for (int method = 0; method <= FGMM_IVF_DIAG; method++)
         for (int rule = 0; rule <= FGMM_IVF_RAIR && (a->methods >> method & 1); rule++) {
             if (!(a->rules >> rule & 1)) continue;
             if (rule == FGMM_IVF_SINGLE || rule == FGMM_IVF_NEAREST) {
-                if (rc == CLI_DONE) rc = add_case(a, w, method, a->lists, rule, 0);
+                if (rc == CLI_DONE) rc = add_case(w, method, a->lists, rule, 0);
                 continue;
             }
+            /* The paper's 1/K. */
+            if (rule == FGMM_IVF_RESPONSIBILITY && rc == CLI_DONE) rc = add_case(w, method, a->lists, rule, 0);
             for (int m = 0; m < a->n_budgets && rc == CLI_DONE; m++)
-                if (a->budgets[m] > 1) rc = add_case(a, w, method, a->lists, rule, a->budgets[m]);
+                if (a->budgets[m] > 1) rc = add_case(w, method, a->lists, rule, a->budgets[m]);
         }
     return rc;
 }

@@ -8,6 +8,8 @@ const char *eval_case_name(const eval_case *c) {
     static char name[128];
     int used = snprintf(name, sizeof name, "%s %lld, %s", fgmm_ivf_method_name((fgmm_ivf_method)c->method),
                         (long long)c->lists, fgmm_ivf_rule_name((fgmm_ivf_rule)c->rule));
+    if (c->rule == FGMM_IVF_RESPONSIBILITY && c->budget == 0)
+        used += snprintf(name + used, sizeof name - (size_t)used, " 1/K");
     if (c->budget > 0) used += snprintf(name + used, sizeof name - (size_t)used, " m=%g", c->budget);
     snprintf(name + used, sizeof name - (size_t)used, "%s", c->adaptive ? ", adaptive" : "");
     return name;
