@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rng.h"
-
 enum {
     TILE_ROWS_MAX = 64,
     TILE_FLOATS = 1 << 18, /* distances of a tile, beyond which it has fewer rows */
@@ -334,20 +332,6 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Reads rows spread evenly, each at random within its share. */
-static fgmm_status read_sample(fgmm_context *ctx, const fgmm_rows *rows, int64_t sample, uint64_t seed, char *to) {
-    size_t bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
-    fgmm_rng rng = fgmm_rng_seed(seed, 0x1f5);
-    if (sample == rows->n) return fgmm_rows_read(ctx, rows, 0, sample, to);
-    for (int64_t i = 0; i < sample; i++) {
-        int64_t from = (int64_t)((double)rows->n / (double)sample * (double)i);
-        int64_t end = (int64_t)((double)rows->n / (double)sample * (double)(i + 1));
-        int64_t row = from + (end > from + 1 ? fgmm_rng_below(&rng, end - from) : 0);
-        FGMM_TRY(fgmm_rows_read(ctx, rows, row < rows->n ? row : rows->n - 1, 1, to + (size_t)i * bytes));
-    }
-    return FGMM_OK;
-}
-
 fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double budget, int64_t sample_rows,
                                   uint64_t seed, const fgmm_compute_options *compute) {
     fgmm_context *ctx = c->ctx;
@@ -363,7 +347,7 @@ fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double
     float *values = fgmm_alloc(ctx, (size_t)(sample * more) * sizeof *values, "losses of a sample");
     char *data = fgmm_alloc(ctx, (size_t)(sample * rows->d) * fgmm_dtype_size(rows->type), "a sample of rows");
     if (!lists || !values || !data) goto done;
-    FGMM_GO(read_sample(ctx, rows, sample, seed, data));
+    FGMM_GO(fgmm_rows_sample(ctx, rows, sample, seed, data));
     FGMM_GO(fgmm_choose(c, rows->type, data, 0, sample, compute, lists, values, NULL));
     qsort(values, (size_t)(sample * more), sizeof *values, by_value);
     int64_t wanted = (int64_t)llround((budget - 1) * (double)sample),

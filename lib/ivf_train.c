@@ -1,5 +1,6 @@
 /* Coarse quantizers: k-means, then EM under the constraints of the metric. */
 #include "constraints.h"
+#include "ivf_start.h"
 #include "nearest.h"
 #include "report.h"
 
@@ -14,6 +15,8 @@ static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const
                          "ivf train: struct_size of the options is not set: use FGMM_IVF_TRAIN_OPTIONS_INIT");
     if (!fgmm_ivf_method_name(o->method))
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf train: method %d is unknown", (int)o->method);
+    if ((unsigned)o->init > FGMM_IVF_INIT_RANDOM)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf train: init %d is unknown", (int)o->init);
     if (o->kmeans_iter < 0 || o->em_iter < 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf train: numbers of iterations must not be negative");
     if (o->n_lists <= 0 || o->n_lists > rows->n)
@@ -29,6 +32,8 @@ static fgmm_status start_means(fgmm_context *ctx, fgmm_model **out, const fgmm_r
     options.n_components = o->n_lists;
     options.max_iter = o->kmeans_iter ? o->kmeans_iter : o->method == FGMM_IVF_KMEANS ? 15 : 10;
     options.tol = -1;
+    options.init = o->init == FGMM_IVF_INIT_RANDOM ? FGMM_INIT_RANDOM_FROM_DATA : FGMM_INIT_KMEANSPP;
+    if (o->init == FGMM_IVF_INIT_TRIAL) FGMM_TRY(fgmm_ivf_start(ctx, rows, o, constraints, &options.init));
     options.seed = o->seed;
     options.compute = o->compute;
     return fgmm_kmeans_constrained(ctx, out, rows, &options, constraints, NULL, NULL, report);
@@ -70,6 +75,7 @@ fgmm_status fgmm_ivf_train(fgmm_context *ctx, fgmm_model **out, const fgmm_rows 
     *out = NULL;
     FGMM_TRY(check_options(ctx, rows, options));
     fgmm_status status = FGMM_OK;
+    double began = fgmm_now();
     fgmm_rows *unit = NULL;
     fgmm_model *start = NULL, *model = NULL;
     unsigned constraints = options->metric == FGMM_ANGULAR ? FGMM_UNIT_MEANS : 0;
@@ -80,17 +86,15 @@ fgmm_status fgmm_ivf_train(fgmm_context *ctx, fgmm_model **out, const fgmm_rows 
         start = NULL;
         goto done;
     }
-    double seconds = report ? report->seconds : 0;
     int iterations = start->n_iter;
     FGMM_GO(mix(ctx, &model, unit ? unit : rows, options, start, constraints, report));
     model->n_iter += iterations;
-    if (report) {
-        report->seconds += seconds;
-        report->n_iter = model->n_iter;
-    }
+    if (report) report->n_iter = model->n_iter;
     *out = model;
     model = NULL;
 done:
+    /* The trial of starts included. */
+    if (report && report->struct_size == sizeof *report) report->seconds = fgmm_now() - began;
     /* What a cancelled part leaves is not a trained quantizer. */
     fgmm_model_free(ctx, model);
     fgmm_model_free(ctx, start);

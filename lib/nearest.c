@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "rng.h"
 
 const char *fgmm_metric_name(fgmm_metric metric) {
     static const char *const names[] = {"l2", "angular", "inner_product"};
@@ -130,6 +131,19 @@ fgmm_status fgmm_each_block(fgmm_context *ctx, const fgmm_rows *rows, int64_t bl
 done:
     fgmm_free(ctx, staged);
     return status;
+}
+
+fgmm_status fgmm_rows_sample(fgmm_context *ctx, const fgmm_rows *rows, int64_t n, uint64_t seed, void *to) {
+    size_t bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
+    fgmm_rng rng = fgmm_rng_seed(seed, 0x1f5);
+    if (n == rows->n) return fgmm_rows_read(ctx, rows, 0, n, to);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t from = (int64_t)((double)rows->n / (double)n * (double)i);
+        int64_t end = (int64_t)((double)rows->n / (double)n * (double)(i + 1));
+        int64_t row = from + (end > from + 1 ? fgmm_rng_below(&rng, end - from) : 0);
+        FGMM_TRY(fgmm_rows_read(ctx, rows, row < rows->n ? row : rows->n - 1, 1, (char *)to + (size_t)i * bytes));
+    }
+    return FGMM_OK;
 }
 
 /* ---- rows of length 1 ---- */

@@ -41,6 +41,9 @@ fgmm_status fgmm_each_block(fgmm_context *ctx, const fgmm_rows *rows, int64_t bl
 /* Rows that take about 64 MB. */
 int64_t fgmm_block_rows(const fgmm_rows *rows);
 
+/* n rows spread evenly, each at random within its share, packed; all of them if n is their number. */
+fgmm_status fgmm_rows_sample(fgmm_context *ctx, const fgmm_rows *rows, int64_t n, uint64_t seed, void *to);
+
 /* The type that rows are stored and scanned as. */
 fgmm_dtype fgmm_stored_type(fgmm_dtype type);
 int fgmm_is_bytes(fgmm_dtype type);

@@ -9,6 +9,7 @@
 /* Choices in the order of the library's values. */
 #define CLI_METRICS "l2|angular|inner_product"
 #define CLI_METHODS "kmeans|tied-spherical|spherical|diag"
+#define CLI_INITS "trial|kmeans++|random"
 #define CLI_RULES "soar|single|nearest|gap|responsibility|rair"
 
 /* What an index file of these rows takes. */

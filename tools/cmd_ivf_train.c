@@ -5,7 +5,7 @@ typedef struct train_args {
     cli_session session;
     cli_compute compute;
     const char *data, *output;
-    int metric, method;
+    int metric, method, init;
     int64_t lists;
     int kmeans_iter, em_iter;
     uint64_t seed;
@@ -46,6 +46,7 @@ static int train(const cli_command *self, const train_args *a, fgmm_rows **rows,
     o.n_lists = a->lists;
     o.metric = (fgmm_metric)a->metric;
     o.method = (fgmm_ivf_method)a->method;
+    o.init = (fgmm_ivf_init)a->init;
     o.kmeans_iter = a->kmeans_iter;
     o.em_iter = a->em_iter;
     o.seed = a->seed;
@@ -65,6 +66,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "MODEL.npz", "where the mixture goes whose means are the centroids"},
         {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default l2"},
         {"method", 0, CLI_CHOICE, &a.method, 0, 0, CLI_METHODS, "default kmeans; spherical k-means where angular"},
+        {"init", 0, CLI_CHOICE, &a.init, 0, 0, CLI_INITS, "start of k-means (default: a trial on a sample decides)"},
         {"kmeans-iter", 0, CLI_INT, &a.kmeans_iter, 1, 1e6, "N", "iterations of k-means (default 15; 10 before EM)"},
         {"em-iter", 0, CLI_INT, &a.em_iter, 1, 1e6, "N", "iterations of EM after them (default 15)"},
         {"seed", 0, CLI_SEED, &a.seed, 0, 0, "S", "default 0"},

@@ -37,19 +37,29 @@ typedef enum fgmm_ivf_method {
 /** "kmeans", "tied-spherical", "spherical", "diag"; NULL for an unknown value. Static. */
 FGMM_API const char *fgmm_ivf_method_name(fgmm_ivf_method method);
 
+typedef enum fgmm_ivf_init {
+    FGMM_IVF_INIT_TRIAL = 0,    /**< of the two below, the one that asks for fewer distances in a trial on a sample */
+    FGMM_IVF_INIT_KMEANSPP = 1, /**< finds small clusters, and spends lists on far rows */
+    FGMM_IVF_INIT_RANDOM = 2    /**< K random rows */
+} fgmm_ivf_init;
+
 typedef struct fgmm_ivf_train_options {
     size_t struct_size;
     int64_t n_lists; /**< K; needed */
     fgmm_metric metric;
     fgmm_ivf_method method;
-    int kmeans_iter; /**< iterations of k-means, the start of a mixture or all; 0: 10 before a mixture, else 15 */
-    int em_iter;     /**< iterations of EM after them, of a mixture; 0: 15 */
+    fgmm_ivf_init init; /**< of the k-means that every method starts with */
+    int kmeans_iter;    /**< iterations of k-means, the start of a mixture or all; 0: 10 before a mixture, else 15 */
+    int em_iter;        /**< iterations of EM after them, of a mixture; 0: 15 */
     uint64_t seed;
     fgmm_compute_options compute; /**< zeroed: defaults */
 } fgmm_ivf_train_options;
 
 #define FGMM_IVF_TRAIN_OPTIONS_INIT                                                                                    \
-    { sizeof(fgmm_ivf_train_options), 0, FGMM_L2, FGMM_IVF_KMEANS, 0, 0, 0, FGMM_COMPUTE_OPTIONS_INIT }
+    {                                                                                                                  \
+        sizeof(fgmm_ivf_train_options), 0, FGMM_L2, FGMM_IVF_KMEANS, FGMM_IVF_INIT_TRIAL, 0, 0, 0,                     \
+            FGMM_COMPUTE_OPTIONS_INIT                                                                                  \
+    }
 
 /**  A coarse quantizer: a mixture whose means are the centroids of the lists. Angular: rows are normalised on the way
  *  in, and so are the means after every iteration (spherical k-means, Dhillon and Modha 2001).
