@@ -63,6 +63,44 @@ START_TEST(quantizers) {
 }
 END_TEST
 
+/* Either start serves, a trial takes one of them, and another number of threads takes the same. */
+START_TEST(starts) {
+    enum { N = 8500, K = 20, D = 5 };
+    fgmm_context *ctx = harness_context(), *other = NULL;
+    fgmm_metric metric = (fgmm_metric)_i;
+    rng r = rng_make(150 + (uint64_t)_i);
+    ivf_data *data = ivf_data_make(&r, N, D, FGMM_F32);
+    fgmm_rows *rows = ivf_data_rows(ctx, data), *theirs = NULL;
+    fgmm_model *models[4] = {NULL};
+    fgmm_ivf_train_options options = FGMM_IVF_TRAIN_OPTIONS_INIT;
+    fgmm_context_options three = FGMM_CONTEXT_OPTIONS_INIT;
+    size_t bytes = K * D * sizeof(double);
+    options.n_lists = K;
+    options.metric = metric;
+    options.kmeans_iter = 3;
+    for (int init = FGMM_IVF_INIT_TRIAL; init <= FGMM_IVF_INIT_RANDOM; init++) {
+        options.init = (fgmm_ivf_init)init;
+        CHECK_OK(ctx, fgmm_ivf_train(ctx, &models[init], rows, &options, NULL));
+    }
+    const double *tried = fgmm_model_means(models[FGMM_IVF_INIT_TRIAL]);
+    int first = memcmp(tried, fgmm_model_means(models[FGMM_IVF_INIT_KMEANSPP]), bytes) == 0;
+    int second = memcmp(tried, fgmm_model_means(models[FGMM_IVF_INIT_RANDOM]), bytes) == 0;
+    ck_assert_int_eq(first + second, 1);
+    three.threads = 3;
+    options.init = FGMM_IVF_INIT_TRIAL;
+    CHECK_OK(ctx, harness_open(&other, &three));
+    theirs = ivf_data_rows(other, data);
+    CHECK_OK(other, fgmm_ivf_train(other, &models[3], theirs, &options, NULL));
+    ck_assert_mem_eq(tried, fgmm_model_means(models[3]), bytes);
+    fgmm_rows_free(other, theirs);
+    fgmm_model_free(other, models[3]);
+    fgmm_context_free(other);
+    for (int i = 0; i < 3; i++) fgmm_model_free(ctx, models[i]);
+    fgmm_rows_free(ctx, rows);
+    ivf_data_free(data);
+}
+END_TEST
+
 /* One variance for all is the weighted mean of the M-step's, which maximises the likelihood: no other does better. */
 START_TEST(one_variance_is_the_best) {
     fgmm_context *ctx = harness_context();
@@ -334,6 +372,7 @@ END_TEST
 static TCase *training(void) {
     TCase *room = tcase_create("training");
     tcase_add_loop_test(room, quantizers, 0, 4 * METRICS);
+    tcase_add_loop_test(room, starts, 0, METRICS);
     tcase_add_test(room, one_variance_is_the_best);
     return room;
 }
