@@ -155,6 +155,7 @@ static const fgmm_backend opencl_backend = {
     .collect = cl_collect,
     .assign = cl_assign,
     .proba = cl_proba,
+    .distances = cl_distances,
     .share = backend_share,
     .last_use = backend_last_use,
 };

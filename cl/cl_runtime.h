@@ -89,6 +89,8 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob);
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out);
 fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
+fgmm_status cl_distances(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
+                         int64_t n_queries, int dot, float *out);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
 
 /* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */

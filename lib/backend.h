@@ -205,6 +205,11 @@ typedef struct fgmm_backend {
      * the CPU has it, and lib/ uses no other's. */
     void (*scan)(const fgmm_device *device, const fgmm_scan *scan);
 
+    /* Distances of a block's rows to queries [n_queries, stride] of f32 on the host, inner products if dot, summed in
+     * f32: out [n_queries, n of the block] on the host. Needs no begin. Optional: opencl. */
+    fgmm_status (*distances)(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
+                             int64_t n_queries, int dot, float *out);
+
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);
     /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional:

@@ -1,4 +1,4 @@
-/* Exact search: blocks of rows against batches of queries. */
+/* Exact search: blocks of rows against batches of queries, on the CPU tile by tile, on another device block by block. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -8,6 +8,7 @@
 enum {
     BATCH = 64,             /* queries a thread takes together */
     GROUP_ROOM = 256 << 20, /* bytes that the queries of one pass over the rows, and their best, may take */
+    DEVICE_FLOATS = 1 << 24 /* distances that come from a device together */
 };
 
 typedef struct {
@@ -27,6 +28,18 @@ typedef struct {
     int threads;
 } exact_call;
 
+/* Distances of a query to rows of a block, n from `from`, go into its best. */
+static void take(exact_call *call, int64_t query, int64_t first, int64_t from, int n, float *mine) {
+    fgmm_best *best = &call->best[query];
+    float bound = fgmm_best_bound(best);
+    fgmm_scan_settle(call->metric, call->inverse ? call->inverse + from : NULL, n, mine);
+    for (int r = 0; r < n; r++)
+        if (mine[r] <= bound) {
+            fgmm_best_push(best, mine[r], first + from + r);
+            bound = fgmm_best_bound(best);
+        }
+}
+
 /* A tile of the block against one batch of queries. */
 static void scan_tile(exact_call *call, const char *data, int64_t first, int64_t from, int n, int64_t query,
                       float *out) {
@@ -45,16 +58,7 @@ static void scan_tile(exact_call *call, const char *data, int64_t first, int64_t
                       .n_queries = some,
                       .out = out};
     call->target->backend->scan(call->target->device, &scan);
-    for (int q = 0; q < some; q++) {
-        fgmm_best *best = &call->best[query + q];
-        float *mine = out + q * FGMM_SCAN_ROWS, bound = fgmm_best_bound(best);
-        fgmm_scan_settle(call->metric, call->inverse ? call->inverse + from : NULL, n, mine);
-        for (int r = 0; r < n; r++)
-            if (mine[r] <= bound) {
-                fgmm_best_push(best, mine[r], first + from + r);
-                bound = fgmm_best_bound(best);
-            }
-    }
+    for (int q = 0; q < some; q++) take(call, query + q, first, from, n, out + q * FGMM_SCAN_ROWS);
 }
 
 /* Checks a block's rows and brings them to the type that is scanned. */
@@ -88,9 +92,43 @@ static fgmm_status prepare_block(exact_call *call, const void **data, int64_t fi
     return (fgmm_status)atomic_load(&failed);
 }
 
+/* The block on a device that is not the CPU: its distances to some queries at a time come back to the host. */
+static fgmm_status device_block(exact_call *call, const void *data, int64_t first, int64_t n) {
+    const fgmm_target *target = call->target;
+    fgmm_status status = FGMM_ERR_MEMORY;
+    fgmm_block *block = NULL;
+    int64_t some = DEVICE_FLOATS / n < 1 ? 1 : DEVICE_FLOATS / n;
+    if (some > call->n) some = call->n;
+    float *out = fgmm_alloc(call->ctx, (size_t)(some * n) * sizeof *out, "distances");
+    fgmm_block_source source = {.data = data,
+                                .stride_bytes = (size_t)call->d * fgmm_dtype_size(call->type),
+                                .type = call->type,
+                                .n = n,
+                                .d = call->d};
+    if (!out) return FGMM_ERR_MEMORY;
+    FGMM_GO(target->backend->put(target->device, &source, &block));
+    FGMM_GO(target->backend->wait(target->device, block));
+    for (int64_t query = 0; query < call->n; query += some) {
+        int64_t count = call->n - query < some ? call->n - query : some;
+        FGMM_GO(target->backend->distances(target->device, block, call->pack.floats + query * call->stride,
+                                           call->stride, count, call->metric != FGMM_L2, out));
+#pragma omp parallel for schedule(dynamic, 8) num_threads(call->threads)
+        for (int64_t q = 0; q < count; q++)
+            for (int64_t from = 0; from < n; from += FGMM_SCAN_ROWS)
+                take(call, query + q, first, from, (int)(n - from < FGMM_SCAN_ROWS ? n - from : FGMM_SCAN_ROWS),
+                     out + q * n + from);
+        if (fgmm_cancelled(call->ctx)) FGMM_GO(fgmm_fail(call->ctx, FGMM_ERR_CANCELLED, "cancelled"));
+    }
+done:
+    target->backend->release(target->device, block);
+    fgmm_free(call->ctx, out);
+    return status;
+}
+
 static fgmm_status exact_block(void *user, const void *data, int64_t first, int64_t n) {
     exact_call *call = user;
     FGMM_TRY(prepare_block(call, &data, first, n));
+    if (!call->target->backend->scan) return device_block(call, data, first, n);
     int64_t batches = (call->n + BATCH - 1) / BATCH;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(call->threads)
     for (int64_t batch = 0; batch < batches; batch++) {
@@ -108,7 +146,8 @@ static fgmm_status search_group(exact_call *call, const void *queries, int64_t f
     fgmm_context *ctx = call->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
     size_t n = (size_t)call->n, k = (size_t)call->k;
-    int64_t block = fgmm_block_rows(call->rows);
+    int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes;
+    if (most > 0 && block > most / (call->d * 4)) block = most / (call->d * 4) < 1 ? 1 : most / (call->d * 4);
     const char *what = "queries";
     float *best_distance = fgmm_alloc(ctx, n * k * sizeof *best_distance, what);
     int64_t *best_id = fgmm_alloc(ctx, n * k * sizeof *best_id, what);
@@ -181,14 +220,20 @@ fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fg
                          "exact search: rows that can be read only once take at most %lld queries "
                          "of this size",
                          (long long)group);
-    FGMM_TRY(fgmm_dispatch_cpu(ctx));
+    const fgmm_target *target;
+    double work = (double)rows->n * (double)queries->n * (double)rows->d;
+    FGMM_TRY(fgmm_dispatch(ctx, work, FGMM_EXACT, 0, &target));
+    if (!target->backend->scan && !target->backend->distances) {
+        FGMM_TRY(fgmm_dispatch_cpu(ctx));
+        target = &ctx->cpu;
+    }
     exact_call call = {.ctx = ctx,
-                       .target = &ctx->cpu,
+                       .target = target,
                        .rows = rows,
                        .queries = queries,
                        .metric = metric,
                        .type = fgmm_stored_type(rows->type),
-                       .whole = fgmm_scan_is_whole(metric, rows->type, queries->type, rows->d),
+                       .whole = target->backend->scan && fgmm_scan_is_whole(metric, rows->type, queries->type, rows->d),
                        .d = rows->d,
                        .k = k,
                        .stride = stride,

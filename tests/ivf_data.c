@@ -100,3 +100,51 @@ void ivf_list_distances(const ivf_data *data, int64_t row, const fgmm_model *mod
         }
     }
 }
+
+results results_make(int64_t nq, int64_t k) {
+    results out = {.nq = nq, .k = k};
+    out.ids = test_alloc((size_t)(nq * k), sizeof *out.ids);
+    out.distances = test_alloc((size_t)(nq * k), sizeof *out.distances);
+    return out;
+}
+
+void results_free(results *r) {
+    free(r->ids);
+    free(r->distances);
+}
+
+void check_nearest(const ivf_data *base, const ivf_data *queries, fgmm_metric metric, const results *r,
+                   const unsigned char *wanted) {
+    for (int64_t q = 0; q < r->nq; q++) {
+        const double *query = queries->values + q * base->d;
+        double sign = metric == FGMM_INNER_PRODUCT ? -1 : 1, last = -INFINITY;
+        int64_t found = 0, there = 0, nearer = 0;
+        for (int64_t i = 0; i < base->n; i++) there += !wanted || wanted[i];
+        for (int64_t i = 0; i < r->k; i++) {
+            int64_t id = r->ids[q * r->k + i];
+            double told = sign * (double)r->distances[q * r->k + i];
+            if (id < 0) {
+                EXPECT(id == -1 && told == INFINITY, "query %d: id %lld at %g", (int)q, (long long)id, told);
+                continue;
+            }
+            EXPECT(found == i && id < base->n && (!wanted || wanted[id]), "query %d: id %lld", (int)q, (long long)id);
+            found++;
+            const double *row = base->values + id * base->d;
+            double truth = ivf_distance(metric, row, query, base->d);
+            EXPECT(fabs(told - truth) <= ivf_tolerance(metric, row, query, base->d),
+                   "query %d, row %lld: %.9g, not %.9g", (int)q, (long long)id, told, truth);
+            EXPECT(told >= last, "query %d: out of order", (int)q);
+            for (int64_t j = 0; j < i; j++)
+                EXPECT(r->ids[q * r->k + j] != id, "query %d: id %lld comes twice", (int)q, (long long)id);
+            last = told;
+        }
+        EXPECT(found == (there < r->k ? there : r->k), "query %d: %d of %d found", (int)q, (int)found, (int)there);
+        if (found == there) continue;
+        for (int64_t i = 0; i < base->n; i++) {
+            const double *row = base->values + i * base->d;
+            nearer += (!wanted || wanted[i]) &&
+                      ivf_distance(metric, row, query, base->d) < last - 2 * ivf_tolerance(metric, row, query, base->d);
+        }
+        EXPECT(nearer <= r->k - 1, "query %d: %d rows are nearer than the last", (int)q, (int)nearer);
+    }
+}

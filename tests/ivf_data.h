@@ -29,4 +29,21 @@ fgmm_model *ivf_model(fgmm_context *ctx, rng *r, const ivf_data *data, int64_t k
 /* |x - m_j|^2 of a row (of length 1 where angular) to all k means: out [k]. */
 void ivf_list_distances(const ivf_data *data, int64_t row, const fgmm_model *model, fgmm_metric metric, double *out);
 
+/* Results [nq, k] and what they should be. */
+typedef struct results {
+    int64_t nq, k;
+    int64_t *ids;
+    float *distances;
+} results;
+
+results results_make(int64_t nq, int64_t k);
+void results_free(results *r);
+
+/*
+ * ids must be k different rows that are the nearest but for rounding, in order, with their distances. wanted: NULL, or
+ * which rows may be found at all, by number. ids are row numbers.
+ */
+void check_nearest(const ivf_data *base, const ivf_data *queries, fgmm_metric metric, const results *r,
+                   const unsigned char *wanted);
+
 #endif

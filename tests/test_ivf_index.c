@@ -1,4 +1,4 @@
-/* The index and exact search against distances in double, and the laws of an index. */
+/* The index against distances in double and against exact search, and its laws. */
 #include "ivf_data.h"
 
 #include <math.h>
@@ -8,87 +8,6 @@
 
 static const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8, FGMM_I8, FGMM_F64, FGMM_BF16};
 enum { TYPES = sizeof types / sizeof *types, METRICS = 3 };
-
-/* Results [nq, k] and what they should be. */
-typedef struct results {
-    int64_t nq, k;
-    int64_t *ids;
-    float *distances;
-} results;
-
-static results results_make(int64_t nq, int64_t k) {
-    results out = {.nq = nq, .k = k};
-    out.ids = test_alloc((size_t)(nq * k), sizeof *out.ids);
-    out.distances = test_alloc((size_t)(nq * k), sizeof *out.distances);
-    return out;
-}
-
-static void results_free(results *r) {
-    free(r->ids);
-    free(r->distances);
-}
-
-/*
- * ids must be k different rows that are the nearest but for rounding, in order, with their distances. wanted: NULL, or
- * which rows may be found at all, by number. ids are row numbers.
- */
-static void check_nearest(const ivf_data *base, const ivf_data *queries, fgmm_metric metric, const results *r,
-                          const unsigned char *wanted) {
-    for (int64_t q = 0; q < r->nq; q++) {
-        const double *query = queries->values + q * base->d;
-        double sign = metric == FGMM_INNER_PRODUCT ? -1 : 1, last = -INFINITY;
-        int64_t found = 0, there = 0, nearer = 0;
-        for (int64_t i = 0; i < base->n; i++) there += !wanted || wanted[i];
-        for (int64_t i = 0; i < r->k; i++) {
-            int64_t id = r->ids[q * r->k + i];
-            double told = sign * (double)r->distances[q * r->k + i];
-            if (id < 0) {
-                EXPECT(id == -1 && told == INFINITY, "query %d: id %lld at %g", (int)q, (long long)id, told);
-                continue;
-            }
-            EXPECT(found == i && id < base->n && (!wanted || wanted[id]), "query %d: id %lld", (int)q, (long long)id);
-            found++;
-            const double *row = base->values + id * base->d;
-            double truth = ivf_distance(metric, row, query, base->d);
-            EXPECT(fabs(told - truth) <= ivf_tolerance(metric, row, query, base->d),
-                   "query %d, row %lld: %.9g, not %.9g", (int)q, (long long)id, told, truth);
-            EXPECT(told >= last, "query %d: out of order", (int)q);
-            for (int64_t j = 0; j < i; j++)
-                EXPECT(r->ids[q * r->k + j] != id, "query %d: id %lld comes twice", (int)q, (long long)id);
-            last = told;
-        }
-        EXPECT(found == (there < r->k ? there : r->k), "query %d: %d of %d found", (int)q, (int)found, (int)there);
-        if (found == there) continue;
-        for (int64_t i = 0; i < base->n; i++) {
-            const double *row = base->values + i * base->d;
-            nearer += (!wanted || wanted[i]) &&
-                      ivf_distance(metric, row, query, base->d) < last - 2 * ivf_tolerance(metric, row, query, base->d);
-        }
-        EXPECT(nearer <= r->k - 1, "query %d: %d rows are nearer than the last", (int)q, (int)nearer);
-    }
-}
-
-/* ---- exact search ---- */
-
-START_TEST(exact) {
-    static const int64_t ds[] = {1, 3, 16, 17, 32, 50, 100}, ns[] = {1, 7, 64, 65, 500}, ks[] = {1, 10, 70};
-    fgmm_context *ctx = harness_context();
-    fgmm_metric metric = (fgmm_metric)(_i % METRICS);
-    rng r = rng_make(600 + (uint64_t)_i);
-    int64_t d = ds[_i % 7];
-    ivf_data *base = ivf_data_make(&r, ns[_i % 5], d, types[_i % TYPES]);
-    ivf_data *queries = ivf_data_make(&r, 1 + _i % 9, d, _i % 4 == 0 ? types[_i / 4 % TYPES] : types[_i % TYPES]);
-    fgmm_rows *rows = ivf_data_rows(ctx, base), *asked = ivf_data_rows(ctx, queries);
-    results got = results_make(queries->n, ks[_i % 3]);
-    CHECK_OK(ctx, fgmm_exact_search(ctx, rows, asked, metric, got.k, got.ids, got.distances));
-    check_nearest(base, queries, metric, &got, NULL);
-    results_free(&got);
-    fgmm_rows_free(ctx, asked);
-    fgmm_rows_free(ctx, rows);
-    ivf_data_free(queries);
-    ivf_data_free(base);
-}
-END_TEST
 
 /* ---- an index to try things on ---- */
 
@@ -451,7 +370,6 @@ END_TEST
 
 static TCase *searching(void) {
     TCase *room = tcase_create("searching");
-    tcase_add_loop_test(room, exact, 0, 126);
     tcase_add_loop_test(room, full_probing_is_exact, 0, 36);
     tcase_add_loop_test(room, some_lists, 0, 12);
     tcase_add_loop_test(room, alone_and_together, 0, 6);

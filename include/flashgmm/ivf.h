@@ -5,8 +5,8 @@
  *   fgmm_ivf_train    rows -> K centroids
  *   fgmm_ivf_assign   rows and centroids -> lists of row numbers (CSR), a row in one list or several
  *   fgmm_ivf          an index over lists: add, remove, search, save, load
- * and fgmm_exact_search, the ground truth. All of it runs on the CPU's threads whatever the device of the context is,
- * but for training and the responsibilities, which run where the context's other calls do.
+ * and fgmm_exact_search, the ground truth. Training, responsibilities and exact search run where the context's
+ * other calls do; all else runs on the CPU's threads, whatever the device of the context is.
  *
  * Distances. FGMM_L2: |x - q|^2. FGMM_ANGULAR: 1 - cos(x, q); rows are normalised on the way in, and inside the
  * geometry is that of unit vectors. FGMM_INNER_PRODUCT: x . q, the largest first; lists are formed as for L2. Results
@@ -250,7 +250,8 @@ FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, cons
 /** The gap that a target stands for. @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
-/**  The k nearest of all rows, by blocks; nothing is built or kept.
+/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of
+ *  differences, in whole numbers where rows and queries are bytes, on the CPU; another device may round otherwise.
  *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than k.
  *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search. */
 FGMM_API fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_rows *queries,
