@@ -73,7 +73,8 @@ def check_quantizer(folder, program):
 
     run("kmeans", "x.npy", "-k", 12, "-o", "m.npz", "--labels", "labels.npy", "--device", "cpu")
     means, labels = np.load(folder / "m.npz")["means"], np.load(folder / "labels.npy")
-    for metric, kind in ("l2", faiss.METRIC_L2), ("ip", faiss.METRIC_INNER_PRODUCT), ("angular", faiss.METRIC_INNER_PRODUCT):
+    for metric, kind in ("l2", faiss.METRIC_L2), ("inner_product", faiss.METRIC_INNER_PRODUCT), \
+            ("angular", faiss.METRIC_INNER_PRODUCT):
         run("export", "-m", "m.npz", "-o", f"{metric}-means.faiss", "--metric", metric)
         quantizer = faiss.read_index(str(folder / f"{metric}-means.faiss"))
         due = means / np.linalg.norm(means, axis=1, keepdims=True) if metric == "angular" else means
@@ -88,6 +89,38 @@ def check_quantizer(folder, program):
     print(f"means: an {type(quantizer).__name__} of them gives faiss the lists that flashgmm kmeans made")
 
 
+def check_index(folder, program):
+    """An index of ours, searched here and by faiss, list for list."""
+    rng = np.random.default_rng(3)
+    data, queries = rng.normal(0, 1, (3000, 12)).astype(np.float32), rng.normal(0, 1, (40, 12)).astype(np.float32)
+    np.save(folder / "base.npy", data)
+    np.save(folder / "queries.npy", queries)
+
+    def run(*arguments):
+        return subprocess.run([program, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
+
+    for metric in "l2", "angular", "inner_product":
+        kind = ["--metric", metric]
+        for command in (["ivf", "train", "base.npy", "-k", 20, *kind, "-o", "lists.npz"],
+                        ["ivf", "build", "base.npy", "-m", "lists.npz", *kind, "--rule", "single", "-o", "one.ivf"],
+                        ["export", "-i", "one.ivf", "-o", "one.faiss"]):
+            done = run(*command)
+            assert done.returncode == 0, (command, done.stderr)
+        index = faiss.read_index(str(folder / "one.faiss"))
+        assert isinstance(index, faiss.IndexIVFFlat) and index.ntotal == len(data) and index.nlist == 20
+        there = queries / np.linalg.norm(queries, axis=1, keepdims=True) if metric == "angular" else queries
+        for nprobe in 1, 4, 20:
+            done = run("ivf", "search", "queries.npy", "-i", "one.ivf", "-k", 5, "--nprobe", nprobe, "-o", "found.npz")
+            assert done.returncode == 0, done.stderr
+            index.nprobe = nprobe
+            ours, theirs = np.load(folder / "found.npz")["ids"], index.search(there, 5)[1]
+            assert np.mean(ours == theirs) > 0.99, (metric, nprobe, np.mean(ours == theirs))  # rounding may turn two round
+    assert run("ivf", "build", "base.npy", "-m", "lists.npz", "--metric", "inner_product", "--rule", "nearest", "-o", "two.ivf").returncode == 0
+    refused = run("export", "-i", "two.ivf", "-o", "two.faiss")
+    assert refused.returncode == 1 and b"several lists" in refused.stderr, refused.stderr
+    print("index: faiss finds in ours what we find, for l2, angular and inner_product")
+
+
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
@@ -98,6 +131,7 @@ def main():
             check_ivf(folder, metric)
         if len(sys.argv) == 3:
             check_quantizer(folder, pathlib.Path(sys.argv[2]).resolve())
+            check_index(folder, pathlib.Path(sys.argv[2]).resolve())
     print(f"faiss {faiss.__version__}: right")
 
 

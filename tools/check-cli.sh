@@ -117,8 +117,9 @@ expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
 expect 2 'missing' partial-fit "$digits"
 expect 2 'above 0.5' fit "$digits" -k 2 --mini-batch 100 --kappa 0.5
 expect 2 '-m, the model' export -o means.faiss
+expect 2 'exclude each other' export -m m.npz -i i.ivf -o means.faiss
 expect 2 '-o, the file' export -m m.npz
-expect 2 'l2\|angular\|ip' export -m m.npz -o means.faiss --metric cosine
+expect 2 'l2\|angular\|inner_product' export -m m.npz -o means.faiss --metric cosine
 expect 2 '-k, the numbers' select "$digits"
 for range in 0 4:2 2:x 2:8:0 2:3:4:5 :3 -1:3 9223372036854775807 2:3:9223372036854775807; do expect 2 'option -k' select "$digits" -k $range; done
 expect 2 'must end in .png' select "$digits" -k 2:3 --plot curve.pdf

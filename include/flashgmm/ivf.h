@@ -21,7 +21,6 @@
 extern "C" {
 #endif
 
-
 /** "l2", "angular", "inner_product"; NULL for an unknown value. Static. */
 FGMM_API const char *fgmm_metric_name(fgmm_metric metric);
 
@@ -204,6 +203,12 @@ FGMM_API fgmm_status fgmm_ivf_list(fgmm_context *ctx, const fgmm_ivf *index, int
  *  saying what is wrong with the file, before memory is taken for what it claims to hold. */
 FGMM_API fgmm_status fgmm_ivf_save(fgmm_context *ctx, const fgmm_ivf *index, const char *path);
 FGMM_API fgmm_status fgmm_ivf_load(fgmm_context *ctx, fgmm_ivf **out, const char *path);
+
+/**  The index in faiss's format, an IndexIVFFlat of f32 vectors that faiss.read_index opens and searches with the same
+ *  results, for an index with one list a row. FGMM_L2 and FGMM_INNER_PRODUCT keep their metric; FGMM_ANGULAR becomes
+ *  squared L2 of vectors at length one, 2 (1 - cos), for queries at length one. @return FGMM_ERR_UNSUPPORTED where rows
+ *  lie in several lists, FGMM_ERR_INVALID for an index without rows, FGMM_ERR_IO, FGMM_ERR_MEMORY. */
+FGMM_API fgmm_status fgmm_ivf_export_faiss(fgmm_context *ctx, const fgmm_ivf *index, const char *path);
 
 /* ---- search ------------------------------------------------------------------------------ */
 
