@@ -259,6 +259,13 @@ static inline __attribute__((always_inline)) void all_queries(const fgmm_scan *s
     }
 }
 
+/* Rows that lie anywhere are on their way before their turn comes. */
+static inline void fetch(const fgmm_scan *s, int first, int n) {
+    int64_t bytes = s->d * (int64_t)cpu_element_size(s->type);
+    for (int r = first; r < first + n && r < s->n_rows; r++)
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)s->rows[r] + at);
+}
+
 /* Rows in groups; the last one is filled up with its last row, into room that out has beyond n_rows. */
 static inline __attribute__((always_inline)) void scan_as(const fgmm_scan *s, const fgmm_dtype type, const int whole,
                                                           const int dot) {
@@ -266,6 +273,7 @@ static inline __attribute__((always_inline)) void scan_as(const fgmm_scan *s, co
     for (int first = 0; first < s->n_rows; first += step) {
         const char *rows[ROWS_MAX];
         for (int r = 0; r < step; r++) rows[r] = s->rows[first + r < s->n_rows ? first + r : s->n_rows - 1];
+        fetch(s, first + step, step);
         if (alone)
             all_queries(s, rows, s->out + first, MANY_ROWS, 1, type, whole, dot);
         else
