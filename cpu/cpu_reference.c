@@ -101,7 +101,8 @@ void cpu_reference_scan(const fgmm_scan *scan) {
         for (int b = 0; b < scan->n_queries; b++) {
             double sum = 0;
             for (int64_t j = 0; j < scan->d; j++) {
-                double x, q = scan->whole ? ((const int16_t *)scan->queries[b])[j] : ((const float *)scan->queries[b])[j];
+                double x,
+                    q = scan->whole ? ((const int16_t *)scan->queries[b])[j] : ((const float *)scan->queries[b])[j];
                 fgmm_widen(scan->type, (const char *)scan->rows[i] + (size_t)j * size, 1, &x);
                 sum += scan->dot ? x * q : (x - q) * (x - q);
             }

@@ -21,7 +21,6 @@ enum {
 
 typedef int16_t vs __attribute__((vector_size(CPU_VECTOR_BYTES)));
 typedef int16_t vs_any __attribute__((vector_size(CPU_VECTOR_BYTES), aligned(2), may_alias));
-typedef int32_t vi_any __attribute__((vector_size(CPU_VECTOR_BYTES), aligned(4), may_alias));
 
 /* ---- elements as floats ---- */
 
