@@ -144,7 +144,11 @@ fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, const fgmm_ro
     state.to_lists = fgmm_alloc(ctx, (size_t)(queries->n * index->k) * sizeof(float), "distances to lists");
     if (!ids || !found || !state.to_lists) goto done;
     FGMM_GO(fgmm_ivf_search(ctx, index, queries, k, &all, ids, NULL, NULL));
-    FGMM_GO(fgmm_each_block(ctx, queries, queries->n < 1024 ? queries->n : 1024, distance_block, &state));
+    fgmm_report_scope scope;
+    FGMM_GO(fgmm_report_begin(ctx, &scope, NULL));
+    status = fgmm_each_block(ctx, queries, queries->n < 1024 ? queries->n : 1024, distance_block, &state);
+    fgmm_report_end(&scope, status); /* which takes a cancel back */
+    if (status != FGMM_OK) goto done;
     for (int64_t i = 0; i < n; i++) found[i] = (neighbour){ids[i], i / k, INFINITY};
     qsort(found, (size_t)n, sizeof *found, by_id);
     note_lists(index, found, n, state.to_lists);
@@ -152,7 +156,7 @@ fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, const fgmm_ro
         const float *mine = state.to_lists + found[i].query * index->k;
         float nearest = mine[0];
         for (int64_t j = 1; j < index->k; j++) nearest = mine[j] < nearest ? mine[j] : nearest;
-        found[i].least -= nearest;
+        found[i].least = nearest < INFINITY ? found[i].least - nearest : INFINITY;
     }
     qsort(found, (size_t)n, sizeof *found, by_gap);
     store_levels(index, found, n, k);

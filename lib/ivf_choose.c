@@ -63,9 +63,9 @@ fgmm_status fgmm_chooser_open(fgmm_chooser *chooser, fgmm_context *ctx, const fg
     chooser->target = &ctx->cpu;
     chooser->centroids = fgmm_calloc(ctx, (size_t)k * (size_t)stride, sizeof(float), "centroids");
     if (!chooser->centroids) return FGMM_ERR_MEMORY;
-    for (int64_t i = 0; i < k; i++)
-        for (int64_t j = 0; j < d; j++) chooser->centroids[i * stride + j] = (float)model->means[i * d + j];
-    return FGMM_OK;
+    fgmm_status status = fgmm_means_to_floats(ctx, model, stride, chooser->centroids);
+    if (status != FGMM_OK) fgmm_chooser_close(chooser);
+    return status;
 }
 
 void fgmm_chooser_close(fgmm_chooser *chooser) {
@@ -252,10 +252,11 @@ static fgmm_status choose_responsible(const fgmm_chooser *c, fgmm_dtype type, co
     options.compute = *compute;
     options.compute.nonfinite = FGMM_NONFINITE_ERROR;
     if (!resp) goto done;
+    /* Also where they are taken as they are: a message then names a row by its own number. */
+    floats = fgmm_alloc(ctx, (size_t)(n * c->stride) * sizeof *floats, "rows as floats");
+    if (!floats) goto done;
+    FGMM_GO(fgmm_rows_to_floats(ctx, type, data, first, n, c->d, c->metric == FGMM_ANGULAR, floats));
     if (c->metric == FGMM_ANGULAR) {
-        floats = fgmm_alloc(ctx, (size_t)(n * c->stride) * sizeof *floats, "rows as floats");
-        if (!floats) goto done;
-        FGMM_GO(fgmm_rows_to_floats(ctx, type, data, first, n, c->d, 1, floats));
         FGMM_GO(fgmm_rows_from_memory(ctx, &rows, floats, FGMM_F32, n, c->d, c->stride));
     } else {
         FGMM_GO(fgmm_rows_from_memory(ctx, &rows, data, type, n, c->d, 0));
@@ -332,26 +333,50 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+enum { CHECK_ROWS = 4096 };
+
+/* Fails with the message that names the first row that cannot be used. */
+static fgmm_status check_block(void *user, const void *data, int64_t first, int64_t n) {
+    const fgmm_chooser *c = user;
+    fgmm_dtype type = c->checked_type;
+    float *floats = fgmm_alloc(c->ctx, (size_t)c->stride * sizeof *floats, "a row");
+    if (!floats) return FGMM_ERR_MEMORY;
+    fgmm_status status = FGMM_OK;
+    size_t row = (size_t)c->d * fgmm_dtype_size(type);
+    for (int64_t i = 0; i < n && status == FGMM_OK; i++)
+        status = fgmm_rows_to_floats(c->ctx, type, (const char *)data + (size_t)i * row, first + i, 1, c->d,
+                                     c->metric == FGMM_ANGULAR, floats);
+    fgmm_free(c->ctx, floats);
+    return status;
+}
+
 fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double budget, int64_t sample_rows,
                                   uint64_t seed, const fgmm_compute_options *compute) {
     fgmm_context *ctx = c->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
     int64_t sample = sample_rows ? sample_rows : 16384, m = c->max_lists, more = m - 1;
+    c->checked_type = rows->type;
+    if (more == 0) return FGMM_OK;
     if (rows->once)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "ivf: rows that can be read only once cannot be sampled for a budget: "
                          "give a threshold");
     if (sample > rows->n) sample = rows->n;
-    if (more == 0) return FGMM_OK;
     int32_t *lists = fgmm_alloc(ctx, (size_t)(sample * m) * sizeof *lists, "lists of a sample");
     float *values = fgmm_alloc(ctx, (size_t)(sample * more) * sizeof *values, "losses of a sample");
     char *data = fgmm_alloc(ctx, (size_t)(sample * rows->d) * fgmm_dtype_size(rows->type), "a sample of rows");
     if (!lists || !values || !data) goto done;
     FGMM_GO(fgmm_rows_sample(ctx, rows, sample, seed, data));
-    FGMM_GO(fgmm_choose(c, rows->type, data, 0, sample, compute, lists, values, NULL));
+    status = fgmm_choose(c, rows->type, data, 0, sample, compute, lists, values, NULL);
+    if (status == FGMM_ERR_DATA) { /* its message counts rows of the sample */
+        fgmm_status named = fgmm_each_block(ctx, rows, CHECK_ROWS, check_block, c);
+        if (named != FGMM_OK) status = named;
+    }
+    if (status != FGMM_OK) goto done;
     qsort(values, (size_t)(sample * more), sizeof *values, by_value);
-    int64_t wanted = (int64_t)llround((budget - 1) * (double)sample),
-            at = wanted < sample * more ? wanted : sample * more;
+    int64_t wanted = (int64_t)llround((budget - 1) * (double)sample), at = wanted < 0               ? 0
+                                                                           : wanted < sample * more ? wanted
+                                                                                                    : sample * more;
     /* Between the last value that is taken and the first that is not: values are rounded. */
     double low = at > 0 ? values[at - 1] : -INFINITY, high = at < sample * more ? values[at] : INFINITY;
     c->threshold = isfinite(low) && isfinite(high) ? 0.5 * (low + high) : at > 0 ? high : low;

@@ -54,7 +54,7 @@ fgmm_status fgmm_ivf_new(fgmm_context *ctx, fgmm_ivf **out, const fgmm_model *mo
     index->lists = fgmm_calloc(ctx, (size_t)model->k, sizeof *index->lists, "lists");
     index->centroids = fgmm_calloc(ctx, (size_t)model->k * (size_t)model->d, sizeof(float), "centroids");
     if (!index->lists || !index->centroids) goto done;
-    for (int64_t i = 0; i < model->k * model->d; i++) index->centroids[i] = (float)model->means[i];
+    FGMM_GO(fgmm_means_to_floats(ctx, model, model->d, index->centroids));
     *out = index;
     index = NULL;
     status = FGMM_OK;

@@ -77,8 +77,10 @@ void fgmm_ivf_to_lists(const fgmm_ivf *index, const fgmm_target *target, const f
                           .out = out};
         target->backend->scan(target->device, &scan);
         for (int64_t i = 0; i < n; i++)
-            for (int r = 0; r < some; r++)
-                to_lists[i * index->k + j + r] = dot ? -out[i * FGMM_SCAN_ROWS + r] : out[i * FGMM_SCAN_ROWS + r];
+            for (int r = 0; r < some; r++) {
+                float x = dot ? -out[i * FGMM_SCAN_ROWS + r] : out[i * FGMM_SCAN_ROWS + r];
+                to_lists[i * index->k + j + r] = x == x ? x : INFINITY; /* sums that overflowed either way: far */
+            }
     }
 }
 
@@ -92,7 +94,8 @@ static int32_t choose_probes(search_batch *b, const float *distance, uint64_t *p
     for (int64_t j = 0; j < k; j++) within += distance[j] <= limit;
     float last = INFINITY;
     int64_t ties = k;
-    if (within > probing->most) {
+    int cut = within > probing->most;
+    if (cut) {
         /* The most nearest: of those as far as the last, the first. */
         memcpy(b->sorting, distance, (size_t)k * sizeof *distance);
         last = fgmm_select(b->sorting, k, probing->most - 1);
@@ -100,8 +103,7 @@ static int32_t choose_probes(search_batch *b, const float *distance, uint64_t *p
         for (int64_t j = 0; j < k; j++) ties -= distance[j] < last;
     }
     for (int64_t j = 0; j < k; j++) {
-        int in =
-            distance[j] <= limit && (distance[j] < last || (distance[j] == last && ties-- > 0) || last == INFINITY);
+        int in = distance[j] <= limit && (!cut || distance[j] < last || (distance[j] == last && ties-- > 0));
         if (in || j == nearest) probed[j >> 6] |= (uint64_t)1 << (j & 63);
     }
     return (int32_t)nearest;

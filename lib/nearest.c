@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "model.h"
 #include "rng.h"
 
 const char *fgmm_metric_name(fgmm_metric metric) {
@@ -60,6 +61,7 @@ static int to_unit(float *row, int64_t d) {
     for (int64_t j = 0; j < d; j++) square += (double)row[j] * row[j];
     if (!(square > 0)) return 0;
     double scale = 1 / sqrt(square);
+    if (!(scale < 3e38)) return 0;
     for (int64_t j = 0; j < d; j++) row[j] = (float)(row[j] * scale);
     return 1;
 }
@@ -88,6 +90,18 @@ fgmm_status fgmm_rows_to_floats(fgmm_context *ctx, fgmm_dtype type, const void *
     return FGMM_OK;
 }
 
+fgmm_status fgmm_means_to_floats(fgmm_context *ctx, const fgmm_model *model, int64_t stride, float *out) {
+    for (int64_t i = 0; i < model->k; i++)
+        for (int64_t j = 0; j < model->d; j++) {
+            out[i * stride + j] = (float)model->means[i * model->d + j];
+            if (!isfinite(out[i * stride + j]))
+                return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                                 "ivf: the mean of component %lld, feature %lld, is beyond f32: %g", (long long)i,
+                                 (long long)j, model->means[i * model->d + j]);
+        }
+    return FGMM_OK;
+}
+
 void fgmm_rows_to_words(fgmm_dtype type, const void *rows, int64_t n, int64_t d, int16_t *out) {
     int64_t stride = fgmm_scan_stride(d);
     for (int64_t i = 0; i < n; i++, out += stride) {
@@ -105,7 +119,8 @@ float fgmm_inverse_length(fgmm_dtype type, const void *row, int64_t d) {
         fgmm_widen(type, (const char *)row + (size_t)from * fgmm_dtype_size(type), n, x);
         for (int64_t j = 0; j < n; j++) square += x[j] * x[j];
     }
-    return square > 0 ? (float)(1 / sqrt(square)) : 0;
+    double inverse = square > 0 ? 1 / sqrt(square) : 0;
+    return inverse < 3e38 ? (float)inverse : 0; /* a row so short is one of zeros */
 }
 
 int64_t fgmm_block_rows(const fgmm_rows *rows) {

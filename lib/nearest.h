@@ -51,6 +51,9 @@ int fgmm_is_bytes(fgmm_dtype type);
 /* ---- the k best ---- */
 
 /* The k smallest (distance, id) seen so far, as a heap with the largest of them on top. */
+/* The means as floats, rows `stride` apart. @return FGMM_ERR_INVALID naming one that is beyond them. */
+fgmm_status fgmm_means_to_floats(fgmm_context *ctx, const fgmm_model *model, int64_t stride, float *out);
+
 typedef struct fgmm_best {
     int64_t n, k;
     float *distance; /* [k] */
@@ -87,7 +90,7 @@ static inline const void *fgmm_packed_query(const fgmm_query_pack *pack, int64_t
 /* A scan's outputs as distances that are smaller the better: of rows with these inverse lengths (angular). */
 static inline void fgmm_scan_settle(fgmm_metric metric, const float *inverse, int n, float *out) {
     if (metric == FGMM_ANGULAR)
-        for (int i = 0; i < n; i++) out[i] = 1 - out[i] * inverse[i];
+        for (int i = 0; i < n; i++) out[i] = fmaxf(0, 1 - out[i] * inverse[i]);
     if (metric == FGMM_INNER_PRODUCT)
         for (int i = 0; i < n; i++) out[i] = -out[i];
 }

@@ -334,6 +334,43 @@ START_TEST(many_searchers) {
 }
 END_TEST
 
+START_TEST(beyond_f32) {
+    enum { N = 300, D = 4, K = 40, FAR = 64 };
+    const fgmm_metric metric = _i ? FGMM_INNER_PRODUCT : FGMM_L2;
+    fgmm_context *ctx = harness_context();
+    rng r = rng_make(950 + (uint64_t)_i);
+    ivf_data *base = ivf_data_make(&r, N, D, FGMM_F32);
+    /* Squares that overflow, and products that overflow both ways. */
+    float far[FAR][D], *row = base->rows;
+    for (int i = 0; i < FAR; i++)
+        for (int j = 0; j < D; j++) far[i][j] = (j % 2 ? -1.0f : 1.0f) * (i % 3 ? 1e20f : 1e30f);
+    for (int i = 0; _i && i < N; i += 5)
+        for (int j = 0; j < D; j++) row[i * D + j] = 1e30f;
+    fgmm_model *model = ivf_model(ctx, &r, base, K, metric);
+    fgmm_ivf_options options = FGMM_IVF_OPTIONS_INIT;
+    options.metric = metric;
+    options.rule = FGMM_IVF_SINGLE;
+    fgmm_ivf *index = NULL;
+    fgmm_rows *rows = ivf_data_rows(ctx, base), *queries = NULL;
+    int64_t ids[FAR * 3];
+    CHECK_OK(ctx, fgmm_ivf_create(ctx, &index, model, &options));
+    CHECK_OK(ctx, fgmm_ivf_add(ctx, index, rows, NULL, NULL));
+    CHECK_OK(ctx, fgmm_rows_from_memory(ctx, &queries, far, FGMM_F32, FAR, D, 0));
+    for (int probe = 1; probe < K; probe += 6) {
+        fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
+        o.n_probe = probe;
+        o.gap = probe > 20 ? 1e3 : 0;
+        CHECK_OK(ctx, fgmm_ivf_search(ctx, index, queries, 3, &o, ids, NULL, NULL));
+        for (int i = 0; i < FAR * 3; i++) ck_assert(ids[i] >= -1 && ids[i] < N);
+    }
+    fgmm_rows_free(ctx, queries);
+    fgmm_rows_free(ctx, rows);
+    fgmm_ivf_free(ctx, index);
+    fgmm_model_free(ctx, model);
+    ivf_data_free(base);
+}
+END_TEST
+
 START_TEST(refused) {
     fgmm_context *ctx = harness_context();
     fixture f = fixture_make(ctx, 0, 60, 4, FGMM_IVF_SINGLE, 1);
@@ -382,6 +419,7 @@ static TCase *searching(void) {
 static TCase *changing(void) {
     TCase *room = tcase_create("changing");
     tcase_add_loop_test(room, add_and_remove, 0, 12);
+    tcase_add_loop_test(room, beyond_f32, 0, 2);
     tcase_add_test(room, refused);
     return room;
 }

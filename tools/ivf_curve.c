@@ -47,6 +47,11 @@ static void walk_lists(ivf_curve *curve, const fgmm_ivf_lists *lists, int64_t q,
     }
     for (int64_t p = 0; p < k; p++) {
         int64_t list = order[q * k + p];
+        if (list < 0) { /* no distance could be told */
+            curve->entries[q * k + p] = entries;
+            curve->rows[q * k + p] = rows;
+            continue;
+        }
         for (int64_t at = lists->offsets[list]; at < lists->offsets[list + 1]; at++) {
             int64_t row = lists->rows[at];
             if (stamps[row] == stamp) continue;

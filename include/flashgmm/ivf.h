@@ -121,7 +121,8 @@ typedef struct fgmm_ivf_lists {
     uint8_t *ranks; /**< [n_entries]: 0 where the list is the row's best one, 1 for its second, ... */
 } fgmm_ivf_lists;
 
-/**  Gives each row its lists in one pass over the rows; a tile of distances is all that is stored beside the result.
+/**  Gives each row its lists in one pass over the rows; beside the result it holds N x max_lists list numbers and a tile of
+ *  distances.
  *  @param model of fgmm_ivf_train, or any mixture of `rows`' features; responsibilities need the whole of it, the
  *  other rules its means. @param options NULL for defaults. @param report NULL or initialised.
  *  @return FGMM_ERR_INVALID (bad option, shapes, list_max * K < N), FGMM_ERR_DATA (NaN or Inf, a row of zeros where
@@ -248,17 +249,21 @@ FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, c
 
 /**  Learns which gap gives which recall of the k nearest, from queries that are like those to come and are not rows of
  *  the index: a row is found if and only if one of its lists is probed, so the quantiles of the gaps to the true
- *  neighbours' lists are the answer. At least 100 queries make sense. Stored in the index and its file.
- *  @return as fgmm_ivf_search, whose price with all lists probed this is. */
+ *  neighbours' lists are the answer. At least 100 queries make sense. Stored in the index and its file, where it stays
+ *  when rows are added or removed. Takes queries x K floats.
+ *  @param k at most the rows of the index. @return as fgmm_ivf_search, whose price with all lists probed this is;
+ *  FGMM_ERR_INVALID also for queries that can be read only once, or more than 2e9 queries x lists. */
 FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *queries, int k);
 
-/** The gap that a target stands for. @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
+/** The gap that a target stands for; of targets beyond .9999 that of .9999. @return FGMM_ERR_INVALID unless calibrated
+ *  and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
 /**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of
  *  differences, in whole numbers where rows and queries are bytes, on the CPU; another device may round otherwise.
  *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than k.
- *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search. */
+ *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search; FGMM_ERR_UNSUPPORTED for rows in a cl_mem,
+ *  FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_rows *queries,
                                        fgmm_metric metric, int64_t k, int64_t *ids, float *distances);
 

@@ -196,7 +196,9 @@ static fgmm_status check_header(const reader *r, uint64_t bytes) {
         (!h->has_type && h->n_rows > 0) || !fgmm_metric_name((fgmm_metric)h->metric) ||
         !fgmm_ivf_rule_name((fgmm_ivf_rule)h->rule) || h->max_lists < 1 || h->max_lists > FGMM_IVF_LISTS_MAX ||
         h->max_lists > h->k || h->calibrated_k > INT32_MAX || isnan(h->threshold) || !isfinite(h->lambda) ||
-        !(h->budget >= 0 && h->budget <= h->max_lists))
+        h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
+        (h->rule == FGMM_IVF_SINGLE && h->max_lists > 1) ||
+        (h->budget > 0 && (h->rule == FGMM_IVF_SINGLE || h->rule == FGMM_IVF_NEAREST)))
         return bad(r, "its header holds options that no index has");
     if (h->file_bytes != bytes || file_size(h) != bytes)
         return fgmm_fail(r->ctx, FGMM_ERR_FORMAT, "%s: has %llu bytes where its header asks for %llu", r->path,
@@ -296,7 +298,9 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     int64_t *sizes = NULL;
     uint32_t told, sum;
     FGMM_GO(get_model(r, &model));
-    FGMM_GO(fgmm_ivf_new(ctx, out, model, (fgmm_metric)h->metric, (int)h->max_lists));
+    status = fgmm_ivf_new(ctx, out, model, (fgmm_metric)h->metric, (int)h->max_lists);
+    if (status == FGMM_ERR_INVALID) status = fgmm_fail_at(ctx, FGMM_ERR_FORMAT, r->path);
+    if (status != FGMM_OK) goto done;
     fgmm_ivf *index = *out;
     index->rule = (fgmm_ivf_rule)h->rule;
     index->budget = h->budget;
