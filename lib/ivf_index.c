@@ -99,6 +99,7 @@ void fgmm_ivf_free(fgmm_context *ctx, fgmm_ivf *index) {
     for (int64_t i = 0; index->lists && i < index->k; i++) store_free(ctx, &index->lists[i]);
     fgmm_free(ctx, index->lists);
     fgmm_free(ctx, index->centroids);
+    fgmm_free(ctx, index->between);
     fgmm_model_free(ctx, index->model);
     fgmm_free(ctx, index);
 }

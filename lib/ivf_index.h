@@ -41,7 +41,9 @@ struct fgmm_ivf {
     fgmm_ivf_store *lists; /* [K] */
     int64_t n_rows, next_id;
     int calibrated_k;
-    double gaps[FGMM_IVF_LEVELS]; /* of recall fgmm_ivf_level(i) */
+    double gaps[FGMM_IVF_LEVELS]; /* of recall fgmm_ivf_level(i), bent */
+    double bend;                  /* of calibrated gaps, ivf_calibrate.c */
+    float *between;               /* [K, K]: |m_a - m_b|^(2 bend); NULL where bend is 0 */
 };
 
 /* Recall of level i: evenly spaced in log(1 - recall), from 0.3 to 0.9999. */
@@ -57,6 +59,9 @@ static inline int64_t fgmm_ivf_between(const fgmm_ivf *index) {
 
 /* An index over a copy of the model, its rule's fields still unset. */
 fgmm_status fgmm_ivf_new(fgmm_context *ctx, fgmm_ivf **out, const fgmm_model *model, fgmm_metric metric, int max_lists);
+/* Sets index->bend and what goes with it. bend 0, or within 0 and 1 over at most FGMM_IVF_BEND_LISTS lists. */
+enum { FGMM_IVF_BEND_LISTS = 4096 };
+fgmm_status fgmm_ivf_bend(fgmm_context *ctx, fgmm_ivf *index, double bend);
 /* Makes room for `rows` more rows and `links` more links, exactly if the list was empty. */
 fgmm_status fgmm_ivf_reserve(fgmm_context *ctx, const fgmm_ivf *index, fgmm_ivf_store *list, int64_t rows,
                              int64_t links);

@@ -84,26 +84,34 @@ void fgmm_ivf_to_lists(const fgmm_ivf *index, const fgmm_target *target, const f
     }
 }
 
+/* Whether list j is within the gap of a query with these distances. */
+static int is_within(const fgmm_ivf_probing *probing, const float *distance, int64_t nearest, int64_t j, int64_t k) {
+    double gap = (double)distance[j] - (double)distance[nearest];
+    if (!probing->adaptive) return 1;
+    return gap <= probing->gap * (probing->between ? (double)probing->between[nearest * k + j] : 1);
+}
+
 /* Marks the lists that a query probes. @return its nearest list. */
 static int32_t choose_probes(search_batch *b, const float *distance, uint64_t *probed) {
     const fgmm_ivf_probing *probing = &b->call->probing;
     int64_t k = b->call->index->k, nearest = 0, within = 0;
     for (int64_t j = 1; j < k; j++)
         if (distance[j] < distance[nearest]) nearest = j;
-    double limit = probing->adaptive ? (double)distance[nearest] + probing->gap : INFINITY;
-    for (int64_t j = 0; j < k; j++) within += distance[j] <= limit;
+    for (int64_t j = 0; j < k; j++) within += is_within(probing, distance, nearest, j, k);
     float last = INFINITY;
     int64_t ties = k;
     int cut = within > probing->most;
     if (cut) {
-        /* The most nearest: of those as far as the last, the first. */
-        memcpy(b->sorting, distance, (size_t)k * sizeof *distance);
-        last = fgmm_select(b->sorting, k, probing->most - 1);
+        /* The most nearest of these: of those as far as the last, the first. */
+        for (int64_t j = 0, at = 0; j < k; j++)
+            if (is_within(probing, distance, nearest, j, k)) b->sorting[at++] = distance[j];
+        last = fgmm_select(b->sorting, within, probing->most - 1);
         ties = probing->most;
-        for (int64_t j = 0; j < k; j++) ties -= distance[j] < last;
+        for (int64_t j = 0; j < k; j++) ties -= is_within(probing, distance, nearest, j, k) && distance[j] < last;
     }
     for (int64_t j = 0; j < k; j++) {
-        int in = distance[j] <= limit && (!cut || distance[j] < last || (distance[j] == last && ties-- > 0));
+        int in = is_within(probing, distance, nearest, j, k) &&
+                 (!cut || distance[j] < last || (distance[j] == last && ties-- > 0));
         if (in || j == nearest) probed[j >> 6] |= (uint64_t)1 << (j & 63);
     }
     return (int32_t)nearest;
@@ -361,7 +369,10 @@ static fgmm_status read_options(fgmm_context *ctx, const fgmm_ivf *index, const 
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf search: filter_size is negative");
     call->probing.adaptive = use.gap > 0 || use.target_recall > 0;
     call->probing.gap = use.gap;
-    if (use.target_recall > 0) FGMM_TRY(fgmm_ivf_gap_of(ctx, index, use.target_recall, &call->probing.gap));
+    if (use.target_recall > 0) {
+        FGMM_TRY(fgmm_ivf_gap_of(ctx, index, use.target_recall, &call->probing.gap));
+        call->probing.between = index->between;
+    }
     int64_t most = use.n_probe ? use.n_probe : call->probing.adaptive ? index->k : 1;
     call->probing.most = most < index->k ? most : index->k;
     call->filter = use.filter;

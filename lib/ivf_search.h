@@ -12,6 +12,7 @@ typedef struct fgmm_ivf_probing {
     int adaptive;
     double gap;
     int64_t most;
+    const float *between; /* NULL, or index->between: the gap is a bent one */
 } fgmm_ivf_probing;
 
 fgmm_status fgmm_ivf_query_check(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_rows *queries, int64_t k);

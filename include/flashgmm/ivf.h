@@ -249,14 +249,15 @@ FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, c
 
 /**  Learns which gap gives which recall of the k nearest, from queries that are like those to come and are not rows of
  *  the index: a row is found if and only if one of its lists is probed, so the quantiles of the gaps to the true
- *  neighbours' lists are the answer. At least 100 queries make sense. Stored in the index and its file, where it stays
- *  when rows are added or removed. Takes queries x K floats.
+ *  neighbours' lists are the answer. A gap may be measured against a power of the distance of the two centroids, where
+ *  that finds the neighbours in fewer entries. At least 100 queries make sense. Stored in the index and its file, where
+ *  it stays when rows are added or removed; on failure the index may be left uncalibrated. Takes queries x K floats twice.
  *  @param k at most the rows of the index. @return as fgmm_ivf_search, whose price with all lists probed this is;
  *  FGMM_ERR_INVALID also for queries that can be read only once, or more than 2e9 queries x lists. */
 FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *queries, int k);
 
-/** The gap that a target stands for; of targets beyond .9999 that of .9999. @return FGMM_ERR_INVALID unless calibrated
- *  and 0 < target < 1. */
+/** The gap that a target stands for, in the measure that calibration chose; of targets beyond .9999 that of .9999.
+ *  @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
 /**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of

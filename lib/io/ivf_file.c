@@ -32,11 +32,11 @@ typedef struct {
     uint32_t version, header_bytes;
     uint64_t file_bytes;
     int64_t k, d, n_rows, n_links, next_id;
-    double threshold, lambda, budget;
+    double threshold, lambda, budget, bend;
     uint32_t type, has_type, metric, rule, max_lists, covariance, calibrated_k, reserved;
 } header;
 
-_Static_assert(sizeof(header) == 120, "the header has no holes");
+_Static_assert(sizeof(header) == 128, "the header has no holes");
 
 /* ---- sizes ---- */
 
@@ -121,6 +121,7 @@ fgmm_status fgmm_ivf_save(fgmm_context *ctx, const fgmm_ivf *index, const char *
                 .threshold = index->threshold,
                 .lambda = index->lambda,
                 .budget = index->budget,
+                .bend = index->bend,
                 .type = (uint32_t)index->type,
                 .has_type = (uint32_t)index->has_type,
                 .metric = (uint32_t)index->metric,
@@ -198,7 +199,9 @@ static fgmm_status check_header(const reader *r, uint64_t bytes) {
         h->max_lists > h->k || h->calibrated_k > INT32_MAX || isnan(h->threshold) || !isfinite(h->lambda) ||
         h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
         (h->rule == FGMM_IVF_SINGLE && h->max_lists > 1) ||
-        (h->budget > 0 && (h->rule == FGMM_IVF_SINGLE || h->rule == FGMM_IVF_NEAREST)))
+        (h->budget > 0 && (h->rule == FGMM_IVF_SINGLE || h->rule == FGMM_IVF_NEAREST)) ||
+        !(h->bend >= 0 && h->bend <= 1) ||
+        (h->bend > 0 && (!h->calibrated_k || h->metric == FGMM_INNER_PRODUCT || h->k > FGMM_IVF_BEND_LISTS)))
         return bad(r, "its header holds options that no index has");
     if (h->file_bytes != bytes || file_size(h) != bytes)
         return fgmm_fail(r->ctx, FGMM_ERR_FORMAT, "%s: has %llu bytes where its header asks for %llu", r->path,
@@ -320,6 +323,7 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     for (int i = 0; index->calibrated_k && i < FGMM_IVF_LEVELS; i++)
         if (!(index->gaps[i] >= (i ? index->gaps[i - 1] : 0))) FGMM_GO(bad(r, "its calibration is not ascending"));
     FGMM_GO(check_lists(r, index));
+    FGMM_GO(fgmm_ivf_bend(ctx, index, h->bend));
 done:
     fgmm_free(ctx, sizes);
     fgmm_model_free(ctx, model);
