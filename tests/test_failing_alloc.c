@@ -252,8 +252,8 @@ static fgmm_status index_of(fgmm_context *ctx, const problem *p) {
     return status;
 }
 
-static const task tasks[] = {fit_kmeanspp, fit_kmeans,    fit_random,        fit_rows,
-                             infer,        save_and_load, read_file,         hard_assignment,
+static const task tasks[] = {fit_kmeanspp, fit_kmeans,    fit_random,         fit_rows,
+                             infer,        save_and_load, read_file,          hard_assignment,
                              by_batches,   starts,        searched_elsewhere, index_of};
 enum { TASKS = sizeof tasks / sizeof *tasks };
 
