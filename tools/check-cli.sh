@@ -213,6 +213,11 @@ assert sorted(zipfile.ZipFile('found.npz').namelist()) == ['distances.npy', 'ids
 expect 0 '"recall"' ivf search "$digits" -i digits.ivf --exact "$digits" --recall 0.95 --json
 holds 'ivf search --json has its keys' json_has n_queries k queries_per_second distances entries centroid_distances
 expect 0 'queries a second' ivf search "$digits" --exact "$digits" -k 3 --metric angular -o truth.npz
+expect 0 'queries a second' ivf search "$digits" --exact "$digits" -o truth.ivecs
+expect 0 'recall      1.0000' ivf search "$digits" -i digits.ivf --truth truth.ivecs --nprobe 16 -o found.ibin
+expect 0 '"recall": ?1' ivf search "$digits" --exact "$digits" --truth found.ibin --json
+expect 0 'kmeans 16, single' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --truth truth.ivecs
+expect 1 'neighbours of' ivf eval "$digits" --queries "$digits" -k 16 --neighbours 11 --truth truth.ivecs
 expect 0 'kmeans 16, soar m=1.5, adaptive' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --speed --picture p.gp
 holds 'ivf eval writes a script' grep -q 'set logscale x' p.gp
 expect 0 '"fewer_than_baseline"' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --rules gap --more-lists --json

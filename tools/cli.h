@@ -108,7 +108,7 @@ int cli_same_file(const char *a, const char *b);
 
 /* Names of files, NULL where there is none. */
 typedef struct cli_files {
-    const char *name[3];
+    const char *name[4];
 } cli_files;
 
 /* Finds what would make writing `path` fail before the work is done: wrong ending, missing folder, no right, no

@@ -40,6 +40,27 @@ void cli_json_index(json_out *j, const fgmm_ivf_info *info) {
     json_int(j, "calibrated_k", info->calibrated_k);
 }
 
+int cli_truth(const cli_session *s, const char *path, int64_t n, int64_t k, int64_t rows, int64_t *out) {
+    fgmm_neighbors *found = NULL;
+    int rc = CLI_DONE;
+    fgmm_status status = fgmm_neighbors_load(s->ctx, &found, path, NULL);
+    if (status != FGMM_OK) return cli_failed(s, status);
+    if (found->n < n || found->k < k) {
+        cli_say("%s: %lld neighbours of %lld queries, where %lld of %lld are wanted", path, (long long)found->k,
+                (long long)found->n, (long long)k, (long long)n);
+        rc = CLI_FAILED;
+    }
+    for (int64_t i = 0; i < n * k && rc == CLI_DONE; i++) {
+        out[i] = found->ids[i / k * found->k + i % k];
+        if (out[i] < rows) continue;
+        cli_say("%s: query %lld has row %lld for a neighbour, where there are %lld rows", path, (long long)(i / k),
+                (long long)out[i], (long long)rows);
+        rc = CLI_FAILED;
+    }
+    fgmm_neighbors_free(s->ctx, found);
+    return rc;
+}
+
 double cli_recall(const int64_t *found, const int64_t *truth, int64_t queries, int64_t k) {
     int64_t hits = 0, there = 0;
     for (int64_t q = 0; q < queries; q++, found += k, truth += k)

@@ -20,6 +20,10 @@ void cli_print_index(const cli_session *s, const fgmm_ivf_info *info);
 /* The same as keys of an object. */
 void cli_json_index(json_out *j, const fgmm_ivf_info *info);
 
+/* The first k true neighbours of the first n queries from a file of neighbours into out [n, k].
+ * @param rows that the ids number; a file that names others, or too few, is told of and CLI_FAILED returned. */
+int cli_truth(const cli_session *s, const char *path, int64_t n, int64_t k, int64_t rows, int64_t *out);
+
 /* Of the k ids a query in `found`, how many are among the k of `truth`, as a share; -1 in truth counts for nothing. */
 double cli_recall(const int64_t *found, const int64_t *truth, int64_t queries, int64_t k);
 

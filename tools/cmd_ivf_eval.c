@@ -10,7 +10,7 @@
 
 typedef struct eval_args {
     cli_session session;
-    const char *data, *format, *queries, *picture, *recalls_text, *budgets_text;
+    const char *data, *format, *queries, *truth, *picture, *recalls_text, *budgets_text;
     int metric, seeds, speed, more_lists;
     unsigned methods, rules;
     int64_t lists, k, limit;
@@ -257,8 +257,13 @@ static int evaluate(const eval_args *a, eval_work *w) {
     status = fgmm_rows_slice(s->ctx, &w->queries, w->all_queries, 0, n);
     if (status != FGMM_OK) return cli_failed(s, status);
     if (!(w->truth = cli_alloc(n * a->k, sizeof *w->truth, "true neighbours"))) return CLI_FAILED;
-    status = fgmm_exact_search(s->ctx, w->data, w->queries, (fgmm_metric)a->metric, a->k, w->truth, NULL);
-    if (status != FGMM_OK) return cli_failed(s, status);
+    if (a->truth) {
+        int read = cli_truth(s, a->truth, n, a->k, fgmm_rows_count(w->data), w->truth);
+        if (read != CLI_DONE) return read;
+    } else {
+        status = fgmm_exact_search(s->ctx, w->data, w->queries, (fgmm_metric)a->metric, a->k, w->truth, NULL);
+        if (status != FGMM_OK) return cli_failed(s, status);
+    }
     eval_table *t = &w->table;
     t->data = a->data;
     t->metric = fgmm_metric_name((fgmm_metric)a->metric);
@@ -299,6 +304,8 @@ static int run(const cli_command *self, int argc, char **argv) {
                    .budgets_text = "1.5,2"};
     const cli_option options[] = {
         {"queries", 0, CLI_TEXT, &a.queries, 0, 0, "QUERIES", "held-out rows: half to tune on, half to tell of"},
+        {"truth", 0, CLI_TEXT, &a.truth, 0, 0, "FILE",
+         "their true neighbours (default: searched): .ivecs, .ibin, .npy or HDF5"},
         {"lists", 'k', CLI_INT64, &a.lists, 1, 9e15, "K", "number of lists"},
         {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default l2"},
         {"methods", 0, CLI_SET, &a.methods, 0, 0, CLI_METHODS, "any of them with commas between (default kmeans)"},

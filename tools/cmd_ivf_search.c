@@ -6,7 +6,7 @@
 
 typedef struct search_args {
     cli_session session;
-    const char *queries, *format, *index, *data, *output;
+    const char *queries, *format, *index, *data, *truth, *output;
     int metric;
     int64_t k, n_probe;
     double gap, recall;
@@ -20,6 +20,18 @@ typedef struct search_work {
     fgmm_ivf_counts counts;
     double seconds, recall;
 } search_work;
+
+static int is_npz(const char *path) {
+    return cli_ends_with(path, ".npz");
+}
+
+/* The ending that an output must have: one of those there are, and .npz where it has another. */
+static const char *ending_of(const char *path) {
+    static const char *const endings[] = {".ivecs", ".ibin", ".npy", ".hdf5"};
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (cli_ends_with(path, endings[i])) return endings[i];
+    return ".npz";
+}
 
 static double now(void) {
     struct timespec t;
@@ -69,15 +81,24 @@ static fgmm_status find(const search_args *a, search_work *w) {
         metric = info.metric;
         status = fgmm_ivf_search(ctx, w->index, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
         w->seconds = now() - began;
-        if (status == FGMM_OK && w->truth) {
+        if (status == FGMM_OK && w->truth && !a->truth)
             status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->truth, NULL);
-            w->recall = cli_recall(w->ids, w->truth, fgmm_rows_count(w->queries), a->k);
-        }
         return status;
     }
     status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->ids, w->distances);
     w->seconds = now() - began;
     return status;
+}
+
+/* Both arrays in an .npz file; else what the format of neighbours that the ending names has room for. */
+static fgmm_status write_found(const search_args *a, const search_work *w, int64_t n) {
+    if (is_npz(a->output)) {
+        fgmm_array arrays[] = {{"ids", FGMM_I64, 2, {n, a->k, 0}, w->ids},
+                               {"distances", FGMM_F32, 2, {n, a->k, 0}, w->distances}};
+        return fgmm_arrays_save(a->session.ctx, a->output, arrays, 2);
+    }
+    const fgmm_neighbors found = {n, a->k, w->ids, w->distances, NULL};
+    return fgmm_neighbors_save(a->session.ctx, a->output, &found);
 }
 
 static int search(const cli_command *self, const search_args *a, search_work *w) {
@@ -88,19 +109,21 @@ static int search(const cli_command *self, const search_args *a, search_work *w)
     if (status != FGMM_OK) return cli_failed(s, status);
     int64_t n = fgmm_rows_count(w->queries);
     if (a->output) {
-        int rc = cli_check_output(self, a->output, ".npz", (double)n * (double)a->k * 12.0 + 4096.0,
-                                  (cli_files){{a->queries, a->index, a->data}});
+        int rc = cli_check_output(self, a->output, ending_of(a->output), (double)n * (double)a->k * 12.0 + 4096.0,
+                                  (cli_files){{a->queries, a->index, a->data, a->truth}});
         if (rc != CLI_DONE) return rc;
     }
     if (!(w->ids = cli_alloc(n * a->k, sizeof *w->ids, "ids"))) return CLI_FAILED;
     if (!(w->distances = cli_alloc(n * a->k, sizeof *w->distances, "distances"))) return CLI_FAILED;
-    if (a->index && a->data && !(w->truth = cli_alloc(n * a->k, sizeof *w->truth, "true ids"))) return CLI_FAILED;
-    status = find(a, w);
-    if (status == FGMM_OK && a->output) {
-        fgmm_array arrays[] = {{"ids", FGMM_I64, 2, {n, a->k, 0}, w->ids},
-                               {"distances", FGMM_F32, 2, {n, a->k, 0}, w->distances}};
-        status = fgmm_arrays_save(s->ctx, a->output, arrays, 2);
+    if (a->truth || (a->index && a->data))
+        if (!(w->truth = cli_alloc(n * a->k, sizeof *w->truth, "true ids"))) return CLI_FAILED;
+    if (a->truth) {
+        int rc = cli_truth(s, a->truth, n, a->k, INT64_MAX, w->truth);
+        if (rc != CLI_DONE) return rc;
     }
+    status = find(a, w);
+    if (status == FGMM_OK && w->truth) w->recall = cli_recall(w->ids, w->truth, n, a->k);
+    if (status == FGMM_OK && a->output) status = write_found(a, w, n);
     progress_wipe();
     if (status != FGMM_OK) return cli_failed(s, status);
     report_done(a, w);
@@ -119,7 +142,10 @@ static int run(const cli_command *self, int argc, char **argv) {
          "probe the lists no farther than this beyond the nearest, in squared distance"},
         {"recall", 0, CLI_REAL, &a.recall, 1e-3, 0.9999, "R", "the gap that gave this recall in calibration"},
         {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "without an index (default l2)"},
-        {"output", 'o', CLI_TEXT, &a.output, 0, 0, "OUT.npz", "where ids [n, N] and distances go"},
+        {"truth", 0, CLI_TEXT, &a.truth, 0, 0, "FILE",
+         "the true neighbours, to tell the recall: .ivecs, .ibin, .npy or HDF5"},
+        {"output", 'o', CLI_TEXT, &a.output, 0, 0, "OUT.npz",
+         "where ids [n, N] and distances go; also .ivecs, .ibin, .npy, .hdf5"},
         {"format", 0, CLI_TEXT, &a.format, 0, 0, "NAME",
          "of the queries: npy, fvecs, bvecs, fbin, u8bin, i8bin or hdf5"},
         CLI_SESSION_OPTIONS(&a.session),
