@@ -36,8 +36,8 @@ static fgmm_status pass_known_answer(fgmm_device *device) {
     cl_opened *opened = cl_opened_of(device);
     fgmm_status status = cl_known_answer(device);
     if (status == FGMM_ERR_DEVICE && device->has_matrix) {
-        device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: %s", device->name,
-                         "their screen fails the known-answer test");
+        device->host.log(device->host.user, FGMM_LOG_WARNING,
+                         "%s: matrix units are left alone: their screen fails the known-answer test", device->name);
         device->has_matrix = 0;
         opened->build_failed = device->group_refused = 0;
         status = answer_again(device);

@@ -53,13 +53,6 @@ static fgmm_status scan(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n) {
     return scan_level(device, in, out, n, 0);
 }
 
-static fgmm_status clear(fgmm_device *device, cl_mem buffer, size_t bytes) {
-    const cl_uint zero = 0;
-    CL_CHECK(device, clEnqueueFillBuffer(device->queue, buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL),
-             "clearing counts");
-    return FGMM_OK;
-}
-
 /* The dense rows' list, on the device and on the host. */
 static fgmm_status list_dense(fgmm_device *device, const cl_slice *slice, cl_uint dense) {
     cl_engine *engine = device->engine;
@@ -90,8 +83,8 @@ fgmm_status cl_count(fgmm_device *device, const cl_slice *slice, cl_uint *entrie
     cl_uint tally[2];
     CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
     CL_TRY(cl_room_fit(device, &engine->count_tally, sizeof tally, "counts of survivors"));
-    CL_TRY(clear(device, engine->counts.mem, bytes));
-    CL_TRY(clear(device, engine->count_tally.mem, sizeof tally));
+    CL_TRY(cl_fill(device, engine->counts.mem, 0, bytes, "clearing counts"));
+    CL_TRY(cl_fill(device, engine->count_tally.mem, 0, sizeof tally, "clearing counts"));
     CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_count"));
     CL_TRY(CL_RUN(device, kernel, "counting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),

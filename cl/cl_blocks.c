@@ -54,6 +54,11 @@ void cl_room_free(fgmm_device *device, cl_room *room) {
     room->bytes = 0;
 }
 
+fgmm_status cl_fill(fgmm_device *device, cl_mem buffer, cl_uint word, size_t bytes, const char *what) {
+    CL_CHECK(device, clEnqueueFillBuffer(device->queue, buffer, &word, sizeof word, 0, bytes, 0, NULL, NULL), what);
+    return FGMM_OK;
+}
+
 /* Leaves pinned->mem NULL where there is no pinned memory to be had. */
 static void try_pinned(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
     enum { MOST_BYTES = 64 << 20 }; /* more than this is no small part of what a system pins */

@@ -143,6 +143,8 @@ void *cl_alloc(fgmm_device *device, size_t bytes); /* NULL with the message stor
 void cl_release_memory(fgmm_device *device, void *pointer);
 fgmm_status cl_room_fit(fgmm_device *device, cl_room *room, size_t bytes, const char *what);
 void cl_room_free(fgmm_device *device, cl_room *room);
+/* `bytes` of whole words, each `word`. @param what for the message: "clearing ..." */
+fgmm_status cl_fill(fgmm_device *device, cl_mem buffer, cl_uint word, size_t bytes, const char *what);
 /* At least `bytes` of pinned memory, none of it used. No transfer from or to it may be under way. */
 fgmm_status cl_pin(fgmm_device *device, size_t bytes);
 void cl_pinned_free(fgmm_device *device);

@@ -129,12 +129,9 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
 /* Hints start as none; refine fills them in. */
 static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
     if (block->hints) return FGMM_OK;
-    const cl_uint none = UINT32_MAX;
-    size_t bytes = (size_t)block->n * sizeof none;
+    size_t bytes = (size_t)block->n * sizeof(cl_uint);
     CL_TRY(cl_buffer(device, &block->hints, bytes, "the rows' best components"));
-    CL_CHECK(device, clEnqueueFillBuffer(device->queue, block->hints, &none, sizeof none, 0, bytes, 0, NULL, NULL),
-             "clearing the rows' best components");
-    return FGMM_OK;
+    return cl_fill(device, block->hints, UINT32_MAX, bytes, "clearing the rows' best components");
 }
 
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {
@@ -144,14 +141,8 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *en
     CL_TRY(fit_slice(device, slice->n));
     *entries = 0;
     *dense = slice->n;
-    if (engine->all_dense) {
-        const cl_uint one = 1;
-        CL_CHECK(device,
-                 clEnqueueFillBuffer(device->queue, engine->dense_flag.mem, &one, sizeof one, 0,
-                                     slice->n * sizeof(cl_uint), 0, NULL, NULL),
-                 "marking dense rows");
-        return FGMM_OK;
-    }
+    if (engine->all_dense)
+        return cl_fill(device, engine->dense_flag.mem, 1, slice->n * sizeof(cl_uint), "marking dense rows");
     CL_TRY(fit_hints(device, slice->block));
     CL_TRY(cl_screen(device, slice));
     CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));

@@ -69,14 +69,11 @@ static fgmm_status screen_f32(fgmm_device *device, const screen_part *part, cl_m
 static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_matrix *matrix = &engine->matrix;
-    const cl_uint zero = 0;
     cl_kernel kernel = NULL;
     char options[160];
     if (!matrix->kept) CL_TRY(pack_rows(device, part, hints));
     CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
-    CL_CHECK(device,
-             clEnqueueFillBuffer(device->queue, engine->again.mem, &zero, sizeof zero, 0, sizeof zero, 0, NULL, NULL),
-             "clearing a count");
+    CL_TRY(cl_fill(device, engine->again.mem, 0, sizeof(cl_uint), "clearing a count"));
     matrix_options(engine, part, options, sizeof options);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_mma", options, "screen_mma"));
     size_t local = CL_MATRIX_ROWS, global = cl_round_up(part->n, CL_MATRIX_ROWS);

@@ -33,11 +33,8 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
                           cl_mem *part) {
     size_t bytes = cells(tally) * sizeof(cl_float2);
     if (!tally->started) {
-        const cl_float zero = 0.0f;
         CL_TRY(cl_room_fit(device, &tally->total, bytes, "the sums"));
-        CL_CHECK(device,
-                 clEnqueueFillBuffer(device->queue, tally->total.mem, &zero, sizeof zero, 0, bytes, 0, NULL, NULL),
-                 "clearing the sums");
+        CL_TRY(cl_fill(device, tally->total.mem, 0, bytes, "clearing the sums"));
         if (tally->grain) CL_TRY(cl_room_fit(device, &tally->part, bytes * tally->slots, "partial sums"));
         tally->started = 1;
     }

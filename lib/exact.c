@@ -28,18 +28,6 @@ typedef struct {
     int threads;
 } exact_call;
 
-/* Distances of a query to rows of a block, n from `from`, go into its best. */
-static void take(exact_call *call, int64_t query, int64_t first, int64_t from, int n, float *mine) {
-    fgmm_best *best = &call->best[query];
-    float bound = fgmm_best_bound(best);
-    fgmm_scan_settle(call->metric, call->inverse ? call->inverse + from : NULL, n, mine);
-    for (int r = 0; r < n; r++)
-        if (mine[r] <= bound) {
-            fgmm_best_push(best, mine[r], first + from + r);
-            bound = fgmm_best_bound(best);
-        }
-}
-
 /* A tile of the block against one batch of queries. */
 static void scan_tile(exact_call *call, const char *data, int64_t first, int64_t from, int n, int64_t query,
                       float *out) {
@@ -58,7 +46,9 @@ static void scan_tile(exact_call *call, const char *data, int64_t first, int64_t
                       .n_queries = some,
                       .out = out};
     call->target->backend->scan(call->target->device, &scan);
-    for (int q = 0; q < some; q++) take(call, query + q, first, from, n, out + q * FGMM_SCAN_ROWS);
+    for (int q = 0; q < some; q++)
+        fgmm_best_take(&call->best[query + q], call->metric, call->inverse ? call->inverse + from : NULL, NULL,
+                       first + from, n, out + q * FGMM_SCAN_ROWS);
 }
 
 /* Checks a block's rows and brings them to the type that is scanned. */
@@ -114,9 +104,7 @@ static fgmm_status device_block(exact_call *call, const void *data, int64_t firs
                                            call->stride, count, call->metric != FGMM_L2, out));
 #pragma omp parallel for schedule(dynamic, 8) num_threads(call->threads)
         for (int64_t q = 0; q < count; q++)
-            for (int64_t from = 0; from < n; from += FGMM_SCAN_ROWS)
-                take(call, query + q, first, from, (int)(n - from < FGMM_SCAN_ROWS ? n - from : FGMM_SCAN_ROWS),
-                     out + q * n + from);
+            fgmm_best_take(&call->best[query + q], call->metric, call->inverse, NULL, first, (int)n, out + q * n);
         if (fgmm_cancelled(call->ctx)) FGMM_GO(fgmm_fail(call->ctx, FGMM_ERR_CANCELLED, "cancelled"));
     }
 done:

@@ -24,8 +24,7 @@ typedef struct {
     fgmm_engine engine;
     fgmm_pass_counts counts;
     int64_t moved;     /* components reseeded so far */
-    fgmm_stats *stats; /* of the last pass, kept for the next: its model may be gone */
-    int64_t stats_k;
+    fgmm_stats *stats; /* of the last pass, kept for the next of the same shape: its model may be gone */
     fgmm_laps laps;
 } fit_state;
 
@@ -141,16 +140,16 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
 
 /* ---- one restart ---- */
 
-/* Statistics for a pass under `model`: those of the pass before, cleared, where they have its shape. */
-static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
-    if (fit->stats && fit->stats_k == model->k) {
-        fgmm_stats_restart(fit->ctx, fit->stats, model);
-        return FGMM_OK;
-    }
+static void drop_stats(fit_state *fit) {
     fgmm_stats_free(fit->ctx, fit->stats);
     fit->stats = NULL;
-    fit->stats_k = model->k;
-    return fgmm_stats_over(fit->ctx, &fit->stats, model);
+}
+
+/* Statistics for a pass under `model`. */
+static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
+    if (!fit->stats) return fgmm_stats_over(fit->ctx, &fit->stats, model);
+    fgmm_stats_restart(fit->ctx, fit->stats, model);
+    return FGMM_OK;
 }
 
 /* Iteration `it` (from 1): *model becomes the next one. *fates is [k], of the iteration before and then of this one. */
@@ -168,10 +167,12 @@ static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates,
     fgmm_constrain(next, fit->constraints);
     FGMM_GO(apply_policies(fit, next, now, fates, it, changed));
     /* After a drop the places have shifted: every fate still to come is news. */
-    if (next->k == (*model)->k)
+    if (next->k == (*model)->k) {
         memcpy(fates, now, (size_t)next->k * sizeof *now);
-    else
+    } else {
         memset(fates, 0, (size_t)next->k * sizeof *now);
+        drop_stats(fit);
+    }
     next->n_iter = it;
     fgmm_model_free(ctx, *model);
     *model = next;
@@ -209,6 +210,7 @@ static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_pe
         if ((*model)->converged) break;
     }
 done:
+    drop_stats(fit);
     fgmm_free(fit->ctx, fates);
     *seconds_per_iteration = fgmm_laps_median(&fit->laps);
     return status;
@@ -289,7 +291,6 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
 }
 
 static void fit_close(fit_state *fit) {
-    fgmm_stats_free(fit->ctx, fit->stats);
     fgmm_seeder_free(fit->ctx, fit->seeder);
     fgmm_feed_close(fit->ctx, fit->feed);
 }

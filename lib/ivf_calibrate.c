@@ -60,11 +60,6 @@ static int by_id(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* The row `id` is in `list`. */
 static void note(neighbour *sorted, int64_t n, int64_t id, const float *gaps, int64_t k, int64_t list) {
     int64_t low = 0, high = n;
@@ -207,7 +202,7 @@ static fgmm_status try_bend(fgmm_context *ctx, fgmm_ivf *index, double bend, ben
     for (int64_t i = 0; i < t->n; i++) t->found[i].gap = INFINITY;
     note_lists(index, t->found, t->n, t->gaps);
     for (int64_t i = 0; i < t->n; i++) t->values[i] = t->found[i].gap;
-    qsort(t->values, (size_t)t->n, sizeof *t->values, by_value);
+    fgmm_sort_floats(t->values, t->n);
     double cost = cost_of(index, t->gaps, t->nq, t->values, t->n);
     if (bend > 0 && !(cost < t->best_cost)) return FGMM_OK;
     t->best_cost = cost;

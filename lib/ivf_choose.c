@@ -252,16 +252,20 @@ static fgmm_status choose_responsible(const fgmm_chooser *c, fgmm_dtype type, co
     options.compute = *compute;
     options.compute.nonfinite = FGMM_NONFINITE_ERROR;
     if (!resp) goto done;
-    /* Also where they are taken as they are: a message then names a row by its own number. */
-    floats = fgmm_alloc(ctx, (size_t)(n * c->stride) * sizeof *floats, "rows as floats");
-    if (!floats) goto done;
-    FGMM_GO(fgmm_rows_to_floats(ctx, type, data, first, n, c->d, c->metric == FGMM_ANGULAR, floats));
     if (c->metric == FGMM_ANGULAR) {
+        floats = fgmm_alloc(ctx, (size_t)(n * c->stride) * sizeof *floats, "rows of length 1");
+        if (!floats) goto done;
+        FGMM_GO(fgmm_rows_to_floats(ctx, type, data, first, n, c->d, 1, floats));
         FGMM_GO(fgmm_rows_from_memory(ctx, &rows, floats, FGMM_F32, n, c->d, c->stride));
     } else {
+        /* The E-step takes more than the f32 that an index holds. */
+        if (type == FGMM_F64) FGMM_GO(fgmm_rows_check(ctx, type, data, first, n, c->d, 0));
         FGMM_GO(fgmm_rows_from_memory(ctx, &rows, data, type, n, c->d, 0));
     }
-    FGMM_GO(fgmm_assign(ctx, c->model, rows, (int)m, &options, lists, resp, NULL, NULL));
+    status = fgmm_assign(ctx, c->model, rows, (int)m, &options, lists, resp, NULL, NULL);
+    /* Its message counts rows of this block. */
+    if (status == FGMM_ERR_DATA) FGMM_GO(fgmm_rows_check(ctx, type, data, first, n, c->d, 0));
+    if (status != FGMM_OK) goto done;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 1; j < m; j++) {
             if (values) values[i * (m - 1) + j - 1] = lists[i * m + j] >= 0 ? -resp[i * m + j] : INFINITY;
@@ -328,26 +332,15 @@ fgmm_status fgmm_choose(const fgmm_chooser *c, fgmm_dtype type, const void *rows
 
 /* ---- budgets ---- */
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
-}
+typedef struct {
+    const fgmm_chooser *chooser;
+    fgmm_dtype type;
+} row_check;
 
-enum { CHECK_ROWS = 4096 };
-
-/* Fails with the message that names the first row that cannot be used. */
 static fgmm_status check_block(void *user, const void *data, int64_t first, int64_t n) {
-    const fgmm_chooser *c = user;
-    fgmm_dtype type = c->checked_type;
-    float *floats = fgmm_alloc(c->ctx, (size_t)c->stride * sizeof *floats, "a row");
-    if (!floats) return FGMM_ERR_MEMORY;
-    fgmm_status status = FGMM_OK;
-    size_t row = (size_t)c->d * fgmm_dtype_size(type);
-    for (int64_t i = 0; i < n && status == FGMM_OK; i++)
-        status = fgmm_rows_to_floats(c->ctx, type, (const char *)data + (size_t)i * row, first + i, 1, c->d,
-                                     c->metric == FGMM_ANGULAR, floats);
-    fgmm_free(c->ctx, floats);
-    return status;
+    const row_check *check = user;
+    const fgmm_chooser *c = check->chooser;
+    return fgmm_rows_check(c->ctx, check->type, data, first, n, c->d, c->metric == FGMM_ANGULAR);
 }
 
 fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double budget, int64_t sample_rows,
@@ -355,7 +348,6 @@ fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double
     fgmm_context *ctx = c->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
     int64_t sample = sample_rows ? sample_rows : 16384, m = c->max_lists, more = m - 1;
-    c->checked_type = rows->type;
     if (more == 0) return FGMM_OK;
     if (rows->once)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
@@ -369,11 +361,12 @@ fgmm_status fgmm_choose_threshold(fgmm_chooser *c, const fgmm_rows *rows, double
     FGMM_GO(fgmm_rows_sample(ctx, rows, sample, seed, data));
     status = fgmm_choose(c, rows->type, data, 0, sample, compute, lists, values, NULL);
     if (status == FGMM_ERR_DATA) { /* its message counts rows of the sample */
-        fgmm_status named = fgmm_each_block(ctx, rows, CHECK_ROWS, check_block, c);
+        row_check check = {.chooser = c, .type = rows->type};
+        fgmm_status named = fgmm_each_block(ctx, rows, fgmm_block_rows(rows), check_block, &check);
         if (named != FGMM_OK) status = named;
     }
     if (status != FGMM_OK) goto done;
-    qsort(values, (size_t)(sample * more), sizeof *values, by_value);
+    fgmm_sort_floats(values, sample * more);
     int64_t wanted = (int64_t)llround((budget - 1) * (double)sample), at = wanted < 0               ? 0
                                                                            : wanted < sample * more ? wanted
                                                                                                     : sample * more;

@@ -15,8 +15,7 @@ typedef struct fgmm_chooser {
     int max_lists;
     double threshold, lambda;
     int64_t k, d, stride;
-    float *centroids;        /* [K, stride] */
-    fgmm_dtype checked_type; /* of the rows that a sample was taken from */
+    float *centroids; /* [K, stride] */
 } fgmm_chooser;
 
 /* Checks rule, max_lists, budget, threshold and lambda, and fills in their defaults. */

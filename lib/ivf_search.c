@@ -158,16 +158,9 @@ static void tile_scan(search_batch *b, row_tile *tile, const int32_t *queries, i
                       .n_queries = n,
                       .out = b->out};
     call->target->backend->scan(call->target->device, &scan);
-    for (int i = 0; i < n; i++) {
-        fgmm_best *best = &b->best[queries[i]];
-        float *out = b->out + i * FGMM_SCAN_ROWS, bound = fgmm_best_bound(best);
-        fgmm_scan_settle(index->metric, tile->inverse, tile->n, out);
-        for (int r = 0; r < tile->n; r++)
-            if (out[r] <= bound) {
-                fgmm_best_push(best, out[r], tile->ids[r]);
-                bound = fgmm_best_bound(best);
-            }
-    }
+    for (int i = 0; i < n; i++)
+        fgmm_best_take(&b->best[queries[i]], index->metric, tile->inverse, tile->ids, 0, tile->n,
+                       b->out + i * FGMM_SCAN_ROWS);
     b->computed += (int64_t)tile->n * n;
     tile->n = 0;
 }

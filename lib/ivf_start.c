@@ -45,7 +45,6 @@ static fgmm_status cost_of(const trial *t, fgmm_init init, int64_t *distances) {
     FGMM_GO(fgmm_ivf_search(ctx, index, t->queries, NEIGHBOURS, &search, t->ids, NULL, &counts));
     *distances = counts.distances;
 done:
-    if (status == FGMM_ERR_DATA) status = FGMM_OK; /* the fit names the row, which the sample cannot */
     fgmm_ivf_free(ctx, index);
     fgmm_model_free(ctx, model);
     return status;
@@ -75,6 +74,7 @@ fgmm_status fgmm_ivf_start(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_
     fgmm_log(ctx, FGMM_LOG_INFO, "ivf train: a trial took %.0f distances a query from k-means++, %.0f from random rows",
              (double)cost[0] / QUERIES, (double)cost[1] / QUERIES);
 done:
+    if (status == FGMM_ERR_DATA) status = FGMM_OK; /* the fit names the row, which the sample cannot */
     fgmm_rows_free(ctx, t.queries);
     fgmm_rows_free(ctx, t.sample);
     fgmm_free(ctx, t.ids);

@@ -1,6 +1,7 @@
 #include "nearest.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "convert.h"
@@ -34,24 +35,18 @@ int fgmm_scan_is_whole(fgmm_metric metric, fgmm_dtype rows, fgmm_dtype queries, 
 
 /* ---- rows as floats ---- */
 
+/* Through doubles, which hold every type: a double is rounded once, all else is exact. */
 static void narrow(fgmm_dtype type, const void *from, int64_t n, float *to) {
-    switch (type) {
-    case FGMM_F32: memcpy(to, from, (size_t)n * sizeof *to); break;
-    case FGMM_F64:
-        for (int64_t i = 0; i < n; i++) to[i] = (float)((const double *)from)[i];
-        break;
-    case FGMM_F16:
-        for (int64_t i = 0; i < n; i++) to[i] = fgmm_from_f16(((const uint16_t *)from)[i]);
-        break;
-    case FGMM_BF16:
-        for (int64_t i = 0; i < n; i++) to[i] = fgmm_from_bf16(((const uint16_t *)from)[i]);
-        break;
-    case FGMM_U8:
-        for (int64_t i = 0; i < n; i++) to[i] = ((const uint8_t *)from)[i];
-        break;
-    default:
-        for (int64_t i = 0; i < n; i++) to[i] = ((const int8_t *)from)[i];
-        break;
+    enum { STEP = 64 };
+    double x[STEP];
+    if (type == FGMM_F32) {
+        memcpy(to, from, (size_t)n * sizeof *to);
+        return;
+    }
+    for (int64_t i = 0; i < n; i += STEP) {
+        int64_t some = n - i < STEP ? n - i : STEP;
+        fgmm_widen(type, (const char *)from + (size_t)i * fgmm_dtype_size(type), some, x);
+        for (int64_t j = 0; j < some; j++) to[i + j] = (float)x[j];
     }
 }
 
@@ -88,6 +83,18 @@ fgmm_status fgmm_rows_to_floats(fgmm_context *ctx, fgmm_dtype type, const void *
         if (unit && !to_unit(row, d)) return fail_zeros(ctx, first + i);
     }
     return FGMM_OK;
+}
+
+fgmm_status fgmm_rows_check(fgmm_context *ctx, fgmm_dtype type, const void *rows, int64_t first, int64_t n, int64_t d,
+                            int unit) {
+    float *row = fgmm_alloc(ctx, (size_t)fgmm_scan_stride(d) * sizeof *row, "a row");
+    if (!row) return FGMM_ERR_MEMORY;
+    size_t bytes = (size_t)d * fgmm_dtype_size(type);
+    fgmm_status status = FGMM_OK;
+    for (int64_t i = 0; i < n && status == FGMM_OK; i++)
+        status = fgmm_rows_to_floats(ctx, type, (const char *)rows + (size_t)i * bytes, first + i, 1, d, unit, row);
+    fgmm_free(ctx, row);
+    return status;
 }
 
 fgmm_status fgmm_means_to_floats(fgmm_context *ctx, const fgmm_model *model, int64_t stride, float *out) {
@@ -276,4 +283,13 @@ float fgmm_select(float *values, int64_t n, int64_t k) {
             break;
     }
     return values[k];
+}
+
+static int by_value(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+void fgmm_sort_floats(float *values, int64_t n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
 }

@@ -25,8 +25,14 @@ fgmm_status fgmm_metric_check(fgmm_context *ctx, fgmm_metric metric, const fgmm_
  */
 fgmm_status fgmm_rows_to_floats(fgmm_context *ctx, fgmm_dtype type, const void *rows, int64_t first, int64_t n,
                                 int64_t d, int unit, float *out);
+/* The failure that fgmm_rows_to_floats would report of such rows, for a message about them alone; FGMM_OK if none. */
+fgmm_status fgmm_rows_check(fgmm_context *ctx, fgmm_dtype type, const void *rows, int64_t first, int64_t n, int64_t d,
+                            int unit);
 /* The same of u8 and i8 rows as int16, not checked. */
 void fgmm_rows_to_words(fgmm_dtype type, const void *rows, int64_t n, int64_t d, int16_t *out);
+
+/* The means as floats, rows `stride` apart. @return FGMM_ERR_INVALID naming one that is beyond them. */
+fgmm_status fgmm_means_to_floats(fgmm_context *ctx, const fgmm_model *model, int64_t stride, float *out);
 
 /* What an angular distance multiplies the product with a unit query by: 1 / |x|. 0 for a row of zeros. */
 float fgmm_inverse_length(fgmm_dtype type, const void *row, int64_t d);
@@ -51,9 +57,6 @@ int fgmm_is_bytes(fgmm_dtype type);
 /* ---- the k best ---- */
 
 /* The k smallest (distance, id) seen so far, as a heap with the largest of them on top. */
-/* The means as floats, rows `stride` apart. @return FGMM_ERR_INVALID naming one that is beyond them. */
-fgmm_status fgmm_means_to_floats(fgmm_context *ctx, const fgmm_model *model, int64_t stride, float *out);
-
 typedef struct fgmm_best {
     int64_t n, k;
     float *distance; /* [k] */
@@ -70,6 +73,8 @@ void fgmm_best_sort(fgmm_best *best);
 
 /* The k-th smallest (from 0) of n values, which are reordered. */
 float fgmm_select(float *values, int64_t n, int64_t k);
+/* n values into order, smallest first. */
+void fgmm_sort_floats(float *values, int64_t n);
 
 /* ---- distances ---- */
 
@@ -93,6 +98,18 @@ static inline void fgmm_scan_settle(fgmm_metric metric, const float *inverse, in
         for (int i = 0; i < n; i++) out[i] = fmaxf(0, 1 - out[i] * inverse[i]);
     if (metric == FGMM_INNER_PRODUCT)
         for (int i = 0; i < n; i++) out[i] = -out[i];
+}
+
+/* A scan's outputs, of n rows to one query, settled and into its best. @param ids NULL: first, first + 1, ... */
+static inline void fgmm_best_take(fgmm_best *best, fgmm_metric metric, const float *inverse, const int64_t *ids,
+                                  int64_t first, int n, float *out) {
+    float bound = fgmm_best_bound(best);
+    fgmm_scan_settle(metric, inverse, n, out);
+    for (int i = 0; i < n; i++)
+        if (out[i] <= bound) {
+            fgmm_best_push(best, out[i], ids ? ids[i] : first + i);
+            bound = fgmm_best_bound(best);
+        }
 }
 
 /* Results of n queries into the caller's arrays: signs as the metric has them. */

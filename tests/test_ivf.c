@@ -369,11 +369,31 @@ START_TEST(refused) {
 }
 END_TEST
 
+/* A trial on a sample leaves the message to the fit, which knows the row's number. */
+START_TEST(bad_row_is_named) {
+    enum { N = 8500, D = 4, K = 20, BAD = 8 };
+    fgmm_context *ctx = harness_context();
+    rng r = rng_make(510);
+    ivf_data *data = ivf_data_make(&r, N, D, FGMM_F32);
+    float *values = data->rows;
+    fgmm_rows *rows = ivf_data_rows(ctx, data);
+    fgmm_model *out = NULL;
+    fgmm_ivf_train_options train = FGMM_IVF_TRAIN_OPTIONS_INIT;
+    train.n_lists = K;
+    for (int64_t i = BAD; i < N; i++) values[i * D + 1] = NAN; /* some are in any sample */
+    CHECK_FAILS(ctx, FGMM_ERR_DATA, fgmm_ivf_train(ctx, &out, rows, &train, NULL));
+    ck_assert_ptr_nonnull(strstr(fgmm_context_message(ctx), "row 8, column 1 "));
+    fgmm_rows_free(ctx, rows);
+    ivf_data_free(data);
+}
+END_TEST
+
 static TCase *training(void) {
     TCase *room = tcase_create("training");
     tcase_add_loop_test(room, quantizers, 0, 4 * METRICS);
     tcase_add_loop_test(room, starts, 0, METRICS);
     tcase_add_test(room, one_variance_is_the_best);
+    tcase_add_test(room, bad_row_is_named);
     return room;
 }
 

@@ -131,6 +131,9 @@ void *cli_alloc(int64_t count, size_t size, const char *what);
  * @return NULL, or why not (text in `error`). */
 const char *npy_read_column(const char *path, double **out, int64_t *n, char *error, size_t error_size);
 
+/* Seconds of a clock that only goes forward. */
+double cli_now(void);
+
 /* ---- progress bar ------------------------------------------------------------------------ */
 
 /* A fgmm_progress_fn: draws on stderr, which the caller has found to be a terminal. */

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct eval_args {
     cli_session session;
@@ -45,12 +44,6 @@ static int read_list(const cli_command *self, const char *option, const char *te
     }
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- one case, one seed ---- */
 
 static fgmm_ivf_assign_options rule_options(const eval_args *a, const eval_case *c) {
@@ -76,9 +69,9 @@ static fgmm_status measure(const eval_args *a, const eval_work *w, const fgmm_iv
     else
         o.n_probe = setting->probes + (setting->more > 0);
     for (int i = 0; i < 3 && status == FGMM_OK; i++) {
-        double began = now();
+        double began = cli_now();
         status = fgmm_ivf_search(a->session.ctx, index, w->queries, a->k, &o, ids, NULL, NULL);
-        best = fmin(best, now() - began);
+        best = fmin(best, cli_now() - began);
     }
     free(ids);
     *out = (double)n / best;

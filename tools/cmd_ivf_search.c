@@ -2,7 +2,6 @@
 #include "cli_ivf.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 typedef struct search_args {
     cli_session session;
@@ -31,12 +30,6 @@ static const char *ending_of(const char *path) {
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (cli_ends_with(path, endings[i])) return endings[i];
     return ".npz";
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static void report_done(const search_args *a, const search_work *w) {
@@ -70,7 +63,7 @@ static fgmm_status find(const search_args *a, search_work *w) {
     fgmm_context *ctx = a->session.ctx;
     fgmm_status status = FGMM_OK;
     fgmm_metric metric = (fgmm_metric)a->metric;
-    double began = now();
+    double began = cli_now();
     if (w->index) {
         fgmm_ivf_info info;
         fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
@@ -80,13 +73,13 @@ static fgmm_status find(const search_args *a, search_work *w) {
         fgmm_ivf_describe(w->index, &info);
         metric = info.metric;
         status = fgmm_ivf_search(ctx, w->index, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
-        w->seconds = now() - began;
+        w->seconds = cli_now() - began;
         if (status == FGMM_OK && w->truth && !a->truth)
             status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->truth, NULL);
         return status;
     }
     status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->ids, w->distances);
-    w->seconds = now() - began;
+    w->seconds = cli_now() - began;
     return status;
 }
 

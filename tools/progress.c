@@ -15,7 +15,7 @@ static struct {
     double call_start; /* clock at which the call began, to tell calls apart */
 } bar;
 
-static double now(void) {
+double cli_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -72,7 +72,7 @@ static void put_left(char *out, size_t size, double done, double spent, int at_m
 
 int progress_draw(void *user, const fgmm_progress *p) {
     (void)user;
-    double t = now();
+    double t = cli_now();
     double began = t - p->seconds;
     if (fabs(began - bar.call_start) > 0.2) { /* another call than before */
         bar.call_start = began;
