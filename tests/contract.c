@@ -58,7 +58,27 @@ static double share_of_small(const problem *p, const reference *r, int64_t k, in
     return share * rounding;
 }
 
-/* Of a variance or covariance as the type has it: a spherical one is of all columns, a tied one of all components. */
+/*
+ * The second moment of column j about the component's old mean, as the type has it. Sums are taken about the old means
+ * and moved to the new ones, so they hold the variance beside the square of the way: what the moment's own rounding
+ * leaves of a variance is all that sums that may be merged with others can tell.
+ */
+static double old_moment(const problem *p, const reference *r, int64_t k, int64_t j) {
+    int spherical = p->covariance == FGMM_SPHERICAL, tied = p->covariance == FGMM_TIED;
+    double moved = 0;
+    for (int64_t i = tied ? 0 : k; i < (tied ? p->k : k + 1); i++) {
+        for (int64_t m = spherical ? 0 : j; m < (spherical ? p->d : j + 1); m++) {
+            double way = r->means[i * p->d + m] - p->means[i * p->d + m];
+            moved += way * way * (tied ? r->counts[i] / r->weight : 1);
+        }
+    }
+    return covariance_variance(p->covariance, r->covariances, p->d, k, j) + moved / (spherical ? (double)p->d : 1);
+}
+
+/*
+ * What is forgiven a variance or covariance beside e, as the type has it: a spherical one is of all columns, a tied one
+ * of all components.
+ */
 static double variance_share(const problem *p, const reference *r, int64_t k, int64_t a, int64_t b, double e) {
     double share = 0, count = r->counts[k];
     if (p->covariance == FGMM_SPHERICAL) {
@@ -70,7 +90,8 @@ static double variance_share(const problem *p, const reference *r, int64_t k, in
     } else {
         share = share_of_cut(p, r, k, a, b, 2, e);
     }
-    return share / count;
+    double rounding = 8 * DBL_EPSILON * sqrt(old_moment(p, r, k, a) * old_moment(p, r, k, b));
+    return share / count + rounding;
 }
 
 /*

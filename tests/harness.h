@@ -7,7 +7,8 @@
  *   FLASHGMM_TEST_SCALE   most multiply-adds (rows x components x features) a case may take; default 4e6.
  *   FLASHGMM_TEST_SHORT   for slow devices: every so-manieth problem, 1 for all, each in one of the settings; the seed
  *                         says which.
- *   FLASHGMM_TEST_SEED    the seed; otherwise fresh for each run. It is printed either way.
+ *   FLASHGMM_TEST_SEED    the seed; otherwise fresh for each run. It is printed either way. tools/check.sh makes it of
+ *                         the sources, so that a change is tested on data of its own, the same wherever.
  */
 #ifndef FGMM_TESTS_HARNESS_H
 #define FGMM_TESTS_HARNESS_H
