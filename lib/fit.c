@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "constraints.h"
 #include "laps.h"
 #include "report.h"
@@ -20,21 +21,12 @@ typedef struct {
     fgmm_feed *feed;
     fgmm_seeder *seeder;
     fgmm_report_scope *scope;
-    /* of the restart under way */
-    fgmm_engine engine;
-    fgmm_pass_counts counts;
-    int64_t moved;     /* components reseeded so far */
+    fgmm_fit_place place;
+    double saved;      /* when the last checkpoint was written, or tried */
+    int unsaved;       /* 1: the place has moved since a checkpoint was written */
     fgmm_stats *stats; /* of the last pass, kept for the next of the same shape: its model may be gone */
     fgmm_laps laps;
 } fit_state;
-
-/* One fitted restart. */
-typedef struct {
-    fgmm_model *model;
-    fgmm_engine engine;
-    fgmm_pass_counts counts;
-    double seconds_per_iteration;
-} fit_result;
 
 static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_fit_options *o) {
     if (o->struct_size != sizeof *o)
@@ -48,6 +40,7 @@ static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: on_dead is keep, reseed or drop, on_collapse keep or drop");
     if (o->n_init < 0 || o->max_iter < 0 || o->init_sample < 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_init, max_iter and init_sample must not be negative");
+    if (isnan(o->checkpoint_seconds)) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: checkpoint_seconds is NaN");
     if (isnan(o->tol)) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: tol is NaN");
     if (o->freeze && (o->on_dead != FGMM_KEEP || o->on_collapse != FGMM_KEEP))
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: reseed and drop change what freeze holds: use one or the other");
@@ -106,8 +99,9 @@ static const char *const collapse_causes[] = {[FGMM_SPHERICAL] = "its rows are i
                                               [FGMM_FULL] = "its covariance is singular"};
 
 /* Lets the policies act. *changed tells that the model is no longer what the M-step made. */
-static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_fate *fates, const fgmm_fate *before,
-                                  int iteration, int *changed) {
+static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_fate *fates, int iteration,
+                                  int64_t *moved, int *changed) {
+    const fgmm_fate *before = fit->place.fates;
     int64_t original = model->k, removed = 0;
     int ranked = 0;
     for (int64_t i = 0; i < original; i++) {
@@ -117,7 +111,7 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         /* A shared covariance cannot be dropped with one component. */
         if (!dead && model->type == FGMM_TIED) policy = FGMM_KEEP;
         /* Data with fewer clusters than components would move them for ever; one component has to remain. */
-        if (policy == FGMM_RESEED && fit->moved >= fit->k) policy = FGMM_KEEP;
+        if (policy == FGMM_RESEED && *moved >= fit->k) policy = FGMM_KEEP;
         if (policy == FGMM_DROP && model->k == 1) policy = FGMM_KEEP;
         const char *done = policy == FGMM_DROP ? "dropped" : policy == FGMM_RESEED ? "moved" : "kept";
         if (policy != FGMM_KEEP || before[i] != fates[i])
@@ -127,7 +121,7 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         if (policy == FGMM_RESEED) {
             if (!ranked) FGMM_TRY(fgmm_seed_rank(fit->seeder, model));
             ranked = 1;
-            fgmm_seed_move(fit->seeder, model, i - removed, fit->reg_covar, &fit->moved);
+            fgmm_seed_move(fit->seeder, model, i - removed, fit->reg_covar, moved);
             *changed = 1;
         } else if (policy == FGMM_DROP) {
             remove_component(model, i - removed++);
@@ -135,6 +129,80 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         }
     }
     if (removed) normalise_weights(model);
+    return FGMM_OK;
+}
+
+/* ---- checkpoints ---- */
+
+/* A model that a policy has changed has not been seen by an E-step: it cannot have converged. */
+static int has_converged(const fit_state *fit) {
+    return !fit->place.changed && fit->tol > 0 && fabs(fit->place.change) < fit->tol;
+}
+
+/* What the fit under way is; its pointers are the feed's. */
+static fgmm_fit_identity identify(const fit_state *fit) {
+    const fgmm_fit_options *o = fit->options;
+    fgmm_fit_identity identity = {.numbers = {[FGMM_FIT_COMPONENTS] = (double)fit->k,
+                                              [FGMM_FIT_COVARIANCE] = o->covariance_type,
+                                              [FGMM_FIT_INIT] = o->init,
+                                              [FGMM_FIT_INIT_SAMPLE] = (double)o->init_sample,
+                                              [FGMM_FIT_N_INIT] = fit->n_init,
+                                              [FGMM_FIT_MAX_ITER] = fit->max_iter,
+                                              [FGMM_FIT_TOL] = fit->tol < 0 ? -1 : fit->tol,
+                                              [FGMM_FIT_REG_COVAR] = fit->reg_covar,
+                                              [FGMM_FIT_FREEZE] = o->freeze,
+                                              [FGMM_FIT_ON_DEAD] = o->on_dead,
+                                              [FGMM_FIT_ON_COLLAPSE] = o->on_collapse,
+                                              [FGMM_FIT_PRECISION] = fit->compute.precision,
+                                              [FGMM_FIT_ENGINE] = fit->compute.engine,
+                                              [FGMM_FIT_CONSTRAINTS] = fit->constraints},
+                                  .d = fit->rows->d,
+                                  .weight = fgmm_feed_weight(fit->feed),
+                                  .mean = fgmm_feed_mean(fit->feed),
+                                  .variance = fgmm_feed_variance(fit->feed)};
+    fgmm_fit_halves(o->seed, &identity.numbers[FGMM_FIT_SEED]);
+    if (o->init_model) {
+        identity.numbers[FGMM_FIT_COVARIANCE] = o->init_model->type;
+        identity.numbers[FGMM_FIT_INIT] = 0;
+        fgmm_fit_halves(fgmm_model_fingerprint(o->init_model), &identity.numbers[FGMM_FIT_START]);
+    }
+    identity.numbers[FGMM_FIT_ROWS] = (double)(fit->rows->n - fgmm_feed_skipped(fit->feed));
+    return identity;
+}
+
+static double checkpoint_seconds(const fit_state *fit) {
+    double asked = fit->options->checkpoint_seconds;
+    return asked < 0 ? 0 : asked == 0 ? 60 : asked;
+}
+
+/* Writes a checkpoint where the place has moved since the last; the fit goes on without. */
+static void save_place(fit_state *fit) {
+    const char *path = fit->options->checkpoint;
+    if (!path || !fit->unsaved) return;
+    const fgmm_fit_identity identity = identify(fit);
+    if (fgmm_checkpoint_save(fit->ctx, path, &identity, &fit->place) == FGMM_OK) {
+        fit->unsaved = 0;
+    } else {
+        fgmm_report_warn(fit->scope, "no checkpoint of iteration %d: %s", fit->place.now.model->n_iter,
+                         fgmm_context_message(fit->ctx));
+        fgmm_enter(fit->ctx);
+    }
+    fit->saved = fgmm_now();
+}
+
+/* Goes to the place that the checkpoint holds, if there is one. */
+static fgmm_status resume(fit_state *fit) {
+    const char *path = fit->options->checkpoint;
+    fit->saved = fgmm_now();
+    if (!path) return FGMM_OK;
+    const fgmm_fit_identity identity = identify(fit);
+    FGMM_TRY(fgmm_checkpoint_load(fit->ctx, path, &identity, &fit->place));
+    fgmm_model *model = fit->place.now.model;
+    if (!model) return FGMM_OK;
+    fit->place.choice.asked = fit->compute.engine;
+    model->converged = has_converged(fit);
+    fgmm_log(fit->ctx, FGMM_LOG_INFO, "going on from %s, iteration %d of restart %d", path, model->n_iter,
+             fit->place.restart);
     return FGMM_OK;
 }
 
@@ -152,67 +220,80 @@ static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     return FGMM_OK;
 }
 
-/* Iteration `it` (from 1): *model becomes the next one. *fates is [k], of the iteration before and then of this one. */
-static fgmm_status iterate(fit_state *fit, fgmm_model **model, fgmm_fate *fates, int it, fgmm_engine_choice *choice,
-                           int *changed) {
+/* One iteration. Only a whole one moves the place. */
+static fgmm_status iterate(fit_state *fit) {
     fgmm_context *ctx = fit->ctx;
+    fgmm_fit_place *place = &fit->place;
+    const fgmm_model *model = place->now.model;
+    const int it = model->n_iter + 1;
     fgmm_status status = FGMM_OK;
     fgmm_model *next = NULL;
-    fgmm_fate *now = fgmm_calloc(ctx, (size_t)(*model)->k, sizeof *now, "fates of components");
-    if (!now) return FGMM_ERR_MEMORY;
-    fit->engine = fgmm_engine_next(choice, fgmm_precision_on(fit->target, fit->compute.precision), (*model)->k);
-    FGMM_GO(fit_stats(fit, *model));
-    FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, choice, &fit->counts));
-    FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, now));
+    fgmm_engine_choice choice = place->choice;
+    fgmm_pass_counts counts;
+    int64_t moved = place->moved;
+    int changed = 0;
+    fgmm_fate *fates = fgmm_calloc(ctx, (size_t)model->k, sizeof *fates, "fates of components");
+    if (!fates) return FGMM_ERR_MEMORY;
+    fgmm_engine engine = fgmm_engine_next(&choice, fgmm_precision_on(fit->target, fit->compute.precision), model->k);
+    FGMM_GO(fit_stats(fit, model));
+    FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, &choice, &counts));
+    FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, fates));
     fgmm_constrain(next, fit->constraints);
-    FGMM_GO(apply_policies(fit, next, now, fates, it, changed));
-    /* After a drop the places have shifted: every fate still to come is news. */
-    if (next->k == (*model)->k) {
-        memcpy(fates, now, (size_t)next->k * sizeof *now);
-    } else {
-        memset(fates, 0, (size_t)next->k * sizeof *now);
+    FGMM_GO(apply_policies(fit, next, fates, it, &moved, &changed));
+    if (next->k != model->k) {
+        /* After a drop the places have shifted: every fate still to come is news. */
+        memset(fates, 0, (size_t)next->k * sizeof *fates);
         drop_stats(fit);
     }
     next->n_iter = it;
-    fgmm_model_free(ctx, *model);
-    *model = next;
+    place->change = next->lower_bound - model->lower_bound;
+    place->changed = changed;
+    place->moved = moved;
+    place->choice = choice;
+    place->now.engine = engine;
+    place->now.counts = counts;
+    fgmm_model_free(ctx, place->now.model);
+    place->now.model = next;
     next = NULL;
+    fgmm_free(ctx, place->fates);
+    place->fates = fates;
+    fates = NULL;
 done:
-    fgmm_free(ctx, now);
+    fgmm_free(ctx, fates);
     fgmm_model_free(ctx, next);
     return status;
 }
 
-/* Runs EM from *model, which becomes the result; when cancelled, the last whole iteration's. */
-static fgmm_status run_em(fit_state *fit, fgmm_model **model, double *seconds_per_iteration) {
+/* Runs EM from the place on; when cancelled, to the last whole iteration. */
+static fgmm_status run_em(fit_state *fit) {
     fgmm_status status = FGMM_OK;
-    fgmm_engine_choice choice = {.asked = fit->compute.engine};
+    fgmm_fit_result *now = &fit->place.now;
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
-    double last = NAN;
     fit->laps.n = 0;
-    fgmm_fate *fates = fgmm_calloc(fit->ctx, (size_t)(*model)->k, sizeof *fates, "fates of components");
-    if (!fates) return FGMM_ERR_MEMORY;
-    progress->iteration = 0;
-    progress->lower_bound = progress->change = NAN;
-    for (int it = 1; it <= fit->max_iter; it++) {
+    progress->iteration = now->model->n_iter;
+    progress->lower_bound = now->model->lower_bound;
+    progress->change = fit->place.change;
+    while (now->model->n_iter < fit->max_iter && !now->model->converged) {
         double began = fgmm_now();
-        int changed = 0;
-        FGMM_GO(iterate(fit, model, fates, it, &choice, &changed));
+        FGMM_GO(iterate(fit));
         fgmm_laps_add(&fit->laps, fgmm_now() - began);
-        double bound = (*model)->lower_bound, change = bound - last;
-        progress->iteration = it;
-        progress->lower_bound = bound;
-        progress->change = change;
-        last = bound;
-        /* A model that a policy has changed has not been seen by an E-step: it cannot have converged. */
-        (*model)->converged = !changed && fit->tol > 0 && fabs(change) < fit->tol;
+        progress->iteration = now->model->n_iter;
+        progress->lower_bound = now->model->lower_bound;
+        progress->change = fit->place.change;
+        now->model->converged = has_converged(fit);
+        fit->unsaved = 1;
+        if (fgmm_now() - fit->saved >= checkpoint_seconds(fit)) save_place(fit);
         FGMM_GO(fgmm_feed_report(fit->feed));
-        if ((*model)->converged) break;
     }
 done:
     drop_stats(fit);
-    fgmm_free(fit->ctx, fates);
-    *seconds_per_iteration = fgmm_laps_median(&fit->laps);
+    now->seconds_per_iteration = fgmm_laps_median(&fit->laps);
+    if (status == FGMM_OK && fit->place.restart == fit->n_init - 1) save_place(fit);
+    if (status == FGMM_ERR_CANCELLED) {
+        fgmm_enter(fit->ctx);
+        save_place(fit);
+        fgmm_fail(fit->ctx, status, "cancelled");
+    }
     return status;
 }
 
@@ -240,32 +321,45 @@ static fgmm_status start_model(fit_state *fit, int restart, fgmm_model **out) {
     return FGMM_OK;
 }
 
-/* Runs one restart and keeps it in *best if it is better. On cancel a restart with a whole iteration counts too. */
-static fgmm_status restart_fit(fit_state *fit, int restart, fit_result *best) {
-    fit_result result = {0};
-    fgmm_progress *progress = fgmm_feed_progress(fit->feed);
-    progress->init = restart;
-    fit->moved = 0;
-    FGMM_TRY(start_model(fit, restart, &result.model));
-    if (restart == fit->n_init - 1 && fit->options->on_dead != FGMM_RESEED) {
+/* The first restart's model, or one more's. */
+static fgmm_status start_restart(fit_state *fit) {
+    fgmm_fit_place *place = &fit->place;
+    place->choice = (fgmm_engine_choice){.asked = fit->compute.engine};
+    fit->unsaved = 0; /* what came before is not where the fit stands now */
+    place->moved = 0;
+    place->change = NAN;
+    place->changed = 0;
+    FGMM_TRY(start_model(fit, place->restart, &place->now.model));
+    fgmm_free(fit->ctx, place->fates);
+    place->fates = fgmm_calloc(fit->ctx, (size_t)place->now.model->k, sizeof *place->fates, "fates of components");
+    return place->fates ? FGMM_OK : FGMM_ERR_MEMORY;
+}
+
+/* Runs one restart, or what is left of it, and keeps it if it is better than those before. On cancel a restart with a
+ * whole iteration counts too. */
+static fgmm_status run_restart(fit_state *fit) {
+    fgmm_fit_place *place = &fit->place;
+    fgmm_feed_progress(fit->feed)->init = place->restart;
+    if (!place->now.model) FGMM_TRY(start_restart(fit));
+    if (place->restart == fit->n_init - 1 && fit->options->on_dead != FGMM_RESEED) {
         /* Its sample would stay beside the work space of EM. */
         fgmm_seeder_free(fit->ctx, fit->seeder);
         fit->seeder = NULL;
     }
-    fgmm_status status = run_em(fit, &result.model, &result.seconds_per_iteration);
-    result.engine = fit->engine;
-    result.counts = fit->counts;
-    int whole = result.model->n_iter > 0 && (status == FGMM_OK || status == FGMM_ERR_CANCELLED);
-    if (whole && (!best->model || result.model->lower_bound > best->model->lower_bound)) {
-        fgmm_model_free(fit->ctx, best->model);
-        *best = result;
+    fgmm_status status = run_em(fit);
+    const fgmm_model *now = place->now.model, *best = place->best.model;
+    int whole = now->n_iter > 0 && (status == FGMM_OK || status == FGMM_ERR_CANCELLED);
+    if (whole && (!best || now->lower_bound > best->lower_bound)) {
+        fgmm_model_free(fit->ctx, place->best.model);
+        place->best = place->now;
     } else {
-        fgmm_model_free(fit->ctx, result.model);
+        fgmm_model_free(fit->ctx, place->now.model);
     }
+    place->now = (fgmm_fit_result){0};
     return status;
 }
 
-/* Opens the feed and looks the rows over; the seeder too, where one is needed. */
+/* Opens the feed and looks the rows over. */
 static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     fgmm_context *ctx = fit->ctx;
     const fgmm_rows *rows = fit->rows;
@@ -283,14 +377,20 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
                          (long long)fit->k, (long long)n);
     if (!(fgmm_feed_weight(fit->feed) > 0))
         return fgmm_fail(ctx, FGMM_ERR_DATA, "fit: the weights of the rows sum to 0");
-    progress->stage = "seed";
-    if (!fit->options->init_model || fit->options->on_dead == FGMM_RESEED)
-        FGMM_TRY(fgmm_seeder_open(ctx, &fit->seeder, fit->feed, rows, fit->k, fit->options->init_sample,
-                                  fit->options->seed));
     return FGMM_OK;
 }
 
+/* The seeder, where a start is still to be made or a component may have to move. */
+static fgmm_status open_seeder(fit_state *fit) {
+    const fgmm_fit_options *o = fit->options;
+    int starts = !o->init_model && (!fit->place.now.model || fit->place.restart < fit->n_init - 1);
+    if (!starts && o->on_dead != FGMM_RESEED) return FGMM_OK;
+    fgmm_feed_progress(fit->feed)->stage = "seed";
+    return fgmm_seeder_open(fit->ctx, &fit->seeder, fit->feed, fit->rows, fit->k, o->init_sample, o->seed);
+}
+
 static void fit_close(fit_state *fit) {
+    fgmm_fit_place_free(fit->ctx, &fit->place);
     fgmm_seeder_free(fit->ctx, fit->seeder);
     fgmm_feed_close(fit->ctx, fit->feed);
 }
@@ -311,21 +411,22 @@ fgmm_status fgmm_fit_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm
     fgmm_report_scope scope;
     FGMM_TRY(fgmm_report_begin(ctx, &scope, report));
     fit.scope = &scope;
-    fit_result best = {0};
-    fgmm_status status = fit_open(&fit, (int64_t)fit.max_iter * fit.n_init);
-    for (int restart = 0; restart < fit.n_init && status == FGMM_OK; restart++)
-        status = restart_fit(&fit, restart, &best);
-    if (best.model && (status == FGMM_OK || status == FGMM_ERR_CANCELLED)) {
-        *out = best.model;
-        fgmm_report_pass(&scope, fit.feed, best.engine, fit.compute.precision, &best.counts);
+    fgmm_status status = options->checkpoint ? fgmm_checkpoint_try(ctx, options->checkpoint) : FGMM_OK;
+    if (status == FGMM_OK) status = fit_open(&fit, (int64_t)fit.max_iter * fit.n_init);
+    if (status == FGMM_OK) status = resume(&fit);
+    if (status == FGMM_OK) status = open_seeder(&fit);
+    for (; fit.place.restart < fit.n_init && status == FGMM_OK; fit.place.restart++) status = run_restart(&fit);
+    fgmm_fit_result *best = &fit.place.best;
+    if (best->model && (status == FGMM_OK || status == FGMM_ERR_CANCELLED)) {
+        fgmm_report_pass(&scope, fit.feed, best->engine, fit.compute.precision, &best->counts);
         if (report) {
-            report->n_iter = best.model->n_iter;
-            report->converged = best.model->converged;
-            report->lower_bound = best.model->lower_bound;
-            report->seconds_per_iteration = best.seconds_per_iteration;
+            report->n_iter = best->model->n_iter;
+            report->converged = best->model->converged;
+            report->lower_bound = best->model->lower_bound;
+            report->seconds_per_iteration = best->seconds_per_iteration;
         }
-    } else {
-        fgmm_model_free(ctx, best.model);
+        *out = best->model;
+        best->model = NULL;
     }
     fgmm_report_end(&scope, status);
     fit_close(&fit);
@@ -344,6 +445,7 @@ fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_r
     FGMM_TRY(fgmm_report_begin(ctx, &scope, NULL));
     fit.scope = &scope;
     fgmm_status status = fit_open(&fit, 0);
+    if (status == FGMM_OK) status = open_seeder(&fit);
     if (status == FGMM_OK) status = start_model(&fit, 0, out);
     fgmm_report_end(&scope, status);
     fit_close(&fit);

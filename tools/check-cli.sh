@@ -112,6 +112,10 @@ expect 2 '--renormalise needs --top' predict "$digits" -m m.npz -o l.npy --renor
 expect 2 'choose one' predict "$digits" -m m.npz -o l.npy --top 2 --proba
 expect 2 'needs? --mini-batch' fit "$digits" -k 2 --t0 3
 expect 2 'neither restarts nor policies' fit "$digits" -k 2 --mini-batch 100 --n-init 2
+expect 2 '--every needs --checkpoint' fit "$digits" -k 2 --every 3
+expect 2 'keeps no checkpoints' fit "$digits" -k 2 --mini-batch 100 --checkpoint c.npz
+expect 2 'must end in .npz' fit "$digits" -k 2 --checkpoint c.txt
+expect 2 'input itself' fit "$digits" -k 2 -o c.npz --checkpoint ./c.npz
 expect 2 '-k, the number of means' kmeans "$digits"
 expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
 expect 2 'missing' partial-fit "$digits"
@@ -167,6 +171,16 @@ for rows in 8 16; do
     grep -o '"lower_bound": [-0-9]*\.[0-9]\{6\}' out.txt > bound-$rows.txt
 done
 holds 'batches count by their weight' cmp bound-8.txt bound-16.txt
+# A checkpoint goes on for longer, is a model, and belongs to one fit.
+expect 0 'not converged' fit "$digits" -k 10 --seed 1 --max-iter 4 --checkpoint place.npz --every 0
+expect 0 'fit +4 iterations' info place.npz
+expect 0 'going on from place.npz, iteration 4' fit "$digits" -k 10 --seed 1 --max-iter 200 -o longer.npz --checkpoint place.npz -v
+holds 'a fit that went on gives the file of one that did not stop' cmp m.npz longer.npz
+expect 1 'place.npz: its seed is 1, here it is 2: .*remove it' fit "$digits" -k 10 --seed 2 --max-iter 200 --checkpoint place.npz
+expect 1 'features' fit many.npy -k 10 --seed 1 --max-iter 200 --checkpoint place.npz
+head -c 3000 place.npz > short-place.npz
+expect 1 'short-place.npz' fit "$digits" -k 10 --seed 1 --max-iter 200 --checkpoint short-place.npz
+expect 1 "m.npz: not a checkpoint" fit "$digits" -k 10 --seed 1 --max-iter 200 --checkpoint m.npz
 expect 2 'there already' partial-fit "$digits" -s state.npz --start m.npz
 expect 2 'go with --start' partial-fit "$digits" -s state.npz --kappa 0.6
 expect 0 '^ \* ' select "$digits" -k 2:8:3 --covariance spherical,diag -o best.npz
@@ -276,6 +290,15 @@ fi
 mkdir small
 if [ "$(id -u)" = 0 ] && mount -t tmpfs -o size=16k none small 2> /dev/null; then
     expect 1 'needs about .* bytes' fit "$digits" -k 1000 -o small/model.npz
+    # One that fills up later loses the new checkpoint alone.
+    expect 0 '' fit many.npy -k 10 --max-iter 2 --tol 0 --checkpoint small/place.npz --every 0 -q
+    cp small/place.npz held.npz
+    head -c 100000 /dev/zero > small/rest 2> err.txt
+    expect 0 'warning: no checkpoint of iteration 3: cannot write small/place.npz: .*space' fit many.npy -k 10 --max-iter 4 --tol 0 \
+        --checkpoint small/place.npz --every 0
+    holds 'a full disk leaves the old checkpoint whole' cmp held.npz small/place.npz
+    rm small/rest
+    expect 0 'iterations  4, not' fit many.npy -k 10 --max-iter 4 --tol 0 --checkpoint small/place.npz --every 0
     umount small
 fi
 

@@ -11,11 +11,11 @@
 typedef struct fit_args {
     cli_session session;
     cli_compute compute;
-    const char *data, *output, *init, *weights;
+    const char *data, *output, *init, *weights, *checkpoint;
     int64_t k, init_sample, mini_batch;
     int covariance, n_init, max_iter, on_dead, on_collapse;
     unsigned freeze;
-    double tol, reg_covar, kappa, t0;
+    double tol, reg_covar, kappa, t0, every;
     uint64_t seed;
 } fit_args;
 
@@ -105,6 +105,7 @@ static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *
     }
     if (status == FGMM_OK) return CLI_DONE;
     if (status != FGMM_ERR_CANCELLED) return cli_failed(s, status);
+    if (a->checkpoint) cli_say("the same command goes on from '%s'", a->checkpoint);
     const char *what = a->mini_batch ? "step" : "iteration";
     if (a->output) {
         cli_say("cancelled; '%s' holds the model of %s %d", a->output, what, fgmm_model_iterations(w->model));
@@ -112,6 +113,17 @@ static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *
         cli_say("cancelled after %s %d", what, fgmm_model_iterations(w->model));
     }
     return CLI_FAILED;
+}
+
+static int check_outputs(const cli_command *self, const fit_args *a, const fgmm_fit_options *o, const fit_work *w) {
+    int64_t k = w->in.start ? fgmm_model_components(w->in.start) : a->k;
+    double bytes = cli_model_bytes(o->covariance_type, k, fgmm_rows_features(w->in.rows));
+    int rc = CLI_DONE;
+    if (a->output) rc = cli_check_output(self, a->output, ".npz", bytes, (cli_files){{a->data, a->weights}});
+    if (rc != CLI_DONE || !a->checkpoint) return rc;
+    /* A full disk is no reason not to begin: it may have room by then, and is warned of otherwise. */
+    const char *start = w->in.start ? a->init : NULL;
+    return cli_check_output(self, a->checkpoint, ".npz", 0, (cli_files){{a->data, a->weights, a->output, start}});
 }
 
 static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, fit_work *w) {
@@ -123,11 +135,7 @@ static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, 
         rc = cli_usage(self, "'%s' is %s: --covariance cannot make it %s", a->init,
                        fgmm_covariance_name((fgmm_covariance)start_type), fgmm_covariance_name(o->covariance_type));
     }
-    if (rc == CLI_DONE && a->output) {
-        int64_t k = w->in.start ? fgmm_model_components(w->in.start) : a->k;
-        double bytes = cli_model_bytes(o->covariance_type, k, fgmm_rows_features(w->in.rows));
-        rc = cli_check_output(self, a->output, ".npz", bytes, (cli_files){{a->data, a->weights}});
-    }
+    if (rc == CLI_DONE) rc = check_outputs(self, a, o, w);
     if (rc == CLI_DONE) {
         o->init_model = w->in.start;
         rc = fit_and_save(a, o, w);
@@ -139,7 +147,7 @@ static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, 
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    fit_args a = {.init = "kmeans++", .tol = NAN, .reg_covar = NAN, .t0 = NAN, .covariance = -1};
+    fit_args a = {.init = "kmeans++", .tol = NAN, .reg_covar = NAN, .t0 = NAN, .every = NAN, .covariance = -1};
     const cli_option options[] = {
         {"components", 'k', CLI_INT64, &a.k, 1, 9e15, "K", "number of components"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "MODEL.npz", "where the model goes"},
@@ -161,6 +169,9 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"mini-batch", 0, CLI_INT64, &a.mini_batch, 1, 9e15, "ROWS",
          "a step after each so many rows: stepwise EM; --max-iter then counts passes"},
         MINI_BATCH_OPTIONS(&a),
+        {"checkpoint", 0, CLI_TEXT, &a.checkpoint, 0, 0, "FILE.npz",
+         "keep the place of the fit here; where FILE is there already, go on from it"},
+        {"every", 0, CLI_REAL, &a.every, 0, 1e9, "SECONDS", "between checkpoints (default 60; 0: each iteration)"},
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -182,6 +193,10 @@ static int run(const cli_command *self, int argc, char **argv) {
         return cli_usage(self, "--mini-batch has neither restarts nor policies: leave out --n-init and --on-...");
     }
     if (!a.mini_batch && (a.kappa > 0 || !isnan(a.t0))) return cli_usage(self, "--kappa and --t0 need --mini-batch");
+    if (a.mini_batch && a.checkpoint) {
+        return cli_usage(self, "--mini-batch keeps no checkpoints: 'flashgmm partial-fit' keeps a state");
+    }
+    if (!isnan(a.every) && !a.checkpoint) return cli_usage(self, "--every needs --checkpoint FILE.npz");
     rc = mini_batch_check_kappa(self, a.kappa);
     if (rc != CLI_GO_ON) return rc;
     o.n_components = a.k;
@@ -195,6 +210,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     o.on_dead = (fgmm_policy)a.on_dead;
     o.on_collapse = a.on_collapse ? FGMM_DROP : FGMM_KEEP;
     o.compute = cli_compute_options(&a.compute);
+    o.checkpoint = a.checkpoint;
+    o.checkpoint_seconds = cli_zero_is_off(a.every);
 
     fit_work w = {.batches.session = &a.session};
     if (a.mini_batch && isatty(STDERR_FILENO) && !a.session.quiet) {

@@ -371,12 +371,21 @@ typedef struct fgmm_fit_options {
     fgmm_policy on_dead;          /**< RESEED and DROP only with freeze 0 */
     fgmm_policy on_collapse;      /**< KEEP or DROP; collapsed: every variance of a component at the floor */
     fgmm_compute_options compute; /**< zeroed: defaults */
+    /**  NULL, or a file (an .npz) that fgmm_fit keeps its place in, and goes on from if it is there. A fit that was killed
+     *  and is called again with the same options and rows gives the model, to the bit, that it would have given. Written
+     *  beside, flushed and renamed, so that there is always a whole one; where writing fails a warning says so, the old one
+     *  stays, and the fit goes on. Written for the last time when the fit is done or cancelled, and never removed.
+     *  max_iter and tol may have changed since where n_init is 1. Also a model file, of the iteration it was written in.
+     *  @return FGMM_ERR_INVALID if it belongs to other options or rows, naming what differs; FGMM_ERR_FORMAT if it is
+     *  damaged; FGMM_ERR_IO if none can be written there. fgmm_initial_model leaves it alone. */
+    const char *checkpoint;
+    double checkpoint_seconds; /**< between two; 0: 60; negative: after each iteration */
 } fgmm_fit_options;
 
 #define FGMM_FIT_OPTIONS_INIT                                                                                          \
     {                                                                                                                  \
         sizeof(fgmm_fit_options), 0, FGMM_SPHERICAL, FGMM_INIT_KMEANSPP, 0, 0, 0, 0, 0.0, 0.0, 0, 0, FGMM_KEEP,        \
-            FGMM_KEEP, FGMM_COMPUTE_OPTIONS_INIT                                                                       \
+            FGMM_KEEP, FGMM_COMPUTE_OPTIONS_INIT, 0, 0.0                                                               \
     }
 
 /** How a call went. Strings are static or inside the struct. */

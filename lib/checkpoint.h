@@ -1,0 +1,78 @@
+/* Where a fit stands, and the file that it can go on from. */
+#ifndef FGMM_LIB_CHECKPOINT_H
+#define FGMM_LIB_CHECKPOINT_H
+
+#include "estep.h"
+
+/* A restart as far as it has come. */
+typedef struct fgmm_fit_result {
+    fgmm_model *model; /* NULL: there is none; n_iter counts its whole iterations */
+    fgmm_engine engine;
+    fgmm_pass_counts counts;
+    double seconds_per_iteration;
+} fgmm_fit_result;
+
+/* All that the iterations to come depend on. */
+typedef struct fgmm_fit_place {
+    int restart;          /* the one under way */
+    fgmm_fit_result now;  /* of it */
+    fgmm_fit_result best; /* of those before */
+    fgmm_fate *fates;     /* [now.model->k] of its components in the last iteration */
+    fgmm_engine_choice choice;
+    int64_t moved; /* components reseeded so far */
+    double change; /* of the lower bound in the last iteration */
+    int changed;   /* 1: a policy has changed the model since its E-step */
+} fgmm_fit_place;
+
+void fgmm_fit_place_free(fgmm_context *ctx, fgmm_fit_place *place);
+
+/* What makes a fit this fit: numbers that must be equal, and the rows by their moments, which must be close. */
+enum {
+    FGMM_FIT_COMPONENTS,
+    FGMM_FIT_COVARIANCE,
+    FGMM_FIT_INIT,
+    FGMM_FIT_INIT_SAMPLE,
+    FGMM_FIT_N_INIT,
+    FGMM_FIT_MAX_ITER,
+    FGMM_FIT_TOL,
+    FGMM_FIT_REG_COVAR,
+    FGMM_FIT_SEED, /* low and high half */
+    FGMM_FIT_SEED_HIGH,
+    FGMM_FIT_FREEZE,
+    FGMM_FIT_ON_DEAD,
+    FGMM_FIT_ON_COLLAPSE,
+    FGMM_FIT_PRECISION,
+    FGMM_FIT_ENGINE,
+    FGMM_FIT_CONSTRAINTS,
+    FGMM_FIT_START, /* fingerprint of init_model, low and high half */
+    FGMM_FIT_START_HIGH,
+    FGMM_FIT_ROWS, /* not counting those left out */
+    FGMM_FIT_NUMBERS
+};
+
+typedef struct fgmm_fit_identity {
+    double numbers[FGMM_FIT_NUMBERS];
+    int64_t d;
+    double weight;                 /* sum of the rows' weights */
+    const double *mean, *variance; /* [d] of the rows */
+} fgmm_fit_identity;
+
+/* A 64-bit number in two doubles. */
+void fgmm_fit_halves(uint64_t value, double *low_then_high);
+
+/* FGMM_ERR_INVALID naming what differs. @param theirs of the file at `path`. */
+fgmm_status fgmm_fit_identity_check(fgmm_context *ctx, const char *path, const fgmm_fit_identity *ours,
+                                    const fgmm_fit_identity *theirs);
+
+/* Finds out whether checkpoints can be written there, before the work. */
+fgmm_status fgmm_checkpoint_try(fgmm_context *ctx, const char *path);
+
+/* Replaces the file when all of the new one is on the disk; until then the old one stays. */
+fgmm_status fgmm_checkpoint_save(fgmm_context *ctx, const char *path, const fgmm_fit_identity *identity,
+                                 const fgmm_fit_place *place);
+
+/* @param place zeroed; it stays so if there is no such file. On failure it may hold something to be freed. */
+fgmm_status fgmm_checkpoint_load(fgmm_context *ctx, const char *path, const fgmm_fit_identity *identity,
+                                 fgmm_fit_place *place);
+
+#endif
