@@ -1,6 +1,7 @@
 #include "checkpoint.h"
 
 #include <math.h>
+#include <string.h>
 
 void fgmm_fit_place_free(fgmm_context *ctx, fgmm_fit_place *place) {
     fgmm_model_free(ctx, place->now.model);
@@ -68,4 +69,96 @@ fgmm_status fgmm_fit_identity_check(fgmm_context *ctx, const char *path, const f
                              path, (long long)j, theirs->mean[j], theirs->variance[j], ours->mean[j], ours->variance[j],
                              other);
     return FGMM_OK;
+}
+
+/* ---- ranks ---- */
+
+fgmm_status fgmm_fit_identity_meet(fgmm_group *group, const fgmm_fit_identity *identity) {
+    enum { COUNT = FGMM_FIT_NUMBERS + 1 };
+    fgmm_context *ctx = group->ctx;
+    double *all = fgmm_alloc(ctx, (size_t)group->ranks.size * COUNT * sizeof *all, "options of the ranks");
+    if (!all) return FGMM_ERR_MEMORY;
+    double *own = all + (int64_t)group->ranks.rank * COUNT;
+    memcpy(own, identity->numbers, sizeof identity->numbers);
+    own[FGMM_FIT_ROWS] = 0;
+    own[FGMM_FIT_NUMBERS] = (double)identity->d;
+    fgmm_status status = fgmm_group_gather(group, FGMM_MEET_OPTIONS, all, COUNT);
+    for (int i = 0; i < group->ranks.size * COUNT && status == FGMM_OK; i++) {
+        const char *name = i % COUNT < FGMM_FIT_NUMBERS ? number_names[i % COUNT] : "number of features";
+        if (all[i] == all[i % COUNT]) continue;
+        /* All see the same and end here: there is nothing to tell. */
+        group->over = 1;
+        status = fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: the %s of rank %d is %.10g, that of rank 0 is %.10g", name,
+                           i / COUNT, all[i], all[i % COUNT]);
+    }
+    fgmm_free(ctx, all);
+    return status;
+}
+
+fgmm_status fgmm_model_share(fgmm_group *group, fgmm_model **model, fgmm_covariance type, int64_t k, int64_t d) {
+    if (!*model) FGMM_TRY(fgmm_model_new(group->ctx, model, type, k, d));
+    FGMM_TRY(fgmm_group_share(group, FGMM_MEET_MODEL, (*model)->weights, k));
+    FGMM_TRY(fgmm_group_share(group, FGMM_MEET_MODEL, (*model)->means, k * d));
+    return fgmm_group_share(group, FGMM_MEET_MODEL, (*model)->covariances, fgmm_covariances_size(type, k, d));
+}
+
+/* Components, iterations, bound, whether converged, and what the last pass saw. */
+enum { RESULT_NUMBERS = 8 };
+
+static void result_numbers(const fgmm_fit_result *result, double *numbers) {
+    const fgmm_model *model = result->model;
+    const double all[RESULT_NUMBERS] = {model ? (double)model->k : 0,
+                                        model ? model->n_iter : 0,
+                                        model ? model->lower_bound : 0,
+                                        model ? model->converged : 0,
+                                        result->engine,
+                                        result->counts.survivors_per_row,
+                                        result->counts.dropped_mass,
+                                        result->counts.dense_fraction};
+    memcpy(numbers, all, sizeof all);
+}
+
+static fgmm_status share_result(fgmm_group *group, fgmm_fit_result *result, const double *numbers, fgmm_covariance type,
+                                int64_t d) {
+    if (numbers[0] == 0) return FGMM_OK;
+    FGMM_TRY(fgmm_model_share(group, &result->model, type, (int64_t)numbers[0], d));
+    result->model->n_iter = (int)numbers[1];
+    result->model->lower_bound = numbers[2];
+    result->model->converged = (int)numbers[3];
+    result->engine = (fgmm_engine)numbers[4];
+    result->counts = (fgmm_pass_counts){numbers[5], numbers[6], numbers[7]};
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_fit_place_share(fgmm_group *group, fgmm_fit_place *place, fgmm_covariance type, int64_t d) {
+    enum { RESTART, ENGINE, SCREEN_FAILURES, CUT, MOVED, CHANGE, CHANGED, NOW, BEST = NOW + RESULT_NUMBERS };
+    double numbers[BEST + RESULT_NUMBERS] = {
+        [RESTART] = place->restart, [ENGINE] = place->choice.now,   [SCREEN_FAILURES] = place->choice.screen_failures,
+        [CUT] = place->choice.cut,  [MOVED] = (double)place->moved, [CHANGE] = place->change,
+        [CHANGED] = place->changed};
+    result_numbers(&place->now, numbers + NOW);
+    result_numbers(&place->best, numbers + BEST);
+    FGMM_TRY(fgmm_group_share(group, FGMM_MEET_PLACE, numbers, BEST + RESULT_NUMBERS));
+    int64_t k = (int64_t)numbers[NOW];
+    if (k == 0) return FGMM_OK;
+    place->restart = (int)numbers[RESTART];
+    place->choice.now = (fgmm_engine)numbers[ENGINE];
+    place->choice.screen_failures = (int)numbers[SCREEN_FAILURES];
+    place->choice.cut = numbers[CUT];
+    place->moved = (int64_t)numbers[MOVED];
+    place->change = numbers[CHANGE];
+    place->changed = (int)numbers[CHANGED];
+    FGMM_TRY(share_result(group, &place->now, numbers + NOW, type, d));
+    FGMM_TRY(share_result(group, &place->best, numbers + BEST, type, d));
+    double *fates = fgmm_alloc(group->ctx, (size_t)k * sizeof *fates, "fates of components");
+    if (!fates) return FGMM_ERR_MEMORY;
+    for (int64_t i = 0; i < k; i++) fates[i] = place->fates ? place->fates[i] : 0;
+    fgmm_status status = fgmm_group_share(group, FGMM_MEET_PLACE, fates, k);
+    if (status == FGMM_OK && !place->fates) {
+        place->fates = fgmm_calloc(group->ctx, (size_t)k, sizeof *place->fates, "fates of components");
+        if (!place->fates) status = FGMM_ERR_MEMORY;
+    }
+    for (int64_t i = 0; i < k && status == FGMM_OK; i++) place->fates[i] = (fgmm_fate)fates[i];
+    fgmm_free(group->ctx, fates);
+    return status;
 }

@@ -3,6 +3,7 @@
 #define FGMM_LIB_CHECKPOINT_H
 
 #include "estep.h"
+#include "ranks.h"
 
 /* A restart as far as it has come. */
 typedef struct fgmm_fit_result {
@@ -63,6 +64,15 @@ void fgmm_fit_halves(uint64_t value, double *low_then_high);
 /* FGMM_ERR_INVALID naming what differs. @param theirs of the file at `path`. */
 fgmm_status fgmm_fit_identity_check(fgmm_context *ctx, const char *path, const fgmm_fit_identity *ours,
                                     const fgmm_fit_identity *theirs);
+
+/* Whether all ranks have the same options and number of features. @param identity its rows are not known yet. */
+fgmm_status fgmm_fit_identity_meet(fgmm_group *group, const fgmm_fit_identity *identity);
+
+/* Gives the place of rank 0 to all. @param place of the others: zeroed. */
+fgmm_status fgmm_fit_place_share(fgmm_group *group, fgmm_fit_place *place, fgmm_covariance type, int64_t d);
+
+/* Gives the numbers of a model of rank 0 to all. @param model of rank 0, NULL elsewhere; k as rank 0 has it. */
+fgmm_status fgmm_model_share(fgmm_group *group, fgmm_model **model, fgmm_covariance type, int64_t k, int64_t d);
 
 /* Finds out whether checkpoints can be written there, before the work. */
 fgmm_status fgmm_checkpoint_try(fgmm_context *ctx, const char *path);

@@ -55,6 +55,23 @@ static void move_centres(fgmm_stats *stats) {
             stats->centres[i * d + j] += stats->s1[i * d + j] / stats->s0[i];
 }
 
+/* The sums of all ranks. */
+static fgmm_status add_ranks(fgmm_stats *stats, fgmm_sums *sums) {
+    if (!stats->group) return FGMM_OK;
+    int64_t k = stats->model->k, d = stats->model->d, size = fgmm_covariances_size(stats->model->type, k, d);
+    double *tail = stats->s2 + size, imprecise = sums->imprecise != 0;
+    double *const numbers[FGMM_STATS_TAIL] = {&stats->log_likelihood, &stats->weight, &stats->rows, &sums->survivors,
+                                              &sums->dense_rows,      &sums->dropped, &imprecise};
+    for (int i = 0; i < FGMM_STATS_TAIL; i++) tail[i] = *numbers[i];
+    FGMM_TRY(fgmm_group_sum(stats->group, FGMM_MEET_STATISTICS, fgmm_model_fingerprint(stats->model), stats->s0,
+                            k + k * d + size + FGMM_STATS_TAIL));
+    for (int i = 0; i < FGMM_STATS_TAIL; i++) *numbers[i] = tail[i];
+    sums->imprecise = imprecise > 0;
+    sums->weight = stats->weight;
+    sums->log_likelihood = stats->log_likelihood;
+    return FGMM_OK;
+}
+
 static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_target *target, const fgmm_params *params,
                             fgmm_stats *stats, fgmm_sums *sums) {
     *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
@@ -68,7 +85,7 @@ static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_targe
     stats->log_likelihood = sums->log_likelihood;
     stats->weight = sums->weight;
     stats->rows = state.rows;
-    return FGMM_OK;
+    return add_ranks(stats, sums);
 }
 
 fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
@@ -97,7 +114,8 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     double tolerance = params->precision == FGMM_DOUBLE ? 1e-15 : 1e-6;
     /* k-means has no use for variances. */
     fgmm_pass_check check = {.cut = 1};
-    if (!hard) check = fgmm_check_pass(ctx, stats, target->facts.sum_epsilon, tolerance);
+    double epsilon = stats->group ? stats->group->epsilon : target->facts.sum_epsilon;
+    if (!hard) check = fgmm_check_pass(ctx, stats, epsilon, tolerance);
     int too_much_dropped = !hard && params->cut > check.cut && params->cut > cut_min;
     if (fgmm_feed_once(feed) && check.recentre)
         fgmm_log(ctx, FGMM_LOG_WARNING,

@@ -1,5 +1,6 @@
 /* Expectation-maximization. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "checkpoint.h"
@@ -19,7 +20,9 @@ typedef struct {
     int64_t k;
     const fgmm_target *target;
     fgmm_feed *feed;
-    fgmm_seeder *seeder;
+    fgmm_seeder *seeder; /* of rank 0 */
+    fgmm_group meeting;
+    fgmm_group *group; /* meeting, or NULL: one rank alone */
     fgmm_report_scope *scope;
     fgmm_fit_place place;
     double saved;      /* when the last checkpoint was written, or tried */
@@ -29,9 +32,6 @@ typedef struct {
 } fit_state;
 
 static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_fit_options *o) {
-    if (o->struct_size != sizeof *o)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                         "fit: struct_size of the options is not set: use FGMM_FIT_OPTIONS_INIT");
     if (!fgmm_covariance_name(o->covariance_type))
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: covariance_type %d is unknown", (int)o->covariance_type);
     if ((unsigned)o->init > FGMM_INIT_RANDOM_FROM_DATA)
@@ -57,10 +57,14 @@ static fgmm_status check_options(fgmm_context *ctx, const fgmm_rows *rows, const
     if (k > FGMM_COMPONENTS_MAX)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_components = %lld: at most %d", (long long)k,
                          FGMM_COMPONENTS_MAX);
-    if (k > rows->n)
+    if (k > rows->n && o->ranks.size <= 1)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_components = %lld exceeds the number of rows, %lld",
                          (long long)k, (long long)rows->n);
     return FGMM_OK;
+}
+
+static int is_root(const fit_state *fit) {
+    return !fit->group || fit->group->ranks.rank == 0;
 }
 
 static fgmm_status read_options(fit_state *fit, const fgmm_fit_options *o) {
@@ -119,9 +123,12 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
                              dead ? "died" : "collapsed", iteration,
                              dead ? "no row is near it" : collapse_causes[model->type], done);
         if (policy == FGMM_RESEED) {
-            if (!ranked) FGMM_TRY(fgmm_seed_rank(fit->seeder, model));
+            if (is_root(fit) && !ranked) FGMM_TRY(fgmm_seed_rank(fit->seeder, model));
             ranked = 1;
-            fgmm_seed_move(fit->seeder, model, i - removed, fit->reg_covar, moved);
+            if (is_root(fit))
+                fgmm_seed_move(fit->seeder, model, i - removed, fit->reg_covar, moved);
+            else
+                ++*moved;
             *changed = 1;
         } else if (policy == FGMM_DROP) {
             remove_component(model, i - removed++);
@@ -129,7 +136,7 @@ static fgmm_status apply_policies(fit_state *fit, fgmm_model *model, const fgmm_
         }
     }
     if (removed) normalise_weights(model);
-    return FGMM_OK;
+    return ranked && fit->group ? fgmm_model_share(fit->group, &model, model->type, model->k, model->d) : FGMM_OK;
 }
 
 /* ---- checkpoints ---- */
@@ -139,8 +146,8 @@ static int has_converged(const fit_state *fit) {
     return !fit->place.changed && fit->tol > 0 && fabs(fit->place.change) < fit->tol;
 }
 
-/* What the fit under way is; its pointers are the feed's. */
-static fgmm_fit_identity identify(const fit_state *fit) {
+/* What the fit under way is, but for its rows. */
+static fgmm_fit_identity identify_options(const fit_state *fit) {
     const fgmm_fit_options *o = fit->options;
     fgmm_fit_identity identity = {.numbers = {[FGMM_FIT_COMPONENTS] = (double)fit->k,
                                               [FGMM_FIT_COVARIANCE] = o->covariance_type,
@@ -156,17 +163,24 @@ static fgmm_fit_identity identify(const fit_state *fit) {
                                               [FGMM_FIT_PRECISION] = fit->compute.precision,
                                               [FGMM_FIT_ENGINE] = fit->compute.engine,
                                               [FGMM_FIT_CONSTRAINTS] = fit->constraints},
-                                  .d = fit->rows->d,
-                                  .weight = fgmm_feed_weight(fit->feed),
-                                  .mean = fgmm_feed_mean(fit->feed),
-                                  .variance = fgmm_feed_variance(fit->feed)};
+                                  .d = fit->rows->d};
     fgmm_fit_halves(o->seed, &identity.numbers[FGMM_FIT_SEED]);
     if (o->init_model) {
         identity.numbers[FGMM_FIT_COVARIANCE] = o->init_model->type;
         identity.numbers[FGMM_FIT_INIT] = 0;
         fgmm_fit_halves(fgmm_model_fingerprint(o->init_model), &identity.numbers[FGMM_FIT_START]);
     }
-    identity.numbers[FGMM_FIT_ROWS] = (double)(fit->rows->n - fgmm_feed_skipped(fit->feed));
+    return identity;
+}
+
+/* All of it, with pointers into the feed or the group. */
+static fgmm_fit_identity identify(const fit_state *fit) {
+    fgmm_fit_identity identity = identify_options(fit);
+    const fgmm_group *group = fit->group;
+    identity.numbers[FGMM_FIT_ROWS] = (double)(group ? group->n : fit->rows->n - fgmm_feed_skipped(fit->feed));
+    identity.weight = group ? group->weight : fgmm_feed_weight(fit->feed);
+    identity.mean = group ? group->mean : fgmm_feed_mean(fit->feed);
+    identity.variance = group ? group->variance : fgmm_feed_variance(fit->feed);
     return identity;
 }
 
@@ -178,7 +192,7 @@ static double checkpoint_seconds(const fit_state *fit) {
 /* Writes a checkpoint where the place has moved since the last; the fit goes on without. */
 static void save_place(fit_state *fit) {
     const char *path = fit->options->checkpoint;
-    if (!path || !fit->unsaved) return;
+    if (!path || !fit->unsaved || !is_root(fit)) return;
     const fgmm_fit_identity identity = identify(fit);
     if (fgmm_checkpoint_save(fit->ctx, path, &identity, &fit->place) == FGMM_OK) {
         fit->unsaved = 0;
@@ -196,7 +210,9 @@ static fgmm_status resume(fit_state *fit) {
     fit->saved = fgmm_now();
     if (!path) return FGMM_OK;
     const fgmm_fit_identity identity = identify(fit);
-    FGMM_TRY(fgmm_checkpoint_load(fit->ctx, path, &identity, &fit->place));
+    if (is_root(fit)) FGMM_TRY(fgmm_checkpoint_load(fit->ctx, path, &identity, &fit->place));
+    fgmm_covariance type = (fgmm_covariance)identity.numbers[FGMM_FIT_COVARIANCE];
+    if (fit->group) FGMM_TRY(fgmm_fit_place_share(fit->group, &fit->place, type, identity.d));
     fgmm_model *model = fit->place.now.model;
     if (!model) return FGMM_OK;
     fit->place.choice.asked = fit->compute.engine;
@@ -215,8 +231,11 @@ static void drop_stats(fit_state *fit) {
 
 /* Statistics for a pass under `model`. */
 static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
-    if (!fit->stats) return fgmm_stats_over(fit->ctx, &fit->stats, model);
-    fgmm_stats_restart(fit->ctx, fit->stats, model);
+    if (fit->stats)
+        fgmm_stats_restart(fit->ctx, fit->stats, model);
+    else
+        FGMM_TRY(fgmm_stats_over(fit->ctx, &fit->stats, model));
+    fit->stats->group = fit->group;
     return FGMM_OK;
 }
 
@@ -290,9 +309,11 @@ done:
     now->seconds_per_iteration = fgmm_laps_median(&fit->laps);
     if (status == FGMM_OK && fit->place.restart == fit->n_init - 1) save_place(fit);
     if (status == FGMM_ERR_CANCELLED) {
+        char who[128];
+        snprintf(who, sizeof who, "%s", fgmm_context_message(fit->ctx));
         fgmm_enter(fit->ctx);
         save_place(fit);
-        fgmm_fail(fit->ctx, status, "cancelled");
+        fgmm_fail(fit->ctx, status, "%s", who);
     }
     return status;
 }
@@ -303,16 +324,20 @@ static fgmm_status start_model(fit_state *fit, int restart, fgmm_model **out) {
         fgmm_covariance type = fit->options->covariance_type;
         /* Matrices start as diagonals: seeds have too few rows each for more, and the first M-step fills them in. */
         int matrices = fgmm_has_matrices(type);
+        fgmm_covariance seeded = matrices ? FGMM_DIAG : type;
         fgmm_model *seed = NULL;
-        FGMM_TRY(fgmm_seed_model(fit->seeder, &seed, fit->options->init, matrices ? FGMM_DIAG : type, fit->k,
-                                 fit->reg_covar, restart));
-        if (matrices) {
-            fgmm_status status = fgmm_model_from_diag(fit->ctx, out, seed, type);
-            fgmm_model_free(fit->ctx, seed);
-            return status;
+        fgmm_status status = FGMM_OK;
+        if (is_root(fit))
+            FGMM_TRY(fgmm_seed_model(fit->seeder, &seed, fit->options->init, seeded, fit->k, fit->reg_covar, restart));
+        if (fit->group) status = fgmm_model_share(fit->group, &seed, seeded, fit->k, fit->rows->d);
+        if (status == FGMM_OK && matrices) {
+            status = fgmm_model_from_diag(fit->ctx, out, seed, type);
+        } else if (status == FGMM_OK) {
+            *out = seed;
+            seed = NULL;
         }
-        *out = seed;
-        return FGMM_OK;
+        fgmm_model_free(fit->ctx, seed);
+        return status;
     }
     FGMM_TRY(fgmm_model_copy(fit->ctx, out, given));
     (*out)->lower_bound = NAN;
@@ -370,13 +395,19 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     progress->n_init = fit->n_init;
     progress->max_iter = fit->max_iter;
     FGMM_TRY(fgmm_feed_run(fit->feed, "scan", NULL, NULL));
-    int64_t n = rows->n - fgmm_feed_skipped(fit->feed);
+    int64_t skipped = fgmm_feed_skipped(fit->feed), n = rows->n - skipped;
+    double weight = fgmm_feed_weight(fit->feed);
+    if (fit->group) {
+        FGMM_TRY(fgmm_group_rows(fit->group, n, skipped, weight, fit->target->facts.sum_epsilon,
+                                 fgmm_feed_mean(fit->feed), fgmm_feed_variance(fit->feed), rows->d));
+        n = fit->group->n;
+        weight = fit->group->weight;
+    }
     if (fit->k > n)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "fit: n_components = %lld exceeds the number of rows without NaN or Inf, %lld",
                          (long long)fit->k, (long long)n);
-    if (!(fgmm_feed_weight(fit->feed) > 0))
-        return fgmm_fail(ctx, FGMM_ERR_DATA, "fit: the weights of the rows sum to 0");
+    if (!(weight > 0)) return fgmm_fail(ctx, FGMM_ERR_DATA, "fit: the weights of the rows sum to 0");
     return FGMM_OK;
 }
 
@@ -386,13 +417,35 @@ static fgmm_status open_seeder(fit_state *fit) {
     int starts = !o->init_model && (!fit->place.now.model || fit->place.restart < fit->n_init - 1);
     if (!starts && o->on_dead != FGMM_RESEED) return FGMM_OK;
     fgmm_feed_progress(fit->feed)->stage = "seed";
-    return fgmm_seeder_open(fit->ctx, &fit->seeder, fit->feed, fit->rows, fit->k, o->init_sample, o->seed);
+    return fgmm_seeder_open(fit->ctx, &fit->seeder, fit->feed, fit->rows, fit->k, o->init_sample, o->seed, fit->group);
 }
 
 static void fit_close(fit_state *fit) {
     fgmm_fit_place_free(fit->ctx, &fit->place);
     fgmm_seeder_free(fit->ctx, fit->seeder);
     fgmm_feed_close(fit->ctx, fit->feed);
+    fgmm_group_close(&fit->meeting);
+}
+
+/* Joins the other ranks; from here on a failure has to be told to them, by fgmm_group_end. */
+static fgmm_status join_ranks(fit_state *fit, const fgmm_fit_options *o) {
+    if (o->struct_size != sizeof *o)
+        return fgmm_fail(fit->ctx, FGMM_ERR_INVALID,
+                         "fit: struct_size of the options is not set: use FGMM_FIT_OPTIONS_INIT");
+    FGMM_TRY(fgmm_group_open(fit->ctx, &fit->meeting, &o->ranks));
+    if (!fit->meeting.over) fit->group = &fit->meeting;
+    return FGMM_OK;
+}
+
+/* Everything before the first model. @param initial 1: one model is all that is wanted. */
+static fgmm_status fit_begin(fit_state *fit, const fgmm_fit_options *o, int initial) {
+    FGMM_TRY(read_options(fit, o));
+    const fgmm_fit_identity identity = identify_options(fit);
+    if (fit->group) FGMM_TRY(fgmm_fit_identity_meet(fit->group, &identity));
+    if (o->checkpoint && !initial && is_root(fit)) FGMM_TRY(fgmm_checkpoint_try(fit->ctx, o->checkpoint));
+    FGMM_TRY(fit_open(fit, initial ? 0 : (int64_t)fit->max_iter * fit->n_init));
+    if (!initial) FGMM_TRY(resume(fit));
+    return open_seeder(fit);
 }
 
 fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows, const fgmm_fit_options *options,
@@ -407,15 +460,13 @@ fgmm_status fgmm_fit_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm
     if (!out || !rows || !options) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: a pointer is NULL");
     *out = NULL;
     fit_state fit = {.ctx = ctx, .rows = rows, .constraints = constraints};
-    FGMM_TRY(read_options(&fit, options));
+    FGMM_TRY(join_ranks(&fit, options));
     fgmm_report_scope scope;
-    FGMM_TRY(fgmm_report_begin(ctx, &scope, report));
     fit.scope = &scope;
-    fgmm_status status = options->checkpoint ? fgmm_checkpoint_try(ctx, options->checkpoint) : FGMM_OK;
-    if (status == FGMM_OK) status = fit_open(&fit, (int64_t)fit.max_iter * fit.n_init);
-    if (status == FGMM_OK) status = resume(&fit);
-    if (status == FGMM_OK) status = open_seeder(&fit);
+    fgmm_status begun = fgmm_report_begin(ctx, &scope, report), status = begun;
+    if (status == FGMM_OK) status = fit_begin(&fit, options, 0);
     for (; fit.place.restart < fit.n_init && status == FGMM_OK; fit.place.restart++) status = run_restart(&fit);
+    if (fit.group) status = fgmm_group_end(fit.group, status);
     fgmm_fit_result *best = &fit.place.best;
     if (best->model && (status == FGMM_OK || status == FGMM_ERR_CANCELLED)) {
         fgmm_report_pass(&scope, fit.feed, best->engine, fit.compute.precision, &best->counts);
@@ -425,10 +476,14 @@ fgmm_status fgmm_fit_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm
             report->lower_bound = best->model->lower_bound;
             report->seconds_per_iteration = best->seconds_per_iteration;
         }
+        if (report && fit.group) {
+            report->n_rows = fit.group->n;
+            report->n_skipped = fit.group->skipped;
+        }
         *out = best->model;
         best->model = NULL;
     }
-    fgmm_report_end(&scope, status);
+    if (begun == FGMM_OK) fgmm_report_end(&scope, status);
     fit_close(&fit);
     return status;
 }
@@ -440,13 +495,18 @@ fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_r
     if (!out || !rows || !options) return fgmm_fail(ctx, FGMM_ERR_INVALID, "initial model: a pointer is NULL");
     *out = NULL;
     fit_state fit = {.ctx = ctx, .rows = rows};
-    FGMM_TRY(read_options(&fit, options));
+    FGMM_TRY(join_ranks(&fit, options));
     fgmm_report_scope scope;
-    FGMM_TRY(fgmm_report_begin(ctx, &scope, NULL));
     fit.scope = &scope;
-    fgmm_status status = fit_open(&fit, 0);
-    if (status == FGMM_OK) status = open_seeder(&fit);
-    if (status == FGMM_OK) status = start_model(&fit, 0, out);
+    fgmm_model *model = NULL;
+    fgmm_status status = fgmm_report_begin(ctx, &scope, NULL);
+    if (status == FGMM_OK) status = fit_begin(&fit, options, 1);
+    if (status == FGMM_OK) status = start_model(&fit, 0, &model);
+    if (fit.group) status = fgmm_group_end(fit.group, status);
+    if (status == FGMM_OK)
+        *out = model;
+    else
+        fgmm_model_free(ctx, model);
     fgmm_report_end(&scope, status);
     fit_close(&fit);
     return status;

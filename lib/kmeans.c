@@ -354,7 +354,7 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
     progress->stage = "seed";
     if (!state->options->init_model)
         FGMM_TRY(fgmm_seeder_open(ctx, &state->seeder, state->feed, rows, state->k, state->options->init_sample,
-                                  state->options->seed));
+                                  state->options->seed, NULL));
     fgmm_status status = FGMM_OK;
     for (int i = 0; i < state->n_init && status == FGMM_OK; i++) status = restart(state, i, best);
     return status;

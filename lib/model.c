@@ -49,7 +49,7 @@ fgmm_status fgmm_model_check_shape(fgmm_context *ctx, fgmm_covariance type, int6
     return FGMM_OK;
 }
 
-static fgmm_status model_alloc(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
+fgmm_status fgmm_model_new(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
     fgmm_model *model = fgmm_calloc(ctx, 1, sizeof *model, "a model");
     if (!model) return FGMM_ERR_MEMORY;
     model->type = type;
@@ -140,7 +140,7 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
     FGMM_TRY(fgmm_model_check_shape(ctx, type, k, d));
     FGMM_TRY(check_values(ctx, type, k, d, weights, means, covariances));
     fgmm_model *model = NULL;
-    FGMM_TRY(model_alloc(ctx, &model, type, k, d));
+    FGMM_TRY(fgmm_model_new(ctx, &model, type, k, d));
     double sum = 0;
     for (int64_t i = 0; i < k; i++) sum += weights ? weights[i] : 1;
     /* Weights that already sum to one but for rounding stay as they are, so that load(save(m)) is m. */
@@ -154,7 +154,7 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
 
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model) {
     fgmm_model *copy = NULL;
-    FGMM_TRY(model_alloc(ctx, &copy, model->type, model->k, model->d));
+    FGMM_TRY(fgmm_model_new(ctx, &copy, model->type, model->k, model->d));
     memcpy(copy->weights, model->weights, (size_t)model->k * sizeof(double));
     fgmm_copy(ctx, copy->means, model->means, model->k * model->d);
     fgmm_copy(ctx, copy->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));
@@ -169,7 +169,7 @@ fgmm_status fgmm_model_from_diag(fgmm_context *ctx, fgmm_model **out, const fgmm
     int64_t k = diag->k, d = diag->d;
     fgmm_model *model = NULL;
     FGMM_TRY(fgmm_model_check_shape(ctx, type, k, d));
-    FGMM_TRY(model_alloc(ctx, &model, type, k, d));
+    FGMM_TRY(fgmm_model_new(ctx, &model, type, k, d));
     memcpy(model->weights, diag->weights, (size_t)k * sizeof(double));
     memcpy(model->means, diag->means, (size_t)(k * d) * sizeof(double));
     for (int64_t i = 0; i < k; i++)

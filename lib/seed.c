@@ -48,9 +48,8 @@ static int64_t count_usable(const fgmm_feed *feed, const fgmm_rows *rows) {
     return count;
 }
 
-/* The numbers of n usable rows of `total`, one from each of n equal strata, ascending. */
-static void draw_numbers(const fgmm_feed *feed, const fgmm_rows *rows, int64_t total, int64_t n, fgmm_rng *rng,
-                         int64_t *numbers) {
+/* n of `total` usable rows, one from each of n equal strata: numbers among the usable ones, ascending. */
+static void draw_numbers(int64_t total, int64_t n, fgmm_rng *rng, int64_t *numbers) {
     for (int64_t i = 0; i < n; i++) {
         int64_t from = (int64_t)((double)i * ((double)total / (double)n));
         int64_t to = (int64_t)((double)(i + 1) * ((double)total / (double)n));
@@ -59,11 +58,15 @@ static void draw_numbers(const fgmm_feed *feed, const fgmm_rows *rows, int64_t t
         int64_t least = i ? numbers[i - 1] + 1 : 0, most = total - (n - i); /* the rest must still fit */
         numbers[i] = rank < least ? least : rank > most ? most : rank;
     }
-    if (total == rows->n) return;
-    /* From ranks among the usable rows to row numbers. */
-    int64_t row = -1, rank = -1;
+}
+
+/* From numbers among the usable rows, `first` of which are other ranks', to row numbers. */
+static void find_rows(const fgmm_feed *feed, const fgmm_rows *rows, int64_t n, int64_t first, int all_usable,
+                      int64_t *numbers) {
+    int64_t row = -1, number = first - 1;
     for (int64_t i = 0; i < n; i++) {
-        while (rank < numbers[i]) rank += usable(feed, rows, ++row);
+        if (all_usable) row = numbers[i] - first;
+        while (number < numbers[i] && !all_usable) number += usable(feed, rows, ++row);
         numbers[i] = row;
     }
 }
@@ -81,48 +84,106 @@ static fgmm_status narrow_rows(fgmm_seeder *seeder, const double *wide, int64_t 
     return FGMM_OK;
 }
 
+/* What of the sample is in this rank's rows. */
+typedef struct {
+    int64_t total, first; /* usable rows of all ranks, and of those before this one */
+    int64_t own;          /* usable rows of this one */
+    int64_t from, to;     /* its part of the sample */
+    int weighted;         /* 1: some rank's rows have weights */
+} sample_share;
+
+static fgmm_status share_out(fgmm_context *ctx, const fgmm_feed *feed, const fgmm_rows *rows, fgmm_group *group,
+                             sample_share *share) {
+    enum { USABLE, WEIGHTED, TOLD };
+    *share = (sample_share){.own = count_usable(feed, rows), .weighted = rows->weights != NULL};
+    share->total = share->own;
+    if (!group) return FGMM_OK;
+    double *told = fgmm_alloc(ctx, (size_t)group->ranks.size * TOLD * sizeof *told, "usable rows of the ranks");
+    if (!told) return FGMM_ERR_MEMORY;
+    told[group->ranks.rank * TOLD + USABLE] = (double)share->own;
+    told[group->ranks.rank * TOLD + WEIGHTED] = share->weighted;
+    fgmm_status status = fgmm_group_gather(group, FGMM_MEET_SAMPLE, told, TOLD);
+    share->total = share->weighted = 0;
+    for (int r = 0; r < group->ranks.size && status == FGMM_OK; r++) {
+        share->total += (int64_t)told[r * TOLD + USABLE];
+        share->first += r < group->ranks.rank ? (int64_t)told[r * TOLD + USABLE] : 0;
+        share->weighted |= told[r * TOLD + WEIGHTED] > 0;
+    }
+    fgmm_free(ctx, told);
+    return status;
+}
+
+/* Brings in sampled rows from .. to - 1 as doubles, a weight behind each row where there are any: out [to - from, d + 1].
+ * Other ranks' rows are zero until the sum. */
+static fgmm_status gather_piece(fgmm_feed *feed, const fgmm_rows *rows, const sample_share *share, fgmm_group *group,
+                                const int64_t *numbers, int64_t from, int64_t to, double *out) {
+    int64_t d = rows->d, count = to - from;
+    int64_t own = from > share->from ? from : share->from, end = to < share->to ? to : share->to;
+    double *weights = out + count * d;
+    memset(out, 0, (size_t)(count * (d + 1)) * sizeof *out);
+    if (own < end) FGMM_TRY(fgmm_feed_gather(feed, numbers + own, end - own, out + (own - from) * d));
+    for (int64_t i = own; i < end; i++) weights[i - from] = rows->weights ? rows->weights[numbers[i]] : 1;
+    return group ? fgmm_group_sum(group, FGMM_MEET_SAMPLE, 0, out, count * (d + 1)) : FGMM_OK;
+}
+
+static fgmm_status gather_sample(fgmm_seeder *seeder, fgmm_feed *feed, const fgmm_rows *rows, const sample_share *share,
+                                 fgmm_group *group, const int64_t *numbers, int64_t n) {
+    fgmm_context *ctx = seeder->ctx;
+    fgmm_status status = FGMM_OK;
+    int keep = !group || group->ranks.rank == 0;
+    /* A cl_mem is gathered in one go, files and memory in pieces; ranks in pieces of one size. */
+    int64_t d = rows->d, most = group ? 1024 : 256, piece = (rows->cl_mem && !group) || n < most ? n : most;
+    double *wide = fgmm_alloc(ctx, (size_t)(piece * (d + 1)) * sizeof *wide, "sampled rows");
+    if (!wide) return FGMM_ERR_MEMORY;
+    for (int64_t from = 0; from < n; from += piece) {
+        int64_t to = from + piece < n ? from + piece : n;
+        FGMM_GO(gather_piece(feed, rows, share, group, numbers, from, to, wide));
+        if (keep) FGMM_GO(narrow_rows(seeder, wide, from, to - from));
+        if (keep && seeder->weights)
+            memcpy(seeder->weights + from, wide + (to - from) * d, (size_t)(to - from) * sizeof *wide);
+        if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
+    }
+done:
+    fgmm_free(ctx, wide);
+    return status;
+}
+
 fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *feed, const fgmm_rows *rows, int64_t k,
-                             int64_t sample, uint64_t seed) {
+                             int64_t sample, uint64_t seed, fgmm_group *group) {
     fgmm_status status = FGMM_ERR_MEMORY;
-    int64_t d = rows->d, total = count_usable(feed, rows), n = sample_size(rows, total, k, sample);
+    sample_share share;
     int64_t *numbers = NULL;
-    double *wide = NULL;
     *out = NULL;
-    if (total < k)
+    FGMM_TRY(share_out(ctx, feed, rows, group, &share));
+    int64_t d = rows->d, n = sample_size(rows, share.total, k, sample);
+    if (share.total < k)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: n_components = %lld exceeds the number of rows with weight, %lld",
-                         (long long)k, (long long)total);
+                         (long long)k, (long long)share.total);
     fgmm_seeder *seeder = fgmm_calloc(ctx, 1, sizeof *seeder, "a seeder");
     if (!seeder) return FGMM_ERR_MEMORY;
     seeder->ctx = ctx;
     seeder->target = fgmm_feed_target(feed);
-    seeder->mean = fgmm_feed_mean(feed);
-    seeder->variance = fgmm_feed_variance(feed);
+    seeder->mean = group ? group->mean : fgmm_feed_mean(feed);
+    seeder->variance = group ? group->variance : fgmm_feed_variance(feed);
     seeder->d = d;
     seeder->n = n;
     seeder->seed = seed;
     fgmm_rng rng = fgmm_rng_seed(seed, 0x5eed);
     if (!(numbers = fgmm_alloc(ctx, (size_t)n * sizeof *numbers, "sampled row numbers"))) goto done;
-    draw_numbers(feed, rows, total, n, &rng, numbers);
-    if (!(seeder->rows = fgmm_alloc(ctx, (size_t)(n * d) * sizeof(float), "sampled rows"))) goto done;
-    if (rows->weights) {
-        if (!(seeder->weights = fgmm_alloc(ctx, (size_t)n * sizeof(double), "sampled weights"))) goto done;
-        for (int64_t i = 0; i < n; i++) seeder->weights[i] = rows->weights[numbers[i]];
+    draw_numbers(share.total, n, &rng, numbers);
+    while (share.from < n && numbers[share.from] < share.first) share.from++;
+    for (share.to = share.from; share.to < n && numbers[share.to] < share.first + share.own;) share.to++;
+    find_rows(feed, rows, share.to - share.from, share.first, share.own == rows->n, numbers + share.from);
+    if (!group || group->ranks.rank == 0) {
+        if (!(seeder->rows = fgmm_alloc(ctx, (size_t)(n * d) * sizeof(float), "sampled rows"))) goto done;
+        if (share.weighted && !(seeder->weights = fgmm_alloc(ctx, (size_t)n * sizeof(double), "sampled weights")))
+            goto done;
     }
-    /* A cl_mem is gathered in one go, files and memory in pieces. */
-    int64_t piece = rows->cl_mem ? n : 256 < n ? 256 : n;
-    if (!(wide = fgmm_alloc(ctx, (size_t)(piece * d) * sizeof *wide, "sampled rows"))) goto done;
-    for (int64_t from = 0; from < n; from += piece) {
-        int64_t count = n - from < piece ? n - from : piece;
-        FGMM_GO(fgmm_feed_gather(feed, numbers + from, count, wide));
-        FGMM_GO(narrow_rows(seeder, wide, from, count));
-        if (fgmm_cancelled(ctx)) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_CANCELLED, "cancelled"));
-    }
+    FGMM_GO(gather_sample(seeder, feed, rows, &share, group, numbers, n));
     *out = seeder;
     seeder = NULL;
-    status = FGMM_OK;
 done:
     fgmm_free(ctx, numbers);
-    fgmm_free(ctx, wide);
     fgmm_seeder_free(ctx, seeder);
     return status;
 }

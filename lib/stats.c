@@ -16,9 +16,10 @@ fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_mode
     if (!stats) return FGMM_ERR_MEMORY;
     stats->model = model;
     if (!(stats->centres = fgmm_alloc(ctx, (size_t)(k * d) * sizeof(double), "statistics"))) goto done;
-    if (!(stats->s0 = fgmm_calloc(ctx, (size_t)k, sizeof(double), "statistics"))) goto done;
-    if (!(stats->s1 = fgmm_calloc(ctx, (size_t)(k * d), sizeof(double), "statistics"))) goto done;
-    if (!(stats->s2 = fgmm_calloc(ctx, (size_t)size, sizeof(double), "statistics"))) goto done;
+    if (!(stats->s0 = fgmm_calloc(ctx, (size_t)(k + k * d + size + FGMM_STATS_TAIL), sizeof(double), "statistics")))
+        goto done;
+    stats->s1 = stats->s0 + k;
+    stats->s2 = stats->s1 + k * d;
     fgmm_copy(ctx, stats->centres, model->means, k * d);
     stats->about_means = 1;
     *out = stats;
@@ -66,8 +67,6 @@ void fgmm_stats_free(fgmm_context *ctx, fgmm_stats *stats) {
     fgmm_model_free(ctx, stats->owned);
     fgmm_free(ctx, stats->centres);
     fgmm_free(ctx, stats->s0);
-    fgmm_free(ctx, stats->s1);
-    fgmm_free(ctx, stats->s2);
     fgmm_free(ctx, stats);
 }
 

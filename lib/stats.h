@@ -1,6 +1,7 @@
 #ifndef FGMM_LIB_STATS_H
 #define FGMM_LIB_STATS_H
 
+#include "ranks.h"
 #include "model.h"
 
 struct fgmm_stats {
@@ -8,11 +9,15 @@ struct fgmm_stats {
     fgmm_model *owned;       /* the same, or NULL where it is borrowed */
     double *centres;         /* [K, D] */
     int about_means;         /* 1: they are known to be the model's means */
-    double *s0;              /* [K] */
-    double *s1;              /* [K, D] */
+    fgmm_group *group;       /* the ranks that the rows are shared among, or NULL: what the sums are over */
+    /* s0, s1, s2 and room for FGMM_STATS_TAIL numbers more lie one behind the other: ranks add them up as one. */
+    double *s0; /* [K] */
+    double *s1; /* [K, D] */
     double *s2; /* [K], [K, D], [D, D] (over all components) or [K, D, D]: fgmm_covariances_size(model) doubles */
     double log_likelihood, weight, rows;
 };
+
+enum { FGMM_STATS_TAIL = 7 };
 
 /* A hash of the shape and of every number of a model: fgmm_stats_view.fingerprint. */
 uint64_t fgmm_model_fingerprint(const fgmm_model *model);

@@ -355,6 +355,20 @@ typedef enum fgmm_policy {
 
 enum { FGMM_FREEZE_WEIGHTS = 1, FGMM_FREEZE_MEANS = 2, FGMM_FREEZE_COVARIANCES = 4 };
 
+/** Adds up `count` numbers over all ranks, in place: each then has the same sums, to the bit, which repeat if they are added
+ *  in the same order each time. All ranks call it equally often with the same counts, from the thread that called into
+ *  flashgmm. MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm) is one.
+ *  @return 0, or anything else to fail the call with FGMM_ERR_IO. */
+typedef int (*fgmm_sum_fn)(void *user, double *values, int64_t count);
+
+/** Processes that fit one mixture together, each on its share of the rows and its own device. Zeroed: one alone. */
+typedef struct fgmm_ranks {
+    fgmm_sum_fn sum;
+    void *user;
+    int rank; /**< this one's, from 0 */
+    int size; /**< how many there are; 0 or 1: one alone */
+} fgmm_ranks;
+
 typedef struct fgmm_fit_options {
     size_t struct_size;
     int64_t n_components; /**< K; needed unless init_model gives it */
@@ -380,12 +394,19 @@ typedef struct fgmm_fit_options {
      *  damaged; FGMM_ERR_IO if none can be written there. fgmm_initial_model leaves it alone. */
     const char *checkpoint;
     double checkpoint_seconds; /**< between two; 0: 60; negative: after each iteration */
+    /**  Ranks: all call fgmm_fit with the same options and get the same model, of the rows of all. The order of rows is that
+     *  of ranks. A rank needs a row, but may have fewer than K. One all-reduce of the statistics an iteration. Rank 0 seeds,
+     *  reads and writes the checkpoint. What a rank fails with, or is cancelled with, comes back on all of them,
+     *  behind "rank N: "; a rank that ends without calling is for `sum` to notice. */
+    fgmm_ranks ranks;
 } fgmm_fit_options;
 
 #define FGMM_FIT_OPTIONS_INIT                                                                                          \
     {                                                                                                                  \
         sizeof(fgmm_fit_options), 0, FGMM_SPHERICAL, FGMM_INIT_KMEANSPP, 0, 0, 0, 0, 0.0, 0.0, 0, 0, FGMM_KEEP,        \
-            FGMM_KEEP, FGMM_COMPUTE_OPTIONS_INIT, 0, 0.0                                                               \
+            FGMM_KEEP, FGMM_COMPUTE_OPTIONS_INIT, 0, 0.0, {                                                            \
+            0, 0, 0, 0                                                                                                 \
+        }                                                                                                              \
     }
 
 /** How a call went. Strings are static or inside the struct. */
