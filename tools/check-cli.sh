@@ -116,6 +116,11 @@ expect 2 '--every needs --checkpoint' fit "$digits" -k 2 --every 3
 expect 2 'keeps no checkpoints' fit "$digits" -k 2 --mini-batch 100 --checkpoint c.npz
 expect 2 'must end in .npz' fit "$digits" -k 2 --checkpoint c.txt
 expect 2 'input itself' fit "$digits" -k 2 -o c.npz --checkpoint ./c.npz
+if ! ldd "$flashgmm" | grep -q libmpi; then
+    export OMPI_COMM_WORLD_SIZE=3
+    expect 2 'built without MPI: 3 copies' fit "$digits" -k 2
+    unset OMPI_COMM_WORLD_SIZE
+fi
 expect 2 '-k, the number of means' kmeans "$digits"
 expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
 expect 2 'missing' partial-fit "$digits"

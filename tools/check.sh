@@ -22,7 +22,7 @@ done
 if [ -n "$install" ]; then
     need gcc g++ libc6-dev meson ninja-build pkg-config python3 python3-numpy check libzip-dev libhdf5-dev \
         ocl-icd-opencl-dev opencl-headers
-    want libclblast-dev pocl-opencl-icd mesa-opencl-icd oclgrind
+    want libclblast-dev pocl-opencl-icd mesa-opencl-icd oclgrind libopenmpi-dev openmpi-bin
     [ -n "$quick" ] || want clang libomp-dev clang-15 llvm-spirv-15 clang-format python3-faiss
 fi
 
@@ -130,7 +130,7 @@ if [ -z "$quick" ]; then
         (export CC=clang; build_and_test clang "cpu-avx2 cpu-avx512 cpu-neon files house")
     fi
     build_and_test builtin "cpu-avx2 house" -Dopencl=builtin
-    build_and_test noopencl "cpu-baseline files house" -Dopencl=disabled
+    build_and_test noopencl "cpu-baseline files house mpi" -Dopencl=disabled -Dmpi=auto
     # PoCL alone: Mesa's older driver leaks in a library that it unloads, which no suppression can name.
     (export OCL_ICD_VENDORS=pocl.icd
      build_and_test asan "cpu-scalar cpu-avx2 cpu-avx512 cpu-neon opencl-pocl files" \

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli_fitting.h"
+#include "cli_ranks.h"
 #include "mini_batch.h"
 
 typedef struct fit_args {
@@ -17,11 +18,13 @@ typedef struct fit_args {
     unsigned freeze;
     double tol, reg_covar, kappa, t0, every;
     uint64_t seed;
+    cli_ranks ranks;
 } fit_args;
 
 /* What is held while fitting. */
 typedef struct fit_work {
     cli_inputs in;
+    fgmm_rows *share; /* this rank's, of in.rows */
     fgmm_model *fitted;
     mini_batch batches;
     const fgmm_model *model; /* the result: `fitted`, or what the batches made */
@@ -30,6 +33,7 @@ typedef struct fit_work {
 static void print_report(const fit_args *a, const fit_work *w, const fgmm_report *r) {
     const fgmm_model *m = w->model;
     cli_print_data(&w->in, r);
+    if (cli_ranks_count(&a->ranks) > 1) printf("ranks       %d\n", cli_ranks_count(&a->ranks));
     printf("model       %lld components, %s%s%s\n", (long long)fgmm_model_components(m),
            fgmm_covariance_name(fgmm_model_covariance_type(m)), a->output ? ", in " : "", a->output ? a->output : "");
     cli_print_device(r);
@@ -38,7 +42,7 @@ static void print_report(const fit_args *a, const fit_work *w, const fgmm_report
     cli_print_time(r);
 }
 
-static void print_json(const fit_work *w, const fgmm_report *r) {
+static void print_json(const fit_args *a, const fit_work *w, const fgmm_report *r) {
     const fgmm_model *m = w->model;
     json_out j = json_begin(stdout);
     json_int(&j, "n_rows", r->n_rows);
@@ -46,6 +50,7 @@ static void print_json(const fit_work *w, const fgmm_report *r) {
     json_int(&j, "n_components", fgmm_model_components(m));
     json_text(&j, "covariance_type", fgmm_covariance_name(fgmm_model_covariance_type(m)));
     json_run(&j, r);
+    if (cli_ranks_count(&a->ranks) > 1) json_int(&j, "n_ranks", cli_ranks_count(&a->ranks));
     if (w->batches.online) json_int(&j, "n_steps", fgmm_online_steps(w->batches.online));
     json_real(&j, "lower_bound", r->lower_bound);
     json_cost(&j, r);
@@ -77,31 +82,18 @@ static fgmm_status fit_in_batches(const fit_args *a, const fgmm_fit_options *o, 
     return status;
 }
 
-static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *w) {
+/* Saves and tells what came of a fit that has a model. */
+static int save_and_tell(const fit_args *a, const fit_work *w, const fgmm_report *report, fgmm_status status) {
     const cli_session *s = &a->session;
-    fgmm_report report = FGMM_REPORT_INIT;
-    fgmm_status status;
-    if (a->mini_batch) {
-        status = fit_in_batches(a, o, w, &report);
-    } else {
-        status = fgmm_fit(s->ctx, &w->fitted, w->in.rows, o, &report);
-        w->model = w->fitted;
-    }
-    progress_wipe();
-    if (!w->model) {
-        int rc = cli_failed(s, status);
-        if (status == FGMM_ERR_CANCELLED && a->output) cli_say("no iteration was whole: '%s' not written", a->output);
-        return rc;
-    }
     /* Cancelled with a model: the last whole iteration is worth keeping. */
     if (a->output) {
         fgmm_status saved = fgmm_model_save(s->ctx, w->model, a->output);
         if (saved != FGMM_OK) return cli_failed(s, saved);
     }
     if (s->json) {
-        print_json(w, &report);
+        print_json(a, w, report);
     } else if (!s->quiet) {
-        print_report(a, w, &report);
+        print_report(a, w, report);
     }
     if (status == FGMM_OK) return CLI_DONE;
     if (status != FGMM_ERR_CANCELLED) return cli_failed(s, status);
@@ -113,6 +105,35 @@ static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *
         cli_say("cancelled after %s %d", what, fgmm_model_iterations(w->model));
     }
     return CLI_FAILED;
+}
+
+static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *w) {
+    const cli_session *s = &a->session;
+    fgmm_report report = FGMM_REPORT_INIT;
+    fgmm_status status;
+    if (a->mini_batch) {
+        status = fit_in_batches(a, o, w, &report);
+    } else {
+        status = fgmm_fit(s->ctx, &w->fitted, w->share ? w->share : w->in.rows, o, &report);
+        w->model = w->fitted;
+    }
+    progress_wipe();
+    /* All ranks have the same model, or the same reason not to; one of them says so. */
+    if (!cli_ranks_is_root(&a->ranks)) return status == FGMM_OK ? CLI_DONE : CLI_FAILED;
+    if (w->model) return save_and_tell(a, w, &report, status);
+    int rc = cli_failed(s, status);
+    if (status == FGMM_ERR_CANCELLED && a->output) cli_say("no iteration was whole: '%s' not written", a->output);
+    return rc;
+}
+
+/* The rows of this rank. */
+static int take_share(const fit_args *a, fit_work *w) {
+    int64_t first, n;
+    if (cli_ranks_count(&a->ranks) == 1) return CLI_DONE;
+    int rc = cli_ranks_share(&a->ranks, fgmm_rows_count(w->in.rows), &first, &n);
+    if (rc != CLI_DONE) return rc;
+    fgmm_status status = fgmm_rows_slice(a->session.ctx, &w->share, w->in.rows, first, n);
+    return status == FGMM_OK ? CLI_DONE : cli_failed(&a->session, status);
 }
 
 static int check_outputs(const cli_command *self, const fit_args *a, const fgmm_fit_options *o, const fit_work *w) {
@@ -135,14 +156,41 @@ static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, 
         rc = cli_usage(self, "'%s' is %s: --covariance cannot make it %s", a->init,
                        fgmm_covariance_name((fgmm_covariance)start_type), fgmm_covariance_name(o->covariance_type));
     }
-    if (rc == CLI_DONE) rc = check_outputs(self, a, o, w);
+    if (rc == CLI_DONE && cli_ranks_is_root(&a->ranks)) rc = check_outputs(self, a, o, w);
+    if (rc == CLI_DONE) rc = take_share(a, w);
+    rc = cli_ranks_agree(&a->ranks, rc);
     if (rc == CLI_DONE) {
         o->init_model = w->in.start;
+        o->ranks = a->ranks.ranks;
         rc = fit_and_save(a, o, w);
     }
     fgmm_online_free(a->session.ctx, w->batches.online);
     fgmm_model_free(a->session.ctx, w->fitted);
+    fgmm_rows_free(a->session.ctx, w->share);
     cli_inputs_free(&a->session, &w->in);
+    return rc;
+}
+
+static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
+    char id[32];
+    cli_session *s = &a->session;
+    fit_work w = {.batches.session = s};
+    if (!cli_ranks_is_root(&a->ranks)) {
+        s->quiet = 1;
+        s->json = 0;
+    }
+    if (a->mini_batch && cli_ranks_count(&a->ranks) > 1) {
+        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "--mini-batch is for one rank alone") : CLI_USAGE;
+    }
+    if (a->mini_batch && isatty(STDERR_FILENO) && !s->quiet) {
+        s->progress = mini_batch_progress;
+        s->progress_user = &w.batches;
+    }
+    s->device = cli_ranks_device(&a->ranks, s->device, id);
+    int rc = cli_ranks_agree(&a->ranks, cli_open(self, s));
+    if (rc == CLI_DONE) rc = fit(self, a, o, &w);
+    rc = cli_ranks_agree(&a->ranks, rc);
+    cli_close(s);
     return rc;
 }
 
@@ -213,15 +261,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     o.checkpoint = a.checkpoint;
     o.checkpoint_seconds = cli_zero_is_off(a.every);
 
-    fit_work w = {.batches.session = &a.session};
-    if (a.mini_batch && isatty(STDERR_FILENO) && !a.session.quiet) {
-        a.session.progress = mini_batch_progress;
-        a.session.progress_user = &w.batches;
-    }
-    rc = cli_open(self, &a.session);
+    rc = cli_ranks_open(self, &a.ranks);
     if (rc != CLI_DONE) return rc;
-    rc = fit(self, &a, &o, &w);
-    cli_close(&a.session);
+    rc = run_rank(self, &a, &o);
+    cli_ranks_close(&a.ranks);
     return rc;
 }
 
