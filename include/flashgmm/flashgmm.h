@@ -447,6 +447,19 @@ typedef struct fgmm_report {
 FGMM_API fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
                               const fgmm_fit_options *options, fgmm_report *report);
 
+/**  fgmm_fit on several devices at once: each context runs on its share of the rows, in a thread of its own, and its sums are added
+ *  in memory, in the order of the contexts. With the same shares and devices the same bits each time.
+ *  @param contexts [n], each another one. Those on the CPU share its cores: give them threads. A progress callback is
+ *  called from the thread of its context; fgmm_context_cancel on any of them ends all.
+ *  @param rows [n]: rows[i], made with contexts[i], is its share; their order is that of the shares.
+ *  @param out belongs to contexts[0]. @param options init_model may be of any context; ranks must be zeroed.
+ *  @param reports NULL, or [n] initialised, one a device.
+ *  @return as fgmm_fit, with the message in contexts[0]; what another device failed with stands behind "rank i: ".
+ *  FGMM_ERR_INVALID also for one context twice, FGMM_ERR_MEMORY where no thread is to be had. */
+FGMM_API fgmm_status fgmm_fit_devices(fgmm_context *const *contexts, int n, fgmm_model **out,
+                                      const fgmm_rows *const *rows, const fgmm_fit_options *options,
+                                      fgmm_report *reports);
+
 /**  The model that fgmm_fit with these options would start its first restart from: a start for fgmm_online, or to look
  *  at. Rows are scanned once and a sample of them is seeded from. @return as fgmm_fit. */
 FGMM_API fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
