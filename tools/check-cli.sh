@@ -113,6 +113,14 @@ expect 2 'choose one' predict "$digits" -m m.npz -o l.npy --top 2 --proba
 expect 2 'needs? --mini-batch' fit "$digits" -k 2 --t0 3
 expect 2 'neither restarts nor policies' fit "$digits" -k 2 --mini-batch 100 --n-init 2
 expect 2 '--every needs --checkpoint' fit "$digits" -k 2 --every 3
+expect 2 'not a list of 2 positive numbers' fit "$digits" -k 2 --device cpu,cpu --shares 1
+expect 2 'needs several devices' fit "$digits" -k 2 --shares 1
+expect 2 'empty or too long' fit "$digits" -k 2 --device cpu,
+expect 2 'is for one device' fit "$digits" -k 2 --device cpu,cpu --mini-batch 100
+expect 0 'share       0.750, 1348 rows: cpu' fit "$digits" -k 3 --device cpu,cpu --shares 3,1 -o shared.npz
+expect 0 '"share": 0.75' fit "$digits" -k 3 --device cpu,cpu --shares 3,1 -o again.npz --json
+holds 'given shares repeat to the bit' cmp shared.npz again.npz
+expect 0 'rows: cpu' fit "$digits" -k 3 --device cpu,cpu
 expect 2 'keeps no checkpoints' fit "$digits" -k 2 --mini-batch 100 --checkpoint c.npz
 expect 2 'must end in .npz' fit "$digits" -k 2 --checkpoint c.txt
 expect 2 'input itself' fit "$digits" -k 2 -o c.npz --checkpoint ./c.npz

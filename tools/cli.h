@@ -100,6 +100,12 @@ const char *cli_dtype_name(fgmm_dtype type);
 int cli_open(const cli_command *self, cli_session *s);
 void cli_close(cli_session *s);
 
+/* A context on another device with the session's options, to be freed with fgmm_context_free. @param sharers how many
+ * such share the CPU's threads. @return CLI_DONE, or an exit code after a message. */
+int cli_open_another(const cli_command *self, cli_session *s, const char *device, int sharers, fgmm_context **out);
+/* CPU threads of each of so many contexts; 0: all. */
+int cli_threads_each(const cli_session *s, int sharers);
+
 /* Says why the last call on the context failed. @return CLI_FAILED */
 int cli_failed(const cli_session *s, fgmm_status status);
 

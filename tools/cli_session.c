@@ -46,25 +46,44 @@ static void catch_signal(int number, const struct sigaction *action) {
     if (sigaction(number, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(number, action, NULL);
 }
 
-int cli_open(const cli_command *self, cli_session *s) {
+/* A context as the session's options have it; one beside the session's own says nothing while it runs. */
+static int open_context(const cli_command *self, cli_session *s, const char *device, int threads,
+                        fgmm_progress_fn progress, fgmm_context **out) {
     char why[2048] = "";
     fgmm_context_options o = FGMM_CONTEXT_OPTIONS_INIT;
-    o.device = s->device;
-    o.threads = s->threads;
+    o.device = device;
+    o.threads = threads;
     o.cpu_isa = s->cpu_isa;
-    o.log = on_log;
+    o.log = out == &s->ctx ? on_log : NULL;
     o.log_user = s;
     o.log_level = s->verbose ? FGMM_LOG_DEBUG : FGMM_LOG_WARNING;
-    o.progress = s->progress ? s->progress : isatty(STDERR_FILENO) && !s->quiet ? progress_draw : NULL;
+    o.progress = progress;
     o.progress_user = s->progress_user;
     o.error = why;
     o.error_size = sizeof why;
-    fgmm_status status = fgmm_context_create(&s->ctx, &o);
+    fgmm_status status = fgmm_context_create(out, &o);
     if (status == FGMM_ERR_INVALID) return cli_usage(self, "%s", why);
     if (status != FGMM_OK) {
         cli_say("%s", why[0] ? why : fgmm_status_name(status));
         return CLI_FAILED;
     }
+    return CLI_DONE;
+}
+
+int cli_threads_each(const cli_session *s, int sharers) {
+    if (s->threads || sharers < 2) return s->threads;
+    int each = (int)sysconf(_SC_NPROCESSORS_ONLN) / sharers;
+    return each < 1 ? 1 : each;
+}
+
+int cli_open_another(const cli_command *self, cli_session *s, const char *device, int sharers, fgmm_context **out) {
+    return open_context(self, s, device, cli_threads_each(s, sharers), NULL, out);
+}
+
+int cli_open(const cli_command *self, cli_session *s) {
+    fgmm_progress_fn progress = s->progress ? s->progress : isatty(STDERR_FILENO) && !s->quiet ? progress_draw : NULL;
+    int rc = open_context(self, s, s->device, s->threads, progress, &s->ctx);
+    if (rc != CLI_DONE) return rc;
     atomic_store(&interrupted_context, s->ctx);
     struct sigaction action;
     memset(&action, 0, sizeof action);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli_devices.h"
 #include "cli_fitting.h"
 #include "cli_ranks.h"
 #include "mini_batch.h"
@@ -12,13 +13,14 @@
 typedef struct fit_args {
     cli_session session;
     cli_compute compute;
-    const char *data, *output, *init, *weights, *checkpoint;
+    const char *data, *output, *init, *weights, *checkpoint, *shares;
     int64_t k, init_sample, mini_batch;
     int covariance, n_init, max_iter, on_dead, on_collapse;
     unsigned freeze;
     double tol, reg_covar, kappa, t0, every;
     uint64_t seed;
     cli_ranks ranks;
+    cli_devices devices;
 } fit_args;
 
 /* What is held while fitting. */
@@ -37,6 +39,7 @@ static void print_report(const fit_args *a, const fit_work *w, const fgmm_report
     printf("model       %lld components, %s%s%s\n", (long long)fgmm_model_components(m),
            fgmm_covariance_name(fgmm_model_covariance_type(m)), a->output ? ", in " : "", a->output ? a->output : "");
     cli_print_device(r);
+    cli_devices_print(&a->devices);
     cli_print_iterations(r);
     printf("likelihood  %.10g nats a row\n", r->lower_bound);
     cli_print_time(r);
@@ -51,6 +54,7 @@ static void print_json(const fit_args *a, const fit_work *w, const fgmm_report *
     json_text(&j, "covariance_type", fgmm_covariance_name(fgmm_model_covariance_type(m)));
     json_run(&j, r);
     if (cli_ranks_count(&a->ranks) > 1) json_int(&j, "n_ranks", cli_ranks_count(&a->ranks));
+    json_devices(&j, &a->devices);
     if (w->batches.online) json_int(&j, "n_steps", fgmm_online_steps(w->batches.online));
     json_real(&j, "lower_bound", r->lower_bound);
     json_cost(&j, r);
@@ -107,12 +111,15 @@ static int save_and_tell(const fit_args *a, const fit_work *w, const fgmm_report
     return CLI_FAILED;
 }
 
-static int fit_and_save(const fit_args *a, const fgmm_fit_options *o, fit_work *w) {
+static int fit_and_save(fit_args *a, const fgmm_fit_options *o, fit_work *w) {
     const cli_session *s = &a->session;
     fgmm_report report = FGMM_REPORT_INIT;
     fgmm_status status;
     if (a->mini_batch) {
         status = fit_in_batches(a, o, w, &report);
+    } else if (a->devices.n > 0) {
+        status = cli_devices_fit(s, &a->devices, &w->in, o, &w->fitted, &report);
+        w->model = w->fitted;
     } else {
         status = fgmm_fit(s->ctx, &w->fitted, w->share ? w->share : w->in.rows, o, &report);
         w->model = w->fitted;
@@ -147,7 +154,7 @@ static int check_outputs(const cli_command *self, const fit_args *a, const fgmm_
     return cli_check_output(self, a->checkpoint, ".npz", 0, (cli_files){{a->data, a->weights, a->output, start}});
 }
 
-static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, fit_work *w) {
+static int fit(const cli_command *self, fit_args *a, fgmm_fit_options *o, fit_work *w) {
     int rc = cli_inputs_open(&a->session, &w->in, a->data, a->compute.format, a->weights, a->init);
     /* A model to start from says what kind it is. */
     int start_type = w->in.start ? (int)fgmm_model_covariance_type(w->in.start) : FGMM_SPHERICAL;
@@ -158,6 +165,7 @@ static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, 
     }
     if (rc == CLI_DONE && cli_ranks_is_root(&a->ranks)) rc = check_outputs(self, a, o, w);
     if (rc == CLI_DONE) rc = take_share(a, w);
+    if (rc == CLI_DONE) rc = cli_devices_open(self, &a->session, &a->devices, &w->in, a->data, a->compute.format);
     rc = cli_ranks_agree(&a->ranks, rc);
     if (rc == CLI_DONE) {
         o->init_model = w->in.start;
@@ -166,6 +174,7 @@ static int fit(const cli_command *self, const fit_args *a, fgmm_fit_options *o, 
     }
     fgmm_online_free(a->session.ctx, w->batches.online);
     fgmm_model_free(a->session.ctx, w->fitted);
+    cli_devices_close(&a->devices);
     fgmm_rows_free(a->session.ctx, w->share);
     cli_inputs_free(&a->session, &w->in);
     return rc;
@@ -186,7 +195,11 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
         s->progress = mini_batch_progress;
         s->progress_user = &w.batches;
     }
+    if (a->devices.n > 0 && cli_ranks_count(&a->ranks) > 1) {
+        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "ranks take one device each") : CLI_USAGE;
+    }
     s->device = cli_ranks_device(&a->ranks, s->device, id);
+    s->threads = cli_devices_threads(s, &a->devices);
     int rc = cli_ranks_agree(&a->ranks, cli_open(self, s));
     if (rc == CLI_DONE) rc = fit(self, a, o, &w);
     rc = cli_ranks_agree(&a->ranks, rc);
@@ -220,6 +233,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"checkpoint", 0, CLI_TEXT, &a.checkpoint, 0, 0, "FILE.npz",
          "keep the place of the fit here; where FILE is there already, go on from it"},
         {"every", 0, CLI_REAL, &a.every, 0, 1e9, "SECONDS", "between checkpoints (default 60; 0: each iteration)"},
+        {"shares", 0, CLI_TEXT, &a.shares, 0, 0, "A,B,...",
+         "what each of several devices takes of the rows (default: by their speeds, measured)"},
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -244,6 +259,9 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (a.mini_batch && a.checkpoint) {
         return cli_usage(self, "--mini-batch keeps no checkpoints: 'flashgmm partial-fit' keeps a state");
     }
+    rc = cli_devices_parse(self, &a.devices, &a.session.device, a.shares);
+    if (rc != CLI_GO_ON) return rc;
+    if (a.mini_batch && a.devices.n > 0) return cli_usage(self, "--mini-batch is for one device");
     if (!isnan(a.every) && !a.checkpoint) return cli_usage(self, "--every needs --checkpoint FILE.npz");
     rc = mini_batch_check_kappa(self, a.kappa);
     if (rc != CLI_GO_ON) return rc;
