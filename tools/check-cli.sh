@@ -53,7 +53,11 @@ def save(name, n, d, values):
         file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
         array.array("f", values).tofile(file)
 random.seed(1)
-save("many.npy", 5000, 8, [random.gauss(0, 1) for _ in range(5000 * 8)])
+many = [random.gauss(0, 1) for _ in range(5000 * 8)]
+save("many.npy", 5000, 8, many)
+save("many-a.npy", 2000, 8, many[:16000])
+save("many-b.npy", 2900, 8, many[16000:39200])
+save("many-c.npy", 100, 8, many[39200:])
 save("small.npy", 8, 8, [float(i * i % 13) for i in range(64)])
 save("nan.npy", 8, 8, [float("nan") if i == 37 else float(i * i % 13) for i in range(64)])
 for name, descr in ("cut1", "'"), ("cut2", "'<"), ("cut3", "'<f"), ("cut4", "'<f8"):
@@ -83,7 +87,7 @@ expect 2 'bench what\? try: flashgmm bench estep' bench
 expect 2 "unknown command 'bench fit'" bench fit
 expect 2 'ivf what\? try' ivf
 expect 2 "unknown command 'ivf fit'" ivf fit
-for command in devices fit kmeans partial-fit select predict score sample export info "bench estep" "bench em" "ivf train" "ivf build" \
+for command in devices fit kmeans merge partial-fit select predict score sample export info "bench estep" "bench em" "ivf train" "ivf build" \
     "ivf search" "ivf eval"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
@@ -130,6 +134,13 @@ if ! ldd "$flashgmm" | grep -q libmpi; then
     unset OMPI_COMM_WORLD_SIZE
 fi
 expect 2 '-k, the number of means' kmeans "$digits"
+expect 2 '--stats-only needs --init' fit "$digits" -k 2 --stats-only -o s.npz
+expect 2 '--stats-only needs --init' fit "$digits" --init m.npz --stats-only
+expect 2 'makes no model' fit "$digits" --init m.npz --stats-only -o s.npz --reg-covar 1
+expect 2 'makes no model' fit "$digits" --init m.npz --stats-only -o s.npz --tol 0
+expect 2 'missing' merge -o merged.npz
+expect 2 '-o, where the model goes' merge s.npz
+expect 2 '--stats makes none' merge s.npz -o merged.npz --stats --reg-covar 0
 expect 2 "'nothing.npz' yet" partial-fit "$digits" -s nothing.npz
 expect 2 'missing' partial-fit "$digits"
 expect 2 'above 0.5' fit "$digits" -k 2 --mini-batch 100 --kappa 0.5
@@ -184,6 +195,33 @@ for rows in 8 16; do
     grep -o '"lower_bound": [-0-9]*\.[0-9]\{6\}' out.txt > bound-$rows.txt
 done
 holds 'batches count by their weight' cmp bound-8.txt bound-16.txt
+# Shares by themselves and merged: an iteration of all rows at once.
+expect 0 '' fit many.npy -k 4 --max-iter 2 --tol 0 --covariance full -o many0.npz
+expect 0 '' fit many.npy --init many0.npz --max-iter 1 --tol 0 --precision double -o many1.npz --reg-covar 0.01
+for share in a b c; do
+    expect 0 'statistics  under many0.npz' fit many-$share.npy --init many0.npz --stats-only --precision double -o share-$share.npz
+done
+expect 0 'statistics +of 2900 rows' info share-b.npz
+expect 0 '5000 rows in 3 files' merge share-a.npz share-b.npz share-c.npz -o merged1.npz --reg-covar 0.01
+expect 0 '"n_rows": 4900,' merge share-a.npz share-b.npz -o share-ab.npz --stats --json
+holds 'merge --json has its keys' json_has n_files n_rows weight n_features n_components covariance_type lower_bound
+expect 0 '' merge share-c.npz share-ab.npz -o merged2.npz --reg-covar 0.01 -q
+for model in many1 merged1 merged2; do
+    expect 0 '' score many.npy -m $model.npz --precision double --json
+    grep -o '"log_likelihood": [-0-9]*\.[0-9]\{11\}' out.txt > $model.score
+done
+holds 'score tells a likelihood' [ -s many1.score ]
+holds 'merged shares are an iteration' cmp many1.score merged1.score
+holds 'shares merge in steps' cmp many1.score merged2.score
+expect 0 '' fit many-c.npy --init merged1.npz --stats-only -o share-d.npz --json
+holds 'fit --stats-only --json has its keys' json_has n_rows n_features n_components device lower_bound seconds warnings
+expect 1 "'share-a.npz' and 'share-d.npz': .*different models" merge share-a.npz share-d.npz -o none.npz
+expect 1 'many0.npz: not statistics' merge share-a.npz many0.npz -o none.npz
+expect 1 'nothing.npz' merge share-a.npz nothing.npz -o none.npz
+expect 2 'input itself' merge share-a.npz share-b.npz -o ./share-b.npz
+expect 2 'input itself' fit many.npy --init many0.npz --stats-only -o ./many0.npz
+expect 2 'there twice' merge share-a.npz share-b.npz ./share-a.npz -o none.npz
+holds 'a merge that fails writes nothing' [ ! -e none.npz ]
 # A checkpoint goes on for longer, is a model, and belongs to one fit.
 expect 0 'not converged' fit "$digits" -k 10 --seed 1 --max-iter 4 --checkpoint place.npz --every 0
 expect 0 'fit +4 iterations' info place.npz

@@ -37,15 +37,15 @@ typedef struct cli_command {
     const char *summary; /* one line */
     const char *usage;   /* what follows the name */
     const char *example;
-    int operands; /* how many file names it takes: 0 or 1 */
+    int operands; /* how many file names it takes: 0, 1, or any number from 1 to this */
     int (*run)(const struct cli_command *self, int argc, char **argv);
 } cli_command;
 
-extern const cli_command cmd_devices, cmd_fit, cmd_kmeans, cmd_partial_fit, cmd_select, cmd_predict, cmd_score,
-    cmd_sample, cmd_export, cmd_info, cmd_bench_estep, cmd_bench_em, cmd_ivf_train, cmd_ivf_build, cmd_ivf_search,
-    cmd_ivf_eval;
+extern const cli_command cmd_devices, cmd_fit, cmd_kmeans, cmd_merge, cmd_partial_fit, cmd_select, cmd_predict,
+    cmd_score, cmd_sample, cmd_export, cmd_info, cmd_bench_estep, cmd_bench_em, cmd_ivf_train, cmd_ivf_build,
+    cmd_ivf_search, cmd_ivf_eval;
 
-/* Reads argv[1..] into the table's values. @param operand where the file name goes, NULL if it takes none.
+/* Reads argv[1..] into the table's values. @param operand where the file names go, NULL if it takes none; as many as there are arguments.
  * @return CLI_GO_ON, or the exit code: CLI_DONE after --help, CLI_USAGE after a message. */
 int cli_parse(const cli_command *self, const cli_option *options, int argc, char **argv, const char **operand);
 

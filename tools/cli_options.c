@@ -149,7 +149,7 @@ int cli_parse(const cli_command *self, const cli_option *options, int argc, char
         const char *arg = argv[i], *value;
         if (only_operands || arg[0] != '-' || !arg[1]) {
             if (found++ >= self->operands) return cli_usage(self, "'%s' is one file name too many", arg);
-            *operand = arg;
+            operand[found - 1] = arg;
             continue;
         }
         if (strcmp(arg, "--") == 0) {
@@ -172,6 +172,6 @@ int cli_parse(const cli_command *self, const cli_option *options, int argc, char
         int rc = read_value(self, o, value);
         if (rc != CLI_GO_ON) return rc;
     }
-    if (found < self->operands) return cli_usage(self, "the file to read is missing");
+    if (found == 0 && self->operands > 0) return cli_usage(self, "the file to read is missing");
     return CLI_GO_ON;
 }

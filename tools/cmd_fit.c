@@ -15,7 +15,7 @@ typedef struct fit_args {
     cli_compute compute;
     const char *data, *output, *init, *weights, *checkpoint, *shares;
     int64_t k, init_sample, mini_batch;
-    int covariance, n_init, max_iter, on_dead, on_collapse;
+    int covariance, n_init, max_iter, on_dead, on_collapse, stats_only;
     unsigned freeze;
     double tol, reg_covar, kappa, t0, every;
     uint64_t seed;
@@ -133,6 +133,35 @@ static int fit_and_save(fit_args *a, const fgmm_fit_options *o, fit_work *w) {
     return rc;
 }
 
+/* The half of an iteration that looks at rows, for `flashgmm merge`. */
+static int save_stats(const fit_args *a, const fgmm_fit_options *o, const fit_work *w) {
+    const cli_session *s = &a->session;
+    fgmm_report report = FGMM_REPORT_INIT;
+    fgmm_stats *stats = NULL;
+    fgmm_status status = fgmm_stats_create(s->ctx, &stats, w->in.start);
+    if (status == FGMM_OK) status = fgmm_stats_accumulate(s->ctx, stats, w->in.rows, &o->compute, &report);
+    progress_wipe();
+    if (status == FGMM_OK) status = fgmm_stats_save(s->ctx, stats, a->output);
+    fgmm_stats_free(s->ctx, stats);
+    if (status != FGMM_OK) return cli_failed(s, status);
+    if (s->json) {
+        json_out j = json_begin(stdout);
+        json_int(&j, "n_rows", report.n_rows);
+        json_int(&j, "n_features", fgmm_rows_features(w->in.rows));
+        json_int(&j, "n_components", fgmm_model_components(w->in.start));
+        json_run(&j, &report);
+        json_real(&j, "lower_bound", report.lower_bound);
+        json_cost(&j, &report);
+        json_end(&j);
+    } else if (!s->quiet) {
+        cli_print_data(&w->in, &report);
+        printf("statistics  under %s, in %s\n", a->init, a->output);
+        cli_print_device(&report);
+        printf("likelihood  %.10g nats a row\n", report.lower_bound);
+    }
+    return CLI_DONE;
+}
+
 /* The rows of this rank. */
 static int take_share(const fit_args *a, fit_work *w) {
     int64_t first, n;
@@ -145,9 +174,11 @@ static int take_share(const fit_args *a, fit_work *w) {
 
 static int check_outputs(const cli_command *self, const fit_args *a, const fgmm_fit_options *o, const fit_work *w) {
     int64_t k = w->in.start ? fgmm_model_components(w->in.start) : a->k;
-    double bytes = cli_model_bytes(o->covariance_type, k, fgmm_rows_features(w->in.rows));
+    /* Statistics come with their model and their centres. */
+    double bytes = cli_model_bytes(o->covariance_type, k, fgmm_rows_features(w->in.rows)) * (a->stats_only ? 3 : 1);
+    cli_files inputs = {{a->data, a->weights, a->stats_only ? a->init : NULL}};
     int rc = CLI_DONE;
-    if (a->output) rc = cli_check_output(self, a->output, ".npz", bytes, (cli_files){{a->data, a->weights}});
+    if (a->output) rc = cli_check_output(self, a->output, ".npz", bytes, inputs);
     if (rc != CLI_DONE || !a->checkpoint) return rc;
     /* A full disk is no reason not to begin: it may have room by then, and is warned of otherwise. */
     const char *start = w->in.start ? a->init : NULL;
@@ -170,7 +201,7 @@ static int fit(const cli_command *self, fit_args *a, fgmm_fit_options *o, fit_wo
     if (rc == CLI_DONE) {
         o->init_model = w->in.start;
         o->ranks = a->ranks.ranks;
-        rc = fit_and_save(a, o, w);
+        rc = a->stats_only ? save_stats(a, o, w) : fit_and_save(a, o, w);
     }
     fgmm_online_free(a->session.ctx, w->batches.online);
     fgmm_model_free(a->session.ctx, w->fitted);
@@ -178,6 +209,34 @@ static int fit(const cli_command *self, fit_args *a, fgmm_fit_options *o, fit_wo
     fgmm_rows_free(a->session.ctx, w->share);
     cli_inputs_free(&a->session, &w->in);
     return rc;
+}
+
+/* What of the options goes with what. @return CLI_GO_ON, or an exit code after a message. */
+static int check_args(const cli_command *self, const fit_args *a) {
+    int is_model = cli_is_model(a->init);
+    if (!a->k && !is_model) return cli_usage(self, "-k, the number of components, is missing");
+    if (a->freeze && !is_model) {
+        return cli_usage(self, "--freeze keeps parts of a model started from: give one with --init MODEL.npz");
+    }
+    if (a->freeze && (a->on_dead || a->on_collapse)) {
+        return cli_usage(self, "--freeze goes with --on-dead keep and --on-collapse keep only");
+    }
+    if (a->mini_batch && (a->on_dead || a->on_collapse || a->n_init)) {
+        return cli_usage(self, "--mini-batch has neither restarts nor policies: leave out --n-init and --on-...");
+    }
+    if (!a->mini_batch && (a->kappa > 0 || !isnan(a->t0))) return cli_usage(self, "--kappa and --t0 need --mini-batch");
+    if (a->mini_batch && a->checkpoint) {
+        return cli_usage(self, "--mini-batch keeps no checkpoints: 'flashgmm partial-fit' keeps a state");
+    }
+    if (!isnan(a->every) && !a->checkpoint) return cli_usage(self, "--every needs --checkpoint FILE.npz");
+    if (a->stats_only && (!is_model || !a->output)) {
+        return cli_usage(self, "--stats-only needs --init MODEL.npz and -o STATS.npz");
+    }
+    if (a->stats_only && (a->n_init || a->max_iter || a->freeze || a->on_dead || a->on_collapse || a->mini_batch ||
+                          a->checkpoint || !isnan(a->tol) || !isnan(a->reg_covar))) {
+        return cli_usage(self, "--stats-only makes no model: 'flashgmm merge' takes --reg-covar and --freeze");
+    }
+    return mini_batch_check_kappa(self, a->kappa);
 }
 
 static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
@@ -188,8 +247,9 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
         s->quiet = 1;
         s->json = 0;
     }
-    if (a->mini_batch && cli_ranks_count(&a->ranks) > 1) {
-        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "--mini-batch is for one rank alone") : CLI_USAGE;
+    if ((a->mini_batch || a->stats_only) && cli_ranks_count(&a->ranks) > 1) {
+        const char *option = a->mini_batch ? "mini-batch" : "stats-only";
+        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "--%s is for one rank alone", option) : CLI_USAGE;
     }
     if (a->mini_batch && isatty(STDERR_FILENO) && !s->quiet) {
         s->progress = mini_batch_progress;
@@ -235,6 +295,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"every", 0, CLI_REAL, &a.every, 0, 1e9, "SECONDS", "between checkpoints (default 60; 0: each iteration)"},
         {"shares", 0, CLI_TEXT, &a.shares, 0, 0, "A,B,...",
          "what each of several devices takes of the rows (default: by their speeds, measured)"},
+        {"stats-only", 0, CLI_FLAG, &a.stats_only, 0, 0, 0,
+         "write the statistics under --init MODEL.npz for 'flashgmm merge', not a model"},
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -245,25 +307,10 @@ static int run(const cli_command *self, int argc, char **argv) {
     fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
     rc = cli_parse_init(self, a.init, &o.init);
     if (rc != CLI_GO_ON) return rc;
-    if (!a.k && !cli_is_model(a.init)) return cli_usage(self, "-k, the number of components, is missing");
-    if (a.freeze && !cli_is_model(a.init)) {
-        return cli_usage(self, "--freeze keeps parts of a model started from: give one with --init MODEL.npz");
-    }
-    if (a.freeze && (a.on_dead || a.on_collapse)) {
-        return cli_usage(self, "--freeze goes with --on-dead keep and --on-collapse keep only");
-    }
-    if (a.mini_batch && (a.on_dead || a.on_collapse || a.n_init)) {
-        return cli_usage(self, "--mini-batch has neither restarts nor policies: leave out --n-init and --on-...");
-    }
-    if (!a.mini_batch && (a.kappa > 0 || !isnan(a.t0))) return cli_usage(self, "--kappa and --t0 need --mini-batch");
-    if (a.mini_batch && a.checkpoint) {
-        return cli_usage(self, "--mini-batch keeps no checkpoints: 'flashgmm partial-fit' keeps a state");
-    }
-    rc = cli_devices_parse(self, &a.devices, &a.session.device, a.shares);
-    if (rc != CLI_GO_ON) return rc;
-    if (a.mini_batch && a.devices.n > 0) return cli_usage(self, "--mini-batch is for one device");
-    if (!isnan(a.every) && !a.checkpoint) return cli_usage(self, "--every needs --checkpoint FILE.npz");
-    rc = mini_batch_check_kappa(self, a.kappa);
+    rc = check_args(self, &a);
+    if (rc == CLI_GO_ON) rc = cli_devices_parse(self, &a.devices, &a.session.device, a.shares);
+    if (rc == CLI_GO_ON && a.devices.n > 0 && (a.mini_batch || a.stats_only))
+        rc = cli_usage(self, "%s is for one device", a.mini_batch ? "--mini-batch" : "--stats-only");
     if (rc != CLI_GO_ON) return rc;
     o.n_components = a.k;
     o.init_sample = a.init_sample;
