@@ -91,6 +91,9 @@ fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *id
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
 fgmm_status cl_distances(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
                          int64_t n_queries, int dot, float *out);
+fgmm_status cl_lists_put(fgmm_device *device, const fgmm_lists_source *source, fgmm_lists **out);
+fgmm_status cl_lists_search(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query);
+void cl_lists_release(fgmm_device *device, fgmm_lists *lists);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
 
 /* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */

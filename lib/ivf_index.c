@@ -285,6 +285,7 @@ static void commit_add(add_state *add) {
     index->threshold = add->chooser.threshold;
     index->budget = 0;
     index->n_rows += n;
+    index->changes++;
     for (int64_t i = 0; add->ids && i < n; i++)
         if (add->ids[i] >= index->next_id) index->next_id = add->ids[i] + 1;
     if (!add->ids) index->next_id += n;
@@ -401,6 +402,7 @@ fgmm_status fgmm_ivf_remove(fgmm_context *ctx, fgmm_ivf *index, const int64_t *i
     }
     for (int64_t i = 0; gone > 0 && i < index->k; i++) remove_links(index, &index->lists[i], starts, places);
     index->n_rows -= gone;
+    index->changes += gone > 0;
     if (removed) *removed = gone;
 done:
     fgmm_free(ctx, set.slots);

@@ -40,6 +40,7 @@ struct fgmm_ivf {
     int has_type;
     fgmm_ivf_store *lists; /* [K] */
     int64_t n_rows, next_id;
+    int64_t changes; /* how often rows came or went */
     int calibrated_k;
     double gaps[FGMM_IVF_LEVELS]; /* of recall fgmm_ivf_level(i), bent */
     double bend;                  /* of calibrated gaps, ivf_calibrate.c */

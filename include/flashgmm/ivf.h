@@ -247,6 +247,26 @@ FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, c
                                      const fgmm_ivf_search_options *options, int64_t *ids, float *distances,
                                      fgmm_ivf_counts *counts);
 
+/** A copy of an index on the context's device, for many queries at a time. On the CPU it is the index itself. */
+typedef struct fgmm_ivf_searcher fgmm_ivf_searcher;
+
+/**  Copies an index to the device that the context names, or, where it names none, to the best OpenCL device there is.
+ *  Takes there what the index's vectors, ids and links take here, and up to half of the rest of the context's device
+ *  memory while it searches.
+ *  @param index must outlive the searcher.
+ *  @return FGMM_ERR_INVALID, FGMM_ERR_MEMORY (naming what does not fit on the device; one buffer holds all vectors),
+ *  FGMM_ERR_UNSUPPORTED from 2^32 rows on, FGMM_ERR_DEVICE. */
+FGMM_API fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out, const fgmm_ivf *index);
+FGMM_API void fgmm_ivf_searcher_free(fgmm_context *ctx, fgmm_ivf_searcher *searcher);
+
+/**  fgmm_ivf_search on the searcher's device, with its arguments and results; distances are in f32 there too, in whole numbers where
+ *  rows and queries are bytes, and may be rounded otherwise. A context's calls on a searcher belong to one thread at a time.
+ *  @return also FGMM_ERR_INVALID where rows were added to the index or removed since the searcher was made,
+ *  FGMM_ERR_DEVICE. */
+FGMM_API fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searcher, const fgmm_rows *queries,
+                                              int64_t k, const fgmm_ivf_search_options *options, int64_t *ids,
+                                              float *distances, fgmm_ivf_counts *counts);
+
 /**  Learns which gap gives which recall of the k nearest, from queries that are like those to come and are not rows of
  *  the index: a row is found if and only if one of its lists is probed, so the quantiles of the gaps to the true
  *  neighbours' lists are the answer. A gap may be measured against a power of the distance of the two centroids, where

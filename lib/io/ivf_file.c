@@ -262,7 +262,6 @@ static fgmm_status get_sizes(reader *r, int64_t **out) {
 static fgmm_status check_lists(const reader *r, const fgmm_ivf *index) {
     fgmm_context *ctx = r->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
-    int64_t between = fgmm_ivf_between(index);
     fgmm_id_set set = {0};
     float *row = fgmm_alloc(ctx, (size_t)fgmm_scan_stride(index->d) * sizeof *row, "a row");
     if (!row) return FGMM_ERR_MEMORY;
@@ -278,18 +277,60 @@ static fgmm_status check_lists(const reader *r, const fgmm_ivf *index) {
                                     index->d, 0, row) != FGMM_OK)
                 FGMM_GO(fgmm_fail_at(ctx, FGMM_ERR_FORMAT, r->path));
         }
-        for (int64_t i = 0; i < list->n_links; i++) {
-            fgmm_ivf_link link = list->links[i];
-            int fine = link.home >= 0 && link.home < index->k && link.home != l && link.place >= 0 &&
-                       link.place < index->lists[link.home].n;
-            for (int64_t b = 0; b < between; b++)
-                fine = fine && list->between[i * between + b] >= -1 && list->between[i * between + b] < index->k;
-            if (!fine) FGMM_GO(bad(r, "a link leads nowhere"));
-        }
     }
 done:
     fgmm_free(ctx, set.slots);
     fgmm_free(ctx, row);
+    return status;
+}
+
+/* How many lists link i says come between its row's best one and its own; -1 if no order of lists could be that. */
+static int links_before(const fgmm_ivf *index, const fgmm_ivf_store *list, int64_t i) {
+    int64_t between = fgmm_ivf_between(index);
+    int n = 0;
+    for (int64_t b = 0; b < between; b++) {
+        int32_t other = list->between[i * between + b];
+        if (other < -1 || other >= index->k || (other >= 0 && n < b)) return -1;
+        n += other >= 0;
+    }
+    return n;
+}
+
+/*
+ * Links lead to rows, and those of one row tell of different lists in one order: a search that goes by them looks at
+ * no row twice. order [n_rows, max_lists - 1]: each row's lists after its best one, -1 where none was seen.
+ */
+static fgmm_status check_links(const reader *r, const fgmm_ivf *index) {
+    fgmm_context *ctx = r->ctx;
+    fgmm_status status = FGMM_ERR_MEMORY;
+    int64_t k = index->k, further = index->max_lists - 1, between = fgmm_ivf_between(index), n_rows = 0;
+    int64_t *starts = fgmm_alloc(ctx, (size_t)k * sizeof *starts, "places of lists");
+    int32_t *order = fgmm_alloc(ctx, (size_t)(index->n_rows * further) * sizeof *order, "lists of rows");
+    if (!starts || !order) goto done;
+    for (int64_t l = 0; l < k; n_rows += index->lists[l++].n) starts[l] = n_rows;
+    for (int64_t i = 0; i < n_rows * further; i++) order[i] = -1;
+    /* First where each stands, then whether all say the same. */
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t l = 0; l < k; l++) {
+            const fgmm_ivf_store *list = &index->lists[l];
+            for (int64_t i = 0; i < list->n_links; i++) {
+                fgmm_ivf_link link = list->links[i];
+                int before = links_before(index, list, i);
+                if (link.home < 0 || link.home >= k || link.home == l || link.place < 0 ||
+                    link.place >= index->lists[link.home].n || before < 0 || before >= further)
+                    FGMM_GO(bad(r, "a link leads nowhere"));
+                int32_t *of_row = order + (starts[link.home] + link.place) * further;
+                int fine = pass || of_row[before] < 0;
+                for (int64_t b = 0; b < further; b++) fine = fine && (pass || of_row[b] != (int32_t)l);
+                if (!pass) of_row[before] = (int32_t)l;
+                for (int b = 0; pass && b < before; b++) fine = fine && list->between[i * between + b] == of_row[b];
+                if (!fine) FGMM_GO(bad(r, "the links to a row do not agree"));
+            }
+        }
+    status = FGMM_OK;
+done:
+    fgmm_free(ctx, order);
+    fgmm_free(ctx, starts);
     return status;
 }
 
@@ -323,6 +364,7 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     for (int i = 0; index->calibrated_k && i < FGMM_IVF_LEVELS; i++)
         if (!(index->gaps[i] >= (i ? index->gaps[i - 1] : 0))) FGMM_GO(bad(r, "its calibration is not ascending"));
     FGMM_GO(check_lists(r, index));
+    FGMM_GO(check_links(r, index));
     FGMM_GO(fgmm_ivf_bend(ctx, index, h->bend));
 done:
     fgmm_free(ctx, sizes);
