@@ -216,6 +216,10 @@ expect 0 'queries a second' ivf search "$digits" --exact "$digits" -k 3 --metric
 expect 0 'queries a second' ivf search "$digits" --exact "$digits" -o truth.ivecs
 expect 0 'recall      1.0000' ivf search "$digits" -i digits.ivf --truth truth.ivecs --nprobe 16 -o found.ibin
 expect 0 '"recall": ?1' ivf search "$digits" --exact "$digits" --truth found.ibin --json
+if "$flashgmm" ivf search "$digits" --exact "$digits" --metric angular -o truth.hdf5 -q 2> /dev/null; then
+    expect 0 '"metric": "angular"' ivf train truth.hdf5:distances -k 2 -o by-file.npz --json
+    expect 0 '"metric": "l2"' ivf train truth.hdf5:distances -k 2 -o by-file.npz --metric l2 --json
+fi
 expect 0 'kmeans 16, single' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --truth truth.ivecs
 expect 1 'neighbours of' ivf eval "$digits" --queries "$digits" -k 16 --neighbours 11 --truth truth.ivecs
 expect 0 'kmeans 16, soar m=1.5, adaptive' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --speed --picture p.gp

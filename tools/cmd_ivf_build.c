@@ -16,12 +16,13 @@ typedef struct build_work {
     fgmm_ivf *index;
 } build_work;
 
-static int build(const cli_command *self, const build_args *a, build_work *w) {
+static int build(const cli_command *self, build_args *a, build_work *w) {
     const cli_session *s = &a->session;
     fgmm_status status = fgmm_rows_open(s->ctx, &w->rows, a->data, a->format);
     if (status == FGMM_OK) status = fgmm_model_load(s->ctx, &w->model, a->model);
     if (status == FGMM_OK && a->calibrate) status = fgmm_rows_open(s->ctx, &w->queries, a->calibrate, NULL);
     if (status != FGMM_OK) return cli_failed(s, status);
+    if (cli_metric(w->rows, &a->metric) != CLI_DONE) return CLI_FAILED;
     double bytes = cli_index_bytes(w->rows, fgmm_model_components(w->model), a->max_lists ? a->max_lists : 2);
     int rc = cli_check_output(self, a->output, ".ivf", bytes, (cli_files){{a->data, a->model, a->calibrate}});
     if (rc != CLI_DONE) return rc;
@@ -56,11 +57,12 @@ static int build(const cli_command *self, const build_args *a, build_work *w) {
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    build_args a = {.threshold = NAN, .k = 10};
+    build_args a = {.metric = CLI_METRIC_UNSAID, .threshold = NAN, .k = 10};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &a.model, 0, 0, "MODEL.npz", "the centroids: of ivf train, or any mixture"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "INDEX.ivf", "where the index goes"},
-        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "as in training (default l2)"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS,
+         "as in training (default: the one that the file names, or l2)"},
         {"rule", 0, CLI_CHOICE, &a.rule, 0, 0, CLI_RULES, "which further lists a row goes to (default soar)"},
         {"max-lists", 0, CLI_INT, &a.max_lists, 1, FGMM_IVF_LISTS_MAX, "N", "lists a row at most (default 2)"},
         {"budget", 0, CLI_REAL, &a.budget, 1, FGMM_IVF_LISTS_MAX, "M", "lists a row on average (default 1.5)"},
