@@ -242,7 +242,7 @@ typedef struct fgmm_backend {
     void (*scan)(const fgmm_device *device, const fgmm_scan *scan);
 
     /* Distances of a block's rows to queries [n_queries, stride] of f32 on the host, inner products if dot, summed in
-     * f32: out [n_queries, n of the block] on the host. Needs no begin. Optional: opencl. */
+     * f32: out [n_queries, n of the block] on the host. Needs no begin. Optional: with lists_put. */
     fgmm_status (*distances)(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
                              int64_t n_queries, int dot, float *out);
 

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "device_lists.h"
 #include "ivf_search.h"
 #include "report.h"
 
@@ -144,7 +145,7 @@ typedef struct {
     fgmm_lists_query query;             /* its arrays are room for a batch */
     float *floats, *to_lists, *sorting; /* [batch, stride], [batch, K], [threads, K] */
     uint64_t *probed;                   /* [batch, words] */
-    fgmm_best *best;                    /* [threads] */
+    fgmm_best *best;                    /* [batch] */
     fgmm_ivf_counts counts;
 } device_search;
 
@@ -152,21 +153,18 @@ static fgmm_status search_open(device_search *s) {
     fgmm_context *ctx = s->ctx;
     const char *what = "a batch of queries";
     size_t n = (size_t)s->batch, k = (size_t)s->searcher->index->k, threads = (size_t)s->threads;
-    size_t results = n * (size_t)s->query.room, best = (size_t)s->k;
+    size_t best = (size_t)s->k;
 #define NEED(pointer, count)                                                                                           \
     if (!((pointer) = fgmm_calloc(ctx, (count), sizeof *(pointer), what))) return FGMM_ERR_MEMORY
     NEED(s->floats, n * (size_t)s->query.stride);
     NEED(s->to_lists, n * k);
     NEED(s->sorting, threads * k);
     NEED(s->probed, n * (size_t)s->query.words);
-    NEED(s->query.ids, results);
-    NEED(s->query.distances, results);
-    NEED(s->query.found, n);
-    NEED(s->best, threads);
-    NEED(s->best[0].distance, threads * best);
-    NEED(s->best[0].id, threads * best);
+    NEED(s->best, n);
+    NEED(s->best[0].distance, n * best);
+    NEED(s->best[0].id, n * best);
 #undef NEED
-    for (size_t i = 0; i < threads; i++)
+    for (size_t i = 0; i < n; i++)
         s->best[i] = (fgmm_best){.k = s->k, .distance = s->best[0].distance + i * best, .id = s->best[0].id + i * best};
     return FGMM_OK;
 }
@@ -178,9 +176,6 @@ static void search_close(device_search *s) {
         fgmm_free(ctx, s->best[0].distance);
     }
     fgmm_free(ctx, s->best);
-    fgmm_free(ctx, s->query.found);
-    fgmm_free(ctx, s->query.distances);
-    fgmm_free(ctx, s->query.ids);
     fgmm_free(ctx, s->probed);
     fgmm_free(ctx, s->sorting);
     fgmm_free(ctx, s->to_lists);
@@ -216,56 +211,9 @@ static fgmm_status choose_lists(device_search *s) {
     return FGMM_OK;
 }
 
-/* A query with more ties at its end than a batch has room for, by itself: `asked` of `asked->n` = 1. */
-static fgmm_status search_alone(device_search *s, int64_t q, int64_t number) {
-    const fgmm_target *target = s->searcher->target;
-    fgmm_context *ctx = s->ctx;
-    fgmm_status status = FGMM_ERR_MEMORY;
-    fgmm_lists_query one = s->query;
-    int64_t found = 0;
-    one.n = 1;
-    one.queries = s->floats + q * one.stride;
-    one.probed = s->probed + q * one.words;
-    one.room = s->query.found[q];
-    one.found = &found;
-    one.ids = fgmm_alloc(ctx, (size_t)one.room * sizeof *one.ids, "neighbours");
-    one.distances = fgmm_alloc(ctx, (size_t)one.room * sizeof *one.distances, "neighbours");
-    if (!one.ids || !one.distances) goto done;
-    FGMM_GO(target->backend->lists_search(target->device, s->searcher->lists, &one));
-    fgmm_best *best = &s->best[0];
-    best->n = 0;
-    for (int64_t i = 0; i < found; i++) fgmm_best_push(best, one.distances[i], one.ids[i]);
-    fgmm_best_sort(best);
-    fgmm_best_copy(best, s->searcher->index->metric, s->ids + number * s->k,
-                   s->distances ? s->distances + number * s->k : NULL);
-done:
-    fgmm_free(ctx, one.distances);
-    fgmm_free(ctx, one.ids);
-    return status;
-}
-
-static fgmm_status take_results(device_search *s, int64_t first) {
-    const fgmm_lists_query *query = &s->query;
-#pragma omp parallel for num_threads(s->threads)
-    for (int64_t q = 0; q < query->n; q++) {
-        fgmm_best *best = &s->best[fgmm_thread_number()];
-        if (query->found[q] > query->room) continue;
-        best->n = 0;
-        for (int64_t i = 0; i < query->found[q]; i++)
-            fgmm_best_push(best, query->distances[q * query->room + i], query->ids[q * query->room + i]);
-        fgmm_best_sort(best);
-        fgmm_best_copy(best, s->searcher->index->metric, s->ids + (first + q) * s->k,
-                       s->distances ? s->distances + (first + q) * s->k : NULL);
-    }
-    for (int64_t q = 0; q < query->n; q++)
-        if (query->found[q] > query->room) FGMM_TRY(search_alone(s, q, first + q));
-    return FGMM_OK;
-}
-
 static fgmm_status search_batch(void *user, const void *data, int64_t first, int64_t n) {
     device_search *s = user;
     const fgmm_ivf *index = s->searcher->index;
-    const fgmm_target *target = s->searcher->target;
     size_t bytes = (size_t)index->d * fgmm_dtype_size(s->type);
     int failed = FGMM_OK;
 #pragma omp parallel for num_threads(s->threads) reduction(max : failed)
@@ -282,9 +230,16 @@ static fgmm_status search_batch(void *user, const void *data, int64_t first, int
     s->query.probed = s->probed;
     s->query.computed = 0;
     FGMM_TRY(choose_lists(s));
-    FGMM_TRY(target->backend->lists_search(target->device, s->searcher->lists, &s->query));
+    for (int64_t q = 0; q < n; q++) s->best[q].n = 0;
+    FGMM_TRY(fgmm_lists_best(s->ctx, s->searcher->target, s->searcher->lists, &s->query, s->best, s->threads));
     s->counts.distances += s->query.computed;
-    return take_results(s, first);
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t q = 0; q < n; q++) {
+        int64_t at = (first + q) * s->k;
+        fgmm_best_sort(&s->best[q]);
+        fgmm_best_copy(&s->best[q], index->metric, s->ids + at, s->distances ? s->distances + at : NULL);
+    }
+    return FGMM_OK;
 }
 
 /* ---- the call ---- */
@@ -300,7 +255,6 @@ fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searc
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf searcher: rows came or went since it was made: make another");
     if (!searcher->target) return fgmm_ivf_search(ctx, index, queries, k, options, ids, distances, counts);
     FGMM_TRY(fgmm_ivf_query_check(ctx, index, queries, k));
-    /* Few results but k come: ties at the last distance. */
     device_search s = {.ctx = ctx,
                        .searcher = searcher,
                        .type = queries->type,
@@ -311,8 +265,7 @@ fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searc
                        .query = {.stride = fgmm_scan_stride(index->d),
                                  .whole = fgmm_scan_is_whole(index->metric, index->type, queries->type, index->d),
                                  .words = (index->k + 63) / 64,
-                                 .k = k,
-                                 .room = k + 16}};
+                                 .k = k}};
     FGMM_TRY(fgmm_ivf_plan_read(ctx, index, options, &s.plan));
     s.query.filter = s.plan.filter;
     s.query.filter_size = s.plan.filter_size;

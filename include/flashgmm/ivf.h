@@ -280,8 +280,8 @@ FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, cons
  *  @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
-/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of
- *  differences, in whole numbers where rows and queries are bytes, on the CPU; another device may round otherwise.
+/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of differences, in whole numbers where
+ *  rows and queries are bytes; devices may round those in f32 differently.
  *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than k.
  *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search; FGMM_ERR_UNSUPPORTED for rows in a cl_mem,
  *  FGMM_ERR_DEVICE. */
