@@ -34,6 +34,7 @@ struct fgmm_ivf {
     int max_lists;
     double budget; /* > 0: the threshold is still to be found */
     double threshold, lambda;
+    int64_t list_max; /* entries of a list at most; 0: no limit */
     int64_t k, d;
     float *centroids; /* [K, D] */
     fgmm_dtype type;

@@ -177,7 +177,6 @@ START_TEST(test_cut_and_flipped) {
     for (size_t at = 0; at < bytes; at += at < 256 ? 1 : 29) {
         unsigned char bit = (unsigned char)(1u << at % 8);
         file[at] ^= bit;
-        /* But for the four bytes that are reserved, nothing may pass, and even those are under the checksum. */
         FAILS(load_bytes(file, bytes), FGMM_ERR_FORMAT, "h.ivf");
         file[at] ^= bit;
     }

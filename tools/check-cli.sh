@@ -202,6 +202,8 @@ expect 0 '"n_iter"' ivf train "$digits" -k 16 -o lists.npz --json
 holds 'ivf train --json has its keys' json_has n_rows n_lists metric method device seconds
 expect 2 'must end in .ivf' ivf build "$digits" -m lists.npz -o digits.npz
 expect 2 'single' ivf build "$digits" -m lists.npz -o d.ivf --rule single --max-lists 2
+expect 1 'have room for' ivf build "$digits" -m lists.npz -o digits.ivf --list-max 100
+expect 0 'the longest of 1[0-9][0-9] entries' ivf build "$digits" -m lists.npz -o digits.ivf --list-max 180
 expect 0 'calibrated  for the 10 nearest' ivf build "$digits" -m lists.npz -o digits.ivf --calibrate "$digits"
 expect 0 'at most 2 lists a row, 1.5 on average' info digits.ivf
 expect 0 '"kind": "index"' info digits.ivf --json

@@ -55,6 +55,7 @@ void cli_json_index(json_out *j, const fgmm_ivf_info *info) {
     json_text(j, "metric", fgmm_metric_name(info->metric));
     json_text(j, "rule", fgmm_ivf_rule_name(info->rule));
     json_int(j, "max_lists", info->max_lists);
+    json_int(j, "list_max", info->list_max);
     json_real(j, "threshold", info->threshold);
     json_real(j, "lambda", info->lambda);
     json_real(j, "bytes_per_row", info->bytes_per_row);

@@ -8,6 +8,7 @@ typedef struct build_args {
     const char *data, *format, *model, *output, *calibrate;
     int metric, rule, max_lists, k;
     double budget, threshold, lambda;
+    int64_t list_max;
 } build_args;
 
 typedef struct build_work {
@@ -34,6 +35,7 @@ static int build(const cli_command *self, build_args *a, build_work *w) {
     o.budget = a->budget;
     o.threshold = isnan(a->threshold) ? 0 : a->threshold;
     o.lambda = a->lambda;
+    o.list_max = a->list_max;
     status = fgmm_ivf_create(s->ctx, &w->index, w->model, &o);
     if (status == FGMM_ERR_INVALID) return cli_usage(self, "%s", fgmm_context_message(s->ctx));
     if (status == FGMM_OK) status = fgmm_ivf_add(s->ctx, w->index, w->rows, NULL, &report);
@@ -69,6 +71,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"threshold", 0, CLI_REAL, &a.threshold, 0, 1e300, "T",
          "in place of a budget; of responsibilities (default 1/K) or squared distances"},
         {"lambda", 0, CLI_REAL, &a.lambda, 0, 1e300, "L", "of soar (default 1) and rair (default 0.75)"},
+        {"list-max", 0, CLI_INT64, &a.list_max, 1, 2147483647, "N", "entries a list at most (default: no limit)"},
         {"calibrate", 0, CLI_TEXT, &a.calibrate, 0, 0, "QUERIES",
          "held-out queries to learn from which gap gives which recall"},
         {"neighbours", 0, CLI_INT, &a.k, 1, 1048576, "N", "nearest rows that the recall is of (default 10)"},

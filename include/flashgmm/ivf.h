@@ -147,10 +147,11 @@ typedef struct fgmm_ivf_options {
     double budget; /**< the threshold is found on the first rows added and stays */
     double threshold;
     double lambda;
+    int64_t list_max; /**< most entries a list, up to 2^31 - 1, as in fgmm_ivf_assign_options; 0: no limit */
 } fgmm_ivf_options;
 
 #define FGMM_IVF_OPTIONS_INIT                                                                                          \
-    { sizeof(fgmm_ivf_options), FGMM_L2, FGMM_IVF_SOAR, 0, 0.0, 0.0, 0.0 }
+    { sizeof(fgmm_ivf_options), FGMM_L2, FGMM_IVF_SOAR, 0, 0.0, 0.0, 0.0, 0 }
 
 /** An empty index over the means of a model, which is copied. @param options NULL for defaults. @return
  *  FGMM_ERR_INVALID, FGMM_ERR_MEMORY. */
@@ -161,7 +162,8 @@ FGMM_API void fgmm_ivf_free(fgmm_context *ctx, fgmm_ivf *index);
 /**  Adds rows. The first ones decide the type that is stored: f32, f16, u8 and i8 stay as they are, bf16 and f64 become
  *  f32; later ones must have a type that is stored as that. On failure the index is as it was.
  *  @param ids [n], >= 0, none twice and none that is there; NULL: the next numbers after the largest so far.
- *  @return as fgmm_ivf_assign; FGMM_ERR_INVALID names an id that is negative or there already. Takes O(N) with ids. */
+ *  @return as fgmm_ivf_assign; FGMM_ERR_INVALID names an id that is negative or there already, or says that the lists
+ *  have no room for so many rows under list_max. Takes O(N) with ids. */
 FGMM_API fgmm_status fgmm_ivf_add(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *rows, const int64_t *ids,
                                   fgmm_report *report);
 
@@ -179,6 +181,7 @@ typedef struct fgmm_ivf_info {
     fgmm_ivf_rule rule;
     int max_lists;
     double threshold, lambda;
+    int64_t list_max;            /**< 0: no limit */
     double bytes_per_row;        /**< held for a row: vector, id, links */
     double single_bytes_per_row; /**< the same without links: what an index with one list a row holds */
     int calibrated_k;            /**< what fgmm_ivf_calibrate was run for; 0: not yet */

@@ -33,7 +33,7 @@ typedef struct {
     uint64_t file_bytes;
     int64_t k, d, n_rows, n_links, next_id;
     double threshold, lambda, budget, bend;
-    uint32_t type, has_type, metric, rule, max_lists, covariance, calibrated_k, reserved;
+    uint32_t type, has_type, metric, rule, max_lists, covariance, calibrated_k, list_max;
 } header;
 
 _Static_assert(sizeof(header) == 128, "the header has no holes");
@@ -128,7 +128,8 @@ fgmm_status fgmm_ivf_save(fgmm_context *ctx, const fgmm_ivf *index, const char *
                 .rule = (uint32_t)index->rule,
                 .max_lists = (uint32_t)index->max_lists,
                 .covariance = (uint32_t)index->model->type,
-                .calibrated_k = (uint32_t)index->calibrated_k};
+                .calibrated_k = (uint32_t)index->calibrated_k,
+                .list_max = (uint32_t)index->list_max};
     memcpy(h.magic, magic, sizeof magic);
     int64_t *sizes = fgmm_alloc(ctx, (size_t)(2 * index->k) * sizeof *sizes, "sizes of lists");
     if (!sizes) return FGMM_ERR_MEMORY;
@@ -196,8 +197,8 @@ static fgmm_status check_header(const reader *r, uint64_t bytes) {
     if (!(type == FGMM_F32 || type == FGMM_F16 || type == FGMM_U8 || type == FGMM_I8) || h->has_type > 1 ||
         (!h->has_type && h->n_rows > 0) || !fgmm_metric_name((fgmm_metric)h->metric) ||
         !fgmm_ivf_rule_name((fgmm_ivf_rule)h->rule) || h->max_lists < 1 || h->max_lists > FGMM_IVF_LISTS_MAX ||
-        h->max_lists > h->k || h->calibrated_k > INT32_MAX || isnan(h->threshold) || !isfinite(h->lambda) ||
-        h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
+        h->max_lists > h->k || h->calibrated_k > INT32_MAX || h->list_max > INT32_MAX || isnan(h->threshold) ||
+        !isfinite(h->lambda) || h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
         (h->rule == FGMM_IVF_SINGLE && h->max_lists > 1) ||
         (h->budget > 0 && (h->rule == FGMM_IVF_SINGLE || h->rule == FGMM_IVF_NEAREST)) ||
         !(h->bend >= 0 && h->bend <= 1) ||
@@ -251,6 +252,7 @@ static fgmm_status get_sizes(reader *r, int64_t **out) {
         int64_t n = (*out)[i], m = (*out)[k + i];
         if (n < 0 || n > r->h.n_rows - rows || n > FGMM_IVF_PLACES || m < 0 || m > r->h.n_links - links)
             return bad(r, "the sizes of its lists do not add up");
+        if (r->h.list_max && n + m > r->h.list_max) return bad(r, "a list is longer than the index allows");
         rows += n;
         links += m;
     }
@@ -355,6 +357,7 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     index->n_rows = h->n_rows;
     index->next_id = h->next_id;
     index->calibrated_k = (int)h->calibrated_k;
+    index->list_max = h->list_max;
     if (index->calibrated_k) FGMM_GO(get(r, index->gaps, sizeof index->gaps));
     FGMM_GO(get_sizes(r, &sizes));
     for (int64_t i = 0; i < index->k; i++) FGMM_GO(get_list(r, index, &index->lists[i], sizes[i], sizes[index->k + i]));
