@@ -9,12 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TILE = 32, SIDE = 8, CANDIDATES = 1 << 25 };
+enum { TILE = CL_DISTANCE_TILE, SIDE = CL_DISTANCE_SIDE, CANDIDATES = 1 << 25 };
 /* Of lists_scan.cl. */
 enum { ANGULAR = 1, LINKS = 2, FILTER = 4 };
-
-/* Multiply-adds of a group's launch: well under 100 ms on a slow GPU. */
-static const double dispatch_work = 4e9;
 
 struct fgmm_lists {
     fgmm_dtype type;
@@ -63,6 +60,7 @@ fgmm_status cl_lists_put(fgmm_device *device, const fgmm_lists_source *source, f
     fgmm_status status = FGMM_ERR_MEMORY;
     size_t k = (size_t)source->n_lists;
     *out = NULL;
+    CL_TRY(cl_lists_known_answer(device));
     fgmm_lists *lists = cl_alloc(device, sizeof *lists);
     if (!lists) return FGMM_ERR_MEMORY;
     memset(lists, 0, sizeof *lists);
@@ -133,16 +131,17 @@ static uint64_t probed_word(const fgmm_lists_query *query, int64_t q, int64_t w)
         for (uint64_t bits_ = probed_word(query, q, w_); bits_ && (l = w_ * 64 + __builtin_ctzll(bits_), 1);           \
              bits_ &= bits_ - 1)
 
-/* How many queries from `first` on have candidates that fit together; at least one. */
+/* How many queries from `first` on go together, at least one: those whose candidates, of two words each, take half of the
+ * memory that is left, and what else is sent and read the other half. */
 static fgmm_status take_queries(fgmm_device *device, const fgmm_lists *lists, query_group *g) {
     const fgmm_lists_query *query = g->query;
     const fgmm_host *host = &device->host;
-    /* Of memory that is left, half for candidates, of two words each. */
-    double left =
-        (double)(device->limit_bytes - device->bytes) + (double)(lists->distances.bytes + lists->rows_of.bytes);
-    double most = fmin(fmin(CANDIDATES, dispatch_work / (double)lists->d),
-                       fmin((double)device->max_alloc / sizeof(float), left / 2 / (2 * sizeof(float))));
-    double total = 0;
+    double held = (double)(lists->distances.bytes + lists->rows_of.bytes);
+    double left = ((double)(device->limit_bytes - device->bytes) + held) / 2, buffer = (double)device->max_alloc;
+    double candidate = 2 * sizeof(float), most = fmin(fmin(CANDIDATES, buffer / sizeof(float)), left / candidate);
+    double each = (double)lists->d * sizeof(float) + (double)query->words * sizeof *query->probed +
+                  (double)query->room * (sizeof(cl_long) + sizeof(float));
+    double total = 0, others = 0;
     g->n = g->pairs = 0;
     for (int64_t q = g->first; q < query->n; q++) {
         double own = 0;
@@ -151,10 +150,12 @@ static fgmm_status take_queries(fgmm_device *device, const fgmm_lists *lists, qu
             own += (double)(list_rows(lists, l) + list_links(lists, l));
             pairs++;
         }
-        if (g->n > 0 && total + own > most) break;
-        if (own > fmin(UINT32_MAX, fmin((double)device->max_alloc / sizeof(float), left / (2 * sizeof(float)))))
+        others += each + (double)pairs * sizeof *g->askers;
+        if (g->n > 0 && (total + own > most || others > left)) break;
+        /* Alone it may have all of it; the places of candidates are 32-bit, with room for a stride. */
+        if (own > fmin(UINT32_MAX - 4096.0, fmin(buffer / sizeof(float), 2 * left / candidate)))
             return host->fail(host->user, FGMM_ERR_MEMORY,
-                              "a query's lists have %.0f entries, more than %s has memory for: probe fewer", own,
+                              "a query is to look at %.0f entries at once, more than %s has memory for", own,
                               device->name);
         total += own;
         g->pairs += pairs;
@@ -258,7 +259,6 @@ static fgmm_status scan(fgmm_device *device, fgmm_lists *lists, const query_grou
     const fgmm_lists_query *query = g->query;
     cl_kernel kernel = NULL;
     char options[128];
-    if (g->n_tasks[links] == 0) return FGMM_OK;
     cl_uint about = (lists->metric == FGMM_ANGULAR ? ANGULAR : 0) | (links ? LINKS : 0) | (query->filter ? FILTER : 0);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DDOT=%d -DWHOLE=%d", (int)lists->type, lists->metric != FGMM_L2,
              query->whole);
@@ -268,13 +268,19 @@ static fgmm_status scan(fgmm_device *device, fgmm_lists *lists, const query_grou
     cl_mem link_rows = links ? lists->links : any, before = links ? lists->before : any;
     cl_uint d = (cl_uint)lists->d, depth = (cl_uint)lists->depth, words = (cl_uint)query->words;
     cl_long filter_size = query->filter_size;
-    size_t local[2] = {SIDE, SIDE}, global[2] = {g->n_tasks[links] * SIDE, SIDE};
-    cl_uint first = links ? (cl_uint)g->n_tasks[0] : 0;
-    return CL_RUN(device, kernel, "scanning lists", 2, global, local, CL_ARG(about), CL_ARG(lists->rows), CL_ARG(d),
-                  CL_ARG(lists->ids), CL_ARG(inverse), CL_ARG(link_rows), CL_ARG(before), CL_ARG(depth), CL_ARG(filter),
-                  CL_ARG(filter_size), CL_ARG(lists->queries.mem), CL_ARG(lists->probed.mem), CL_ARG(words),
-                  CL_ARG(lists->tasks.mem), CL_ARG(first), CL_ARG(lists->askers.mem), CL_ARG(lists->distances.mem),
-                  CL_ARG(lists->rows_of.mem), CL_ARG(lists->counts.mem));
+    /* A tile takes as long half empty as full. */
+    size_t most = (size_t)fmax(1, CL_DISTANCE_WORK / ((double)TILE * TILE * (double)lists->d));
+    for (size_t at = 0; at < g->n_tasks[links]; at += most) {
+        size_t some = g->n_tasks[links] - at < most ? g->n_tasks[links] - at : most;
+        size_t local[2] = {SIDE, SIDE}, global[2] = {some * SIDE, SIDE};
+        cl_uint first = (cl_uint)(at + (links ? g->n_tasks[0] : 0));
+        CL_TRY(CL_RUN(device, kernel, "scanning lists", 2, global, local, CL_ARG(about), CL_ARG(lists->rows), CL_ARG(d),
+                      CL_ARG(lists->ids), CL_ARG(inverse), CL_ARG(link_rows), CL_ARG(before), CL_ARG(depth),
+                      CL_ARG(filter), CL_ARG(filter_size), CL_ARG(lists->queries.mem), CL_ARG(lists->probed.mem),
+                      CL_ARG(words), CL_ARG(lists->tasks.mem), CL_ARG(first), CL_ARG(lists->askers.mem),
+                      CL_ARG(lists->distances.mem), CL_ARG(lists->rows_of.mem), CL_ARG(lists->counts.mem)));
+    }
+    return FGMM_OK;
 }
 
 static fgmm_status select_best(fgmm_device *device, fgmm_lists *lists, const query_group *g) {

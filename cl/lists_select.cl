@@ -18,7 +18,7 @@
 // Numbers in the order of the floats.
 static inline uint key_of(float distance)
 {
-    const uint bits = as_uint(distance);
+    const uint bits = distance == 0.0f ? 0 : as_uint(distance); // -0 is no nearer than 0
     if (isnan(distance)) return NONE;
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }

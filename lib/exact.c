@@ -143,8 +143,9 @@ static fgmm_status search_group(exact_call *call, const void *queries, int64_t f
     fgmm_context *ctx = call->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
     size_t n = (size_t)call->n, k = (size_t)call->k;
-    int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes;
-    if (most > 0 && block > most / (call->d * 4)) block = most / (call->d * 4) < 1 ? 1 : most / (call->d * 4);
+    /* On a device a row also takes its number, its length and, for one query at least, a candidate of two words. */
+    int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes, row = call->d * 4 + 20;
+    if (most > 0 && block > most / 2 / row) block = most / 2 / row < 1 ? 1 : most / 2 / row;
     const char *what = "queries";
     float *best_distance = fgmm_alloc(ctx, n * k * sizeof *best_distance, what);
     int64_t *best_id = fgmm_alloc(ctx, n * k * sizeof *best_id, what);

@@ -21,10 +21,8 @@ void fgmm_ivf_to_lists(const fgmm_ivf *index, const fgmm_target *target, const f
                           .out = out};
         target->backend->scan(target->device, &scan);
         for (int64_t i = 0; i < n; i++)
-            for (int r = 0; r < some; r++) {
-                float x = dot ? -out[i * FGMM_SCAN_ROWS + r] : out[i * FGMM_SCAN_ROWS + r];
-                to_lists[i * index->k + j + r] = x == x ? x : INFINITY; /* sums that overflowed either way: far */
-            }
+            for (int r = 0; r < some; r++)
+                to_lists[i * index->k + j + r] = fgmm_ivf_to_list(out[i * FGMM_SCAN_ROWS + r], dot);
     }
 }
 

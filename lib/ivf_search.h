@@ -15,6 +15,12 @@ typedef struct fgmm_ivf_probing {
     const float *between; /* NULL, or index->between: the gap is a bent one */
 } fgmm_ivf_probing;
 
+/* A scan's output for a centroid as a distance, smaller nearer. */
+static inline float fgmm_ivf_to_list(float x, int dot) {
+    if (x != x) return INFINITY; /* sums that overflowed either way: far */
+    return dot ? -x : x;
+}
+
 /* What the options of a search come to. */
 typedef struct fgmm_ivf_plan {
     fgmm_ivf_probing probing;

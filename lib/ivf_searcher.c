@@ -16,6 +16,7 @@ enum {
 };
 
 struct fgmm_ivf_searcher {
+    fgmm_context *ctx;
     const fgmm_ivf *index;
     int64_t changes;           /* the index's, when it was copied */
     const fgmm_target *target; /* NULL: the CPU */
@@ -108,6 +109,7 @@ fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out,
     /* For "auto": who makes a searcher means to ask it much. */
     FGMM_TRY(fgmm_dispatch(ctx, 1e15, FGMM_EXACT, 0, &target));
     if (!(searcher = fgmm_calloc(ctx, 1, sizeof *searcher, "a searcher"))) return FGMM_ERR_MEMORY;
+    searcher->ctx = ctx;
     searcher->index = index;
     searcher->changes = index->changes;
     if (target->backend->lists_put && index->n_rows > 0) {
@@ -194,10 +196,7 @@ static fgmm_status choose_lists(device_search *s) {
 #pragma omp parallel for num_threads(s->threads) reduction(+ : probes, entries)
     for (int64_t q = 0; q < n; q++) {
         float *to_lists = s->to_lists + q * k;
-        for (int64_t j = 0; j < k; j++) {
-            float x = dot ? -to_lists[j] : to_lists[j];
-            to_lists[j] = x == x ? x : INFINITY; /* sums that overflowed either way: far */
-        }
+        for (int64_t j = 0; j < k; j++) to_lists[j] = fgmm_ivf_to_list(to_lists[j], dot);
         fgmm_ivf_choose_probes(&s->plan.probing, to_lists, k, s->sorting + fgmm_thread_number() * k,
                                s->probed + q * words);
         for (int64_t l = 0; l < k; l++) {
@@ -251,6 +250,7 @@ fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searc
     fgmm_enter(ctx);
     if (!searcher || !queries || !ids) return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf searcher: a pointer is NULL");
     const fgmm_ivf *index = searcher->index;
+    if (searcher->ctx != ctx) return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf searcher: it belongs to another context");
     if (searcher->changes != index->changes)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf searcher: rows came or went since it was made: make another");
     if (!searcher->target) return fgmm_ivf_search(ctx, index, queries, k, options, ids, distances, counts);
@@ -268,9 +268,10 @@ fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searc
                                  .k = k}};
     FGMM_TRY(fgmm_ivf_plan_read(ctx, index, options, &s.plan));
     s.query.filter = s.plan.filter;
-    s.query.filter_size = s.plan.filter_size;
+    s.query.filter_size = s.plan.filter_size < index->next_id ? s.plan.filter_size : index->next_id;
     s.batch =
         BATCH_FLOATS / index->k < BATCH_RESULTS / s.query.room ? BATCH_FLOATS / index->k : BATCH_RESULTS / s.query.room;
+    s.batch = BATCH_FLOATS / index->k < BATCH_RESULTS / k ? BATCH_FLOATS / index->k : BATCH_RESULTS / k;
     s.batch = s.batch < 1 ? 1 : s.batch > BATCH_MAX ? BATCH_MAX : s.batch;
     if (s.batch > queries->n) s.batch = queries->n;
     fgmm_report_scope scope;

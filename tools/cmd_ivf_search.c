@@ -128,7 +128,7 @@ static int search(const cli_command *self, search_args *a, search_work *w) {
     if (status == FGMM_OK && a->index) status = fgmm_ivf_load(s->ctx, &w->index, a->index);
     if (status == FGMM_OK && a->data) status = fgmm_rows_open(s->ctx, &w->data, a->data, NULL);
     if (status != FGMM_OK) return cli_failed(s, status);
-    if (w->data && cli_metric(w->data, &a->metric) != CLI_DONE) return CLI_FAILED;
+    if (w->data && !w->index && cli_metric(w->data, &a->metric) != CLI_DONE) return CLI_FAILED;
     int64_t n = fgmm_rows_count(w->queries);
     if (a->output) {
         int rc = cli_check_output(self, a->output, ending_of(a->output), (double)n * (double)a->k * 12.0 + 4096.0,

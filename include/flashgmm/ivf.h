@@ -5,8 +5,8 @@
  *   fgmm_ivf_train    rows -> K centroids
  *   fgmm_ivf_assign   rows and centroids -> lists of row numbers (CSR), a row in one list or several
  *   fgmm_ivf          an index over lists: add, remove, search, save, load
- * and fgmm_exact_search, the ground truth. Training, responsibilities and exact search run where the context's
- * other calls do; all else runs on the CPU's threads, whatever the device of the context is.
+ * and fgmm_exact_search, the ground truth. Training, responsibilities, exact search and an fgmm_ivf_searcher run where
+ * the context's other calls do; all else runs on the CPU's threads, whatever the device of the context is.
  *
  * Distances. FGMM_L2: |x - q|^2. FGMM_ANGULAR: 1 - cos(x, q); rows are normalised on the way in, and inside the
  * geometry is that of unit vectors. FGMM_INNER_PRODUCT: x . q, the largest first; lists are formed as for L2. Results
@@ -253,18 +253,19 @@ FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, c
 /** A copy of an index on the context's device, for many queries at a time. On the CPU it is the index itself. */
 typedef struct fgmm_ivf_searcher fgmm_ivf_searcher;
 
-/**  Copies an index to the device that the context names, or, where it names none, to the best OpenCL device there is.
- *  Takes there what the index's vectors, ids and links take here, and up to half of the rest of the context's device
- *  memory while it searches.
- *  @param index must outlive the searcher.
+/**  Copies an index to the device that the context names, or, where it names none, to what "auto" takes for large work.
+ *  It holds there what the index's vectors, ids and links take here, and, from the first search on, room for queries,
+ *  candidates and results: for candidates up to half of what is left of the context's device memory, or all of it where
+ *  one query's need that.
+ *  @param ctx and index must outlive the searcher.
  *  @return FGMM_ERR_INVALID, FGMM_ERR_MEMORY (naming what does not fit on the device; one buffer holds all vectors),
- *  FGMM_ERR_UNSUPPORTED from 2^32 rows on, FGMM_ERR_DEVICE. */
+ *  FGMM_ERR_UNSUPPORTED for 2^32 - 1 rows or links or more, FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out, const fgmm_ivf *index);
 FGMM_API void fgmm_ivf_searcher_free(fgmm_context *ctx, fgmm_ivf_searcher *searcher);
 
 /**  fgmm_ivf_search on the searcher's device, with its arguments and results; distances are in f32 there too, in whole numbers where
- *  rows and queries are bytes, and may be rounded otherwise. A context's calls on a searcher belong to one thread at a time.
- *  @return also FGMM_ERR_INVALID where rows were added to the index or removed since the searcher was made,
+ *  rows and queries are bytes, and may be rounded otherwise. @param ctx the one that made the searcher.
+ *  @return also FGMM_ERR_INVALID for another context, and where rows were added to the index or removed since the searcher was made,
  *  FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searcher, const fgmm_rows *queries,
                                               int64_t k, const fgmm_ivf_search_options *options, int64_t *ids,

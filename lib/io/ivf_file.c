@@ -298,6 +298,23 @@ static int links_before(const fgmm_ivf *index, const fgmm_ivf_store *list, int64
     return n;
 }
 
+/* Link i of list l is the row's list number `before` + 1: 0 if that place, or another of the row's, has a list already
+ * that it may not have. of_row [further]: the row's lists after its best one so far. */
+static int note_link(int32_t *of_row, int64_t further, int before, int64_t l) {
+    if (of_row[before] >= 0) return 0;
+    for (int64_t b = 0; b < further; b++)
+        if (of_row[b] == (int32_t)l) return 0;
+    of_row[before] = (int32_t)l;
+    return 1;
+}
+
+/* Whether the lists that a link says come before it are those that the row's other links are in. */
+static int same_before(const int32_t *of_row, const int32_t *between, int before) {
+    for (int b = 0; b < before; b++)
+        if (between[b] != of_row[b]) return 0;
+    return 1;
+}
+
 /*
  * Links lead to rows, and those of one row tell of different lists in one order: a search that goes by them looks at
  * no row twice. order [n_rows, max_lists - 1]: each row's lists after its best one, -1 where none was seen.
@@ -305,14 +322,14 @@ static int links_before(const fgmm_ivf *index, const fgmm_ivf_store *list, int64
 static fgmm_status check_links(const reader *r, const fgmm_ivf *index) {
     fgmm_context *ctx = r->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
-    int64_t k = index->k, further = index->max_lists - 1, between = fgmm_ivf_between(index), n_rows = 0;
+    int64_t k = index->k, further = index->max_lists - 1, n_rows = 0;
     int64_t *starts = fgmm_alloc(ctx, (size_t)k * sizeof *starts, "places of lists");
     int32_t *order = fgmm_alloc(ctx, (size_t)(index->n_rows * further) * sizeof *order, "lists of rows");
     if (!starts || !order) goto done;
     for (int64_t l = 0; l < k; n_rows += index->lists[l++].n) starts[l] = n_rows;
     for (int64_t i = 0; i < n_rows * further; i++) order[i] = -1;
     /* First where each stands, then whether all say the same. */
-    for (int pass = 0; pass < 2; pass++)
+    for (int noted = 0; noted < 2; noted++)
         for (int64_t l = 0; l < k; l++) {
             const fgmm_ivf_store *list = &index->lists[l];
             for (int64_t i = 0; i < list->n_links; i++) {
@@ -322,10 +339,9 @@ static fgmm_status check_links(const reader *r, const fgmm_ivf *index) {
                     link.place >= index->lists[link.home].n || before < 0 || before >= further)
                     FGMM_GO(bad(r, "a link leads nowhere"));
                 int32_t *of_row = order + (starts[link.home] + link.place) * further;
-                int fine = pass || of_row[before] < 0;
-                for (int64_t b = 0; b < further; b++) fine = fine && (pass || of_row[b] != (int32_t)l);
-                if (!pass) of_row[before] = (int32_t)l;
-                for (int b = 0; pass && b < before; b++) fine = fine && list->between[i * between + b] == of_row[b];
+                int fine =
+                    noted ? same_before(of_row, before ? list->between + i * fgmm_ivf_between(index) : NULL, before)
+                          : note_link(of_row, further, before, l);
                 if (!fine) FGMM_GO(bad(r, "the links to a row do not agree"));
             }
         }
