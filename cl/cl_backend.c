@@ -156,6 +156,9 @@ static const fgmm_backend opencl_backend = {
     .assign = cl_assign,
     .proba = cl_proba,
     .distances = cl_distances,
+    .lists_put = cl_lists_put,
+    .lists_search = cl_lists_search,
+    .lists_release = cl_lists_release,
     .share = backend_share,
     .last_use = backend_last_use,
 };

@@ -150,3 +150,87 @@ fgmm_status cl_known_answer(fgmm_device *device) {
     cl_release_memory(device, c);
     return status;
 }
+
+/* ---- searching lists ---- */
+
+enum { LIST_ROWS = 40, LISTS = 2, LIST_FEATURES = 21, QUERIES = 3, NEAREST = 4, ROOM = 8 };
+
+/*
+ * Whole numbers, which f32 adds exactly: row i lies at i + 1 from the origin along feature i mod 21, and half of the second
+ * list's rows are linked from the first. Query q is the origin and probes list q, or both lists if q is 2.
+ */
+static fgmm_status search_lists(fgmm_device *device, int *right) {
+    float rows[LIST_ROWS][LIST_FEATURES] = {{0}}, queries[QUERIES][LIST_FEATURES] = {{0}};
+    int64_t numbers[LIST_ROWS], found[QUERIES], ids[QUERIES * ROOM];
+    float distances[QUERIES * ROOM];
+    uint32_t links[LIST_ROWS / 4];
+    int32_t before[LIST_ROWS / 4];
+    const int64_t link_starts[LISTS + 1] = {0, LIST_ROWS / 4, LIST_ROWS / 4};
+    const uint64_t probed[QUERIES] = {1, 2, 3};
+    for (int i = 0; i < LIST_ROWS; i++) {
+        numbers[i] = 100 + i;
+        rows[i][i % LIST_FEATURES] = (float)(i + 1);
+    }
+    for (int i = 0; i < LIST_ROWS / 4; i++) {
+        links[i] = (uint32_t)(LIST_ROWS / 2 + 2 * i);
+        before[i] = 1;
+    }
+    const struct fgmm_list_rows lists[LISTS] = {{LIST_ROWS / 2, rows, numbers, NULL},
+                                                {LIST_ROWS / 2, rows[LIST_ROWS / 2], numbers + LIST_ROWS / 2, NULL}};
+    const fgmm_lists_source source = {.type = FGMM_F32,
+                                      .metric = FGMM_L2,
+                                      .d = LIST_FEATURES,
+                                      .n_lists = LISTS,
+                                      .lists = lists,
+                                      .link_starts = link_starts,
+                                      .links = links,
+                                      .before = before,
+                                      .depth = 1};
+    fgmm_lists_query query = {.n = QUERIES,
+                              .stride = LIST_FEATURES,
+                              .queries = queries[0],
+                              .probed = probed,
+                              .words = 1,
+                              .k = NEAREST,
+                              .room = ROOM,
+                              .ids = ids,
+                              .distances = distances,
+                              .found = found};
+    fgmm_lists *there = NULL;
+    fgmm_status status = FGMM_OK;
+    *right = 0;
+    CL_GO(cl_lists_put(device, &source, &there));
+    CL_GO(cl_lists_search(device, there, &query));
+    /* 20 rows and 10 links, 20 rows, and 40 rows of which links show none twice. */
+    *right = query.computed == 30 + 20 + 40;
+    for (int q = 0; q < QUERIES; q++) {
+        int first = q == 1 ? LIST_ROWS / 2 : 0, sum = 0;
+        *right = *right && found[q] == NEAREST;
+        for (int i = 0; *right && i < NEAREST; i++) {
+            int row = (int)ids[q * ROOM + i] - 100;
+            *right = row >= first && row < first + NEAREST && distances[q * ROOM + i] == (float)((row + 1) * (row + 1));
+            sum += 1 << (row - first);
+        }
+        *right = *right && sum == (1 << NEAREST) - 1;
+    }
+done:
+    cl_lists_release(device, there);
+    return status;
+}
+
+fgmm_status cl_lists_known_answer(fgmm_device *device) {
+    const fgmm_host *host = &device->host;
+    int right = 0;
+    if (device->searches) return FGMM_OK;
+    device->searches = 1; /* the test itself puts lists */
+    fgmm_status status = search_lists(device, &right);
+    if (status == FGMM_ERR_DEVICE && device->max_work_group > 64) {
+        device->max_work_group = 64;
+        status = search_lists(device, &right);
+    }
+    if (status == FGMM_OK && !right)
+        status =
+            host->fail(host->user, FGMM_ERR_DEVICE, "%s fails the known-answer test of searching lists", device->name);
+    device->searches = status == FGMM_OK;
+    return status;
+}

@@ -4,15 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-enum { TILE = 32, SIDE = 8, OUT_FLOATS = 1 << 24 };
-
-/* Multiply-adds of a dispatch: well under 100 ms on a slow GPU. */
-static const double dispatch_work = 4e9;
+enum { TILE = CL_DISTANCE_TILE, SIDE = CL_DISTANCE_SIDE, OUT_FLOATS = 1 << 24 };
 
 /* Queries that go together. */
 static int64_t queries_at_once(const fgmm_device *device, const fgmm_block *block) {
     double cells = (double)block->n, most = fmin(OUT_FLOATS, (double)device->max_alloc / sizeof(float));
-    double queries = fmin(most / cells, dispatch_work / (cells * (double)block->d));
+    double queries = fmin(most / cells, CL_DISTANCE_WORK / (cells * (double)block->d));
     int64_t whole = (int64_t)(queries / TILE) * TILE;
     return whole < TILE ? TILE : whole;
 }

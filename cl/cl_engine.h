@@ -19,10 +19,15 @@ enum {
     CL_DEPTH_TILE = 16,      /* DT of screen.cl */
     CL_MATRIX_ROWS = 128,    /* rows, and work-items, of a group of screen_mma.cl */
     CL_MATRIX_CHUNK = 4,     /* CHUNK of screen_mma.cl */
+    CL_DISTANCE_SIDE = 8,    /* SIDE of distance_tile.clh: a work-group is so many items square */
+    CL_DISTANCE_TILE = 32,   /* TILE */
     CL_SCAN_BLOCK = 1024,    /* elements a work-group scans */
     CL_DENSE_WIDTH = 1024,   /* components of a dense tile */
     CL_DENSE_CELLS = 1 << 21 /* cells of a dense tile: rows * components */
 };
+
+/* Multiply-adds of a launch of distances: well under 100 ms on a slow GPU. */
+#define CL_DISTANCE_WORK 4e9
 
 struct fgmm_block {
     cl_mem rows;

@@ -42,6 +42,7 @@ struct fgmm_device {
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
     int has_matrix;    /* runs the screen on matrix units */
+    int searches;      /* the kernels that search lists have passed their known-answer test */
     size_t local_bytes, max_work_group, max_alloc;
     int64_t global_bytes;
     cl_uint compute_units;
@@ -91,7 +92,13 @@ fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *id
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
 fgmm_status cl_distances(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
                          int64_t n_queries, int dot, float *out);
+fgmm_status cl_lists_put(fgmm_device *device, const fgmm_lists_source *source, fgmm_lists **out);
+fgmm_status cl_lists_search(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query);
+void cl_lists_release(fgmm_device *device, fgmm_lists *lists);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
+
+/* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
+fgmm_status cl_lists_known_answer(fgmm_device *device);
 
 /* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */
 fgmm_status cl_known_answer(fgmm_device *device);

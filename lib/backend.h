@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 4
+#define FGMM_BACKEND_ABI 5
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -162,6 +162,42 @@ typedef struct fgmm_scan {
     float *out; /* [n_queries, FGMM_SCAN_ROWS]; the same bits for a row and a query in whatever company */
 } fgmm_scan;
 
+/* An index on its way to a device: the rows of each list, and links to rows of other lists that are in it as well. */
+typedef struct fgmm_lists_source {
+    fgmm_dtype type; /* of the rows: F32, F16, U8 or I8; finite */
+    fgmm_metric metric;
+    int64_t d, n_lists;
+    const struct fgmm_list_rows {
+        int64_t n;
+        const void *vectors;    /* [n, d] */
+        const int64_t *ids;     /* [n] */
+        const float *inverse;   /* [n]: 1 / |x|; angular alone */
+    } * lists;                  /* [n_lists]; their rows are numbered through, fewer than 2^32 - 1 */
+    const int64_t *link_starts; /* [n_lists + 1] */
+    const uint32_t *links;      /* [n_links]: numbers of rows */
+    const int32_t *before;      /* [n_links, depth]: the row's lists that come before this one, then -1 */
+    int depth;
+} fgmm_lists_source;
+
+typedef struct fgmm_lists fgmm_lists; /* an index on a device; each backend defines its own */
+
+/* Queries and the lists each of them probes; all arrays are on the host. */
+typedef struct fgmm_lists_query {
+    int64_t n, stride;
+    const float *queries;   /* [n, stride]; of length 1 where angular */
+    int whole;              /* rows and queries are bytes, and sums of d such terms fit an int: exact */
+    const uint64_t *probed; /* [n, words]: bit l for list l */
+    int64_t words;
+    const uint8_t *filter; /* NULL, or bits of the ids that are wanted, those below filter_size */
+    int64_t filter_size;
+    int64_t k, room;  /* at most room >= k results a query */
+    int64_t *ids;     /* [n, room] */
+    float *distances; /* [n, room]: smaller the nearer, so inner products are negated */
+    int64_t *found;   /* [n]: results: the k best and all that are as far as the k-th, in no order. More than room: the
+                         query's are not complete */
+    int64_t computed; /* distances: added to */
+} fgmm_lists_query;
+
 /* Every function returns a status with its message already stored through host->fail. */
 typedef struct fgmm_backend {
     unsigned abi;     /* FGMM_BACKEND_ABI */
@@ -206,9 +242,15 @@ typedef struct fgmm_backend {
     void (*scan)(const fgmm_device *device, const fgmm_scan *scan);
 
     /* Distances of a block's rows to queries [n_queries, stride] of f32 on the host, inner products if dot, summed in
-     * f32: out [n_queries, n of the block] on the host. Needs no begin. Optional: opencl. */
+     * f32: out [n_queries, n of the block] on the host. Needs no begin. Optional: with lists_put. */
     fgmm_status (*distances)(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
                              int64_t n_queries, int dot, float *out);
+
+    /* An index on the device, and searches of it: the same results whatever queries go together. Needs no begin.
+     * Optional: opencl; all three or none. */
+    fgmm_status (*lists_put)(fgmm_device *device, const fgmm_lists_source *source, fgmm_lists **out);
+    fgmm_status (*lists_search)(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query);
+    void (*lists_release)(fgmm_device *device, fgmm_lists *lists); /* NULL is ignored */
 
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);

@@ -2,13 +2,14 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "device_lists.h"
 #include "ivf_search.h"
 #include "report.h"
 
 enum {
     BATCH = 64,             /* queries a thread takes together */
     GROUP_ROOM = 256 << 20, /* bytes that the queries of one pass over the rows, and their best, may take */
-    DEVICE_FLOATS = 1 << 24 /* distances that come from a device together */
+    RESULTS = 1 << 22       /* neighbours that come from a device together */
 };
 
 typedef struct {
@@ -82,34 +83,42 @@ static fgmm_status prepare_block(exact_call *call, const void **data, int64_t fi
     return (fgmm_status)atomic_load(&failed);
 }
 
-/* The block on a device that is not the CPU: its distances to some queries at a time come back to the host. */
+/* The block on a device that is not the CPU: one list, which all queries probe. */
 static fgmm_status device_block(exact_call *call, const void *data, int64_t first, int64_t n) {
+    fgmm_context *ctx = call->ctx;
     const fgmm_target *target = call->target;
     fgmm_status status = FGMM_ERR_MEMORY;
-    fgmm_block *block = NULL;
-    int64_t some = DEVICE_FLOATS / n < 1 ? 1 : DEVICE_FLOATS / n;
-    if (some > call->n) some = call->n;
-    float *out = fgmm_alloc(call->ctx, (size_t)(some * n) * sizeof *out, "distances");
-    fgmm_block_source source = {.data = data,
-                                .stride_bytes = (size_t)call->d * fgmm_dtype_size(call->type),
-                                .type = call->type,
-                                .n = n,
-                                .d = call->d};
-    if (!out) return FGMM_ERR_MEMORY;
-    FGMM_GO(target->backend->put(target->device, &source, &block));
-    FGMM_GO(target->backend->wait(target->device, block));
-    for (int64_t query = 0; query < call->n; query += some) {
-        int64_t count = call->n - query < some ? call->n - query : some;
-        FGMM_GO(target->backend->distances(target->device, block, call->pack.floats + query * call->stride,
-                                           call->stride, count, call->metric != FGMM_L2, out));
-#pragma omp parallel for schedule(dynamic, 8) num_threads(call->threads)
-        for (int64_t q = 0; q < count; q++)
-            fgmm_best_take(&call->best[query + q], call->metric, call->inverse, NULL, first, (int)n, out + q * n);
-        if (fgmm_cancelled(call->ctx)) FGMM_GO(fgmm_fail(call->ctx, FGMM_ERR_CANCELLED, "cancelled"));
+    fgmm_lists *lists = NULL;
+    int64_t most = RESULTS / call->k < 1 ? 1 : RESULTS / call->k;
+    if (most > call->n) most = call->n;
+    int64_t *ids = fgmm_alloc(ctx, (size_t)n * sizeof *ids, "numbers of rows");
+    uint64_t *probed = fgmm_alloc(ctx, (size_t)most * sizeof *probed, "queries");
+    if (!ids || !probed) goto done;
+    for (int64_t i = 0; i < n; i++) ids[i] = first + i;
+    for (int64_t i = 0; i < most; i++) probed[i] = 1;
+    const struct fgmm_list_rows list = {n, data, ids, call->inverse};
+    const int64_t no_links[2] = {0, 0};
+    fgmm_lists_source source = {.type = call->type,
+                                .metric = call->metric,
+                                .d = call->d,
+                                .n_lists = 1,
+                                .lists = &list,
+                                .link_starts = no_links};
+    FGMM_GO(target->backend->lists_put(target->device, &source, &lists));
+    for (int64_t query = 0; query < call->n; query += most) {
+        fgmm_lists_query some = {.n = call->n - query < most ? call->n - query : most,
+                                 .stride = call->stride,
+                                 .queries = call->pack.floats + query * call->stride,
+                                 .whole = call->whole,
+                                 .probed = probed,
+                                 .words = 1,
+                                 .k = call->k};
+        FGMM_GO(fgmm_lists_best(ctx, target, lists, &some, call->best + query, call->threads));
     }
 done:
-    target->backend->release(target->device, block);
-    fgmm_free(call->ctx, out);
+    target->backend->lists_release(target->device, lists);
+    fgmm_free(ctx, probed);
+    fgmm_free(ctx, ids);
     return status;
 }
 
@@ -134,8 +143,9 @@ static fgmm_status search_group(exact_call *call, const void *queries, int64_t f
     fgmm_context *ctx = call->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
     size_t n = (size_t)call->n, k = (size_t)call->k;
-    int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes;
-    if (most > 0 && block > most / (call->d * 4)) block = most / (call->d * 4) < 1 ? 1 : most / (call->d * 4);
+    /* On a device a row also takes its number, its length and, for one query at least, a candidate of two words. */
+    int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes, row = call->d * 4 + 20;
+    if (most > 0 && block > most / 2 / row) block = most / 2 / row < 1 ? 1 : most / 2 / row;
     const char *what = "queries";
     float *best_distance = fgmm_alloc(ctx, n * k * sizeof *best_distance, what);
     int64_t *best_id = fgmm_alloc(ctx, n * k * sizeof *best_id, what);
@@ -211,7 +221,7 @@ fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fg
     const fgmm_target *target;
     double work = (double)rows->n * (double)queries->n * (double)rows->d;
     FGMM_TRY(fgmm_dispatch(ctx, work, FGMM_EXACT, 0, &target));
-    if (!target->backend->scan && !target->backend->distances) {
+    if (!target->backend->scan && !target->backend->lists_search) {
         FGMM_TRY(fgmm_dispatch_cpu(ctx));
         target = &ctx->cpu;
     }
@@ -221,7 +231,7 @@ fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fg
                        .queries = queries,
                        .metric = metric,
                        .type = fgmm_stored_type(rows->type),
-                       .whole = target->backend->scan && fgmm_scan_is_whole(metric, rows->type, queries->type, rows->d),
+                       .whole = fgmm_scan_is_whole(metric, rows->type, queries->type, rows->d),
                        .d = rows->d,
                        .k = k,
                        .stride = stride,

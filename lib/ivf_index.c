@@ -78,7 +78,11 @@ fgmm_status fgmm_ivf_create(fgmm_context *ctx, fgmm_ivf **out, const fgmm_model 
     }
     FGMM_TRY(fgmm_metric_check(ctx, use.metric, NULL, "ivf create"));
     FGMM_TRY(fgmm_rule_check(ctx, use.rule, &use.max_lists, &use.budget, &use.threshold, &use.lambda, model->k));
+    if (use.list_max < 0 || use.list_max > FGMM_IVF_PLACES)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf create: list_max = %lld must be 0 to 2^31 - 1",
+                         (long long)use.list_max);
     FGMM_TRY(fgmm_ivf_new(ctx, out, model, use.metric, use.max_lists));
+    (*out)->list_max = use.list_max;
     (*out)->rule = use.rule;
     (*out)->budget = use.budget;
     (*out)->threshold = use.threshold;
@@ -154,11 +158,12 @@ typedef struct {
     fgmm_chooser chooser;
     fgmm_compute_options compute;
     const fgmm_rows *rows;
-    const int64_t *ids; /* or NULL */
-    int64_t first_id;   /* without ids */
-    int32_t *lists;     /* [block, max_lists] */
-    int64_t *coming;    /* [2, K]: rows and links of a block */
-    char *converted;    /* a block as the stored type, or NULL */
+    const int64_t *ids;  /* or NULL */
+    int64_t first_id;    /* without ids */
+    int32_t *lists;      /* [block, max_lists] */
+    fgmm_list_room room; /* left is NULL without a limit */
+    int64_t *coming;     /* [2, K]: rows and links of a block */
+    char *converted;     /* a block as the stored type, or NULL */
 } add_state;
 
 /* Where each list stood, to go back to. */
@@ -199,7 +204,8 @@ static fgmm_status add_block(void *user, const void *data, int64_t first, int64_
     int64_t m = index->max_lists, k = index->k, d = index->d;
     const fgmm_rows *rows = add->rows;
     size_t bytes = fgmm_ivf_row_bytes(index);
-    FGMM_TRY(fgmm_choose(&add->chooser, rows->type, data, first, n, &add->compute, add->lists, NULL, NULL));
+    FGMM_TRY(fgmm_choose(&add->chooser, rows->type, data, first, n, &add->compute, add->lists, NULL,
+                         add->room.left ? &add->room : NULL));
     if (add->converted) {
         for (int64_t i = 0; i < n; i++) {
             double wide[64];
@@ -263,10 +269,27 @@ static fgmm_status settle_threshold(add_state *add) {
     return fgmm_choose_threshold(&add->chooser, add->rows, index->budget, 0, 0, &add->compute);
 }
 
+/* What is left of list_max in each list, and in all beyond the rows to come. */
+static fgmm_status open_room(fgmm_context *ctx, add_state *add) {
+    const fgmm_ivf *index = add->index;
+    if (!index->list_max) return FGMM_OK;
+    add->room.left = fgmm_alloc(ctx, (size_t)index->k * sizeof *add->room.left, "room in lists");
+    if (!add->room.left) return FGMM_ERR_MEMORY;
+    int64_t total = 0;
+    for (int64_t i = 0; i < index->k; i++)
+        total += add->room.left[i] = index->list_max - index->lists[i].n - index->lists[i].n_links;
+    add->room.spare = total - add->rows->n;
+    if (add->room.spare < 0)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf add: lists of at most %lld have room for %lld more rows, not %lld",
+                         (long long)index->list_max, (long long)total, (long long)add->rows->n);
+    return FGMM_OK;
+}
+
 static fgmm_status add_all(fgmm_context *ctx, add_state *add) {
     fgmm_ivf *index = add->index;
     int64_t block = fgmm_block_rows(add->rows);
     FGMM_TRY(fgmm_chooser_open(&add->chooser, ctx, index->model));
+    FGMM_TRY(open_room(ctx, add));
     FGMM_TRY(settle_threshold(add));
     add->lists = fgmm_alloc(ctx, (size_t)(block * index->max_lists) * sizeof *add->lists, "lists of a block");
     add->coming = fgmm_alloc(ctx, (size_t)(2 * index->k) * sizeof *add->coming, "numbers of rows");
@@ -285,6 +308,7 @@ static void commit_add(add_state *add) {
     index->threshold = add->chooser.threshold;
     index->budget = 0;
     index->n_rows += n;
+    index->changes++;
     for (int64_t i = 0; add->ids && i < n; i++)
         if (add->ids[i] >= index->next_id) index->next_id = add->ids[i] + 1;
     if (!add->ids) index->next_id += n;
@@ -335,6 +359,7 @@ fgmm_status fgmm_ivf_add(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *ro
     }
     fgmm_report_end(&scope, status);
     if (add.chooser.ctx) fgmm_chooser_close(&add.chooser);
+    fgmm_free(ctx, add.room.left);
     fgmm_free(ctx, add.converted);
     fgmm_free(ctx, add.coming);
     fgmm_free(ctx, add.lists);
@@ -401,6 +426,7 @@ fgmm_status fgmm_ivf_remove(fgmm_context *ctx, fgmm_ivf *index, const int64_t *i
     }
     for (int64_t i = 0; gone > 0 && i < index->k; i++) remove_links(index, &index->lists[i], starts, places);
     index->n_rows -= gone;
+    index->changes += gone > 0;
     if (removed) *removed = gone;
 done:
     fgmm_free(ctx, set.slots);
@@ -435,6 +461,7 @@ void fgmm_ivf_describe(const fgmm_ivf *index, fgmm_ivf_info *out) {
     out->max_lists = index->max_lists;
     out->threshold = index->rule == FGMM_IVF_SINGLE || index->rule == FGMM_IVF_NEAREST ? 0 : index->threshold;
     out->lambda = index->lambda;
+    out->list_max = index->list_max;
     out->calibrated_k = index->calibrated_k;
     if (index->n_rows > 0) {
         out->bytes_per_row = (rows * vector + links * link) / (double)index->n_rows;

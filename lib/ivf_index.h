@@ -34,12 +34,14 @@ struct fgmm_ivf {
     int max_lists;
     double budget; /* > 0: the threshold is still to be found */
     double threshold, lambda;
+    int64_t list_max; /* entries of a list at most; 0: no limit */
     int64_t k, d;
     float *centroids; /* [K, D] */
     fgmm_dtype type;
     int has_type;
     fgmm_ivf_store *lists; /* [K] */
     int64_t n_rows, next_id;
+    int64_t changes; /* how often rows came or went */
     int calibrated_k;
     double gaps[FGMM_IVF_LEVELS]; /* of recall fgmm_ivf_level(i), bent */
     double bend;                  /* of calibrated gaps, ivf_calibrate.c */

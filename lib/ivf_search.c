@@ -25,9 +25,7 @@ typedef struct {
     fgmm_context *ctx;
     const fgmm_ivf *index;
     const fgmm_target *target;
-    fgmm_ivf_probing probing;
-    const uint8_t *filter;
-    int64_t filter_size;
+    fgmm_ivf_plan plan;
     int64_t k, batch, stride;
     fgmm_dtype query_type;
     int whole;
@@ -57,70 +55,10 @@ typedef struct {
     int64_t computed, entries, probes;
 } search_batch;
 
-/* ---- which lists ---- */
-
-void fgmm_ivf_to_lists(const fgmm_ivf *index, const fgmm_target *target, const float *queries, int64_t n,
-                       int64_t stride, const void **pointers, float *out, float *to_lists) {
-    const void *rows[FGMM_SCAN_ROWS];
-    int dot = index->metric == FGMM_INNER_PRODUCT;
-    for (int64_t i = 0; i < n; i++) pointers[i] = queries + i * stride;
-    for (int64_t j = 0; j < index->k; j += FGMM_SCAN_ROWS) {
-        int some = index->k - j < FGMM_SCAN_ROWS ? (int)(index->k - j) : FGMM_SCAN_ROWS;
-        for (int r = 0; r < some; r++) rows[r] = index->centroids + (j + r) * index->d;
-        fgmm_scan scan = {.type = FGMM_F32,
-                          .dot = dot,
-                          .d = index->d,
-                          .rows = rows,
-                          .n_rows = some,
-                          .queries = pointers,
-                          .n_queries = (int)n,
-                          .out = out};
-        target->backend->scan(target->device, &scan);
-        for (int64_t i = 0; i < n; i++)
-            for (int r = 0; r < some; r++) {
-                float x = dot ? -out[i * FGMM_SCAN_ROWS + r] : out[i * FGMM_SCAN_ROWS + r];
-                to_lists[i * index->k + j + r] = x == x ? x : INFINITY; /* sums that overflowed either way: far */
-            }
-    }
-}
-
-/* Whether list j is within the gap of a query with these distances. */
-static int is_within(const fgmm_ivf_probing *probing, const float *distance, int64_t nearest, int64_t j, int64_t k) {
-    double gap = (double)distance[j] - (double)distance[nearest];
-    if (!probing->adaptive) return 1;
-    return gap <= probing->gap * (probing->between ? (double)probing->between[nearest * k + j] : 1);
-}
-
-/* Marks the lists that a query probes. @return its nearest list. */
-static int32_t choose_probes(search_batch *b, const float *distance, uint64_t *probed) {
-    const fgmm_ivf_probing *probing = &b->call->probing;
-    int64_t k = b->call->index->k, nearest = 0, within = 0;
-    for (int64_t j = 1; j < k; j++)
-        if (distance[j] < distance[nearest]) nearest = j;
-    for (int64_t j = 0; j < k; j++) within += is_within(probing, distance, nearest, j, k);
-    float last = INFINITY;
-    int64_t ties = k;
-    int cut = within > probing->most;
-    if (cut) {
-        /* The most nearest of these: of those as far as the last, the first. */
-        for (int64_t j = 0, at = 0; j < k; j++)
-            if (is_within(probing, distance, nearest, j, k)) b->sorting[at++] = distance[j];
-        last = fgmm_select(b->sorting, within, probing->most - 1);
-        ties = probing->most;
-        for (int64_t j = 0; j < k; j++) ties -= is_within(probing, distance, nearest, j, k) && distance[j] < last;
-    }
-    for (int64_t j = 0; j < k; j++) {
-        int in = is_within(probing, distance, nearest, j, k) &&
-                 (!cut || distance[j] < last || (distance[j] == last && ties-- > 0));
-        if (in || j == nearest) probed[j >> 6] |= (uint64_t)1 << (j & 63);
-    }
-    return (int32_t)nearest;
-}
-
 /* ---- a list and the queries that probe it ---- */
 
 static int is_wanted(const search_call *call, int64_t id) {
-    return !call->filter || (id < call->filter_size && (call->filter[id >> 3] >> (id & 7) & 1));
+    return !call->plan.filter || (id < call->plan.filter_size && (call->plan.filter[id >> 3] >> (id & 7) & 1));
 }
 
 static int is_probed(const search_batch *b, int64_t query, int32_t list) {
@@ -237,7 +175,8 @@ static fgmm_status run_batch(search_batch *b, search_call *call, int64_t from) {
     fgmm_ivf_to_lists(index, call->target, b->pack.floats, b->n, call->stride, b->query, b->out, b->to_lists);
     memset(b->probed, 0, (size_t)(b->n * b->words) * sizeof *b->probed);
     for (int64_t q = 0; q < b->n; q++) {
-        b->nearest[q] = choose_probes(b, b->to_lists + q * k, b->probed + q * b->words);
+        b->nearest[q] =
+            fgmm_ivf_choose_probes(&call->plan.probing, b->to_lists + q * k, k, b->sorting, b->probed + q * b->words);
         b->best[q].n = 0;
     }
     for (int others = 0; others < 2; others++) {
@@ -270,7 +209,7 @@ static fgmm_status batch_open(search_batch *b, const search_call *call) {
     NEED(b->probed, n * (size_t)b->words);
     NEED(b->nearest, n);
     NEED(b->starts, k + 1);
-    NEED(b->askers, n * (k < (size_t)call->probing.most ? k : (size_t)call->probing.most));
+    NEED(b->askers, n * (k < (size_t)call->plan.probing.most ? k : (size_t)call->plan.probing.most));
     NEED(b->out, n * FGMM_SCAN_ROWS);
     NEED(b->query, n);
     NEED(b->best, n);
@@ -334,45 +273,6 @@ static fgmm_status search_block(void *user, const void *data, int64_t first, int
 
 /* ---- the call ---- */
 
-fgmm_status fgmm_ivf_query_check(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_rows *queries, int64_t k) {
-    FGMM_TRY(fgmm_metric_check(ctx, index->metric, queries, "ivf search"));
-    if (queries->d != index->d)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf search: the queries have %lld features, the index %lld",
-                         (long long)queries->d, (long long)index->d);
-    if (k < 1 || k > FGMM_NEAREST_MAX)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf search: k = %lld must be 1 to %d", (long long)k, FGMM_NEAREST_MAX);
-    return FGMM_OK;
-}
-
-static fgmm_status read_options(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_ivf_search_options *o,
-                                search_call *call) {
-    fgmm_ivf_search_options use = FGMM_IVF_SEARCH_OPTIONS_INIT;
-    if (o) {
-        if (o->struct_size != sizeof use)
-            return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                             "ivf search: struct_size of the options is not set: use FGMM_IVF_SEARCH_OPTIONS_INIT");
-        use = *o;
-    }
-    if (use.n_probe < 0 || !(use.gap >= 0) || !(use.target_recall >= 0 && use.target_recall < 1))
-        return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                         "ivf search: n_probe and gap must not be negative, target_recall must be below 1");
-    if (use.gap > 0 && use.target_recall > 0)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf search: give a gap or a target recall, not both");
-    if (use.filter && use.filter_size < 0)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "ivf search: filter_size is negative");
-    call->probing.adaptive = use.gap > 0 || use.target_recall > 0;
-    call->probing.gap = use.gap;
-    if (use.target_recall > 0) {
-        FGMM_TRY(fgmm_ivf_gap_of(ctx, index, use.target_recall, &call->probing.gap));
-        call->probing.between = index->between;
-    }
-    int64_t most = use.n_probe ? use.n_probe : call->probing.adaptive ? index->k : 1;
-    call->probing.most = most < index->k ? most : index->k;
-    call->filter = use.filter;
-    call->filter_size = use.filter_size;
-    return FGMM_OK;
-}
-
 fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_rows *queries, int64_t k,
                             const fgmm_ivf_search_options *options, int64_t *ids, float *distances,
                             fgmm_ivf_counts *counts) {
@@ -382,7 +282,7 @@ fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, const fgmm
     FGMM_TRY(fgmm_ivf_query_check(ctx, index, queries, k));
     search_call call = {
         .ctx = ctx, .index = index, .k = k, .query_type = queries->type, .ids = ids, .distances = distances};
-    FGMM_TRY(read_options(ctx, index, options, &call));
+    FGMM_TRY(fgmm_ivf_plan_read(ctx, index, options, &call.plan));
     FGMM_TRY(fgmm_dispatch_cpu(ctx));
     call.target = &ctx->cpu;
     call.stride = fgmm_scan_stride(index->d);

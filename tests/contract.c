@@ -61,7 +61,8 @@ static double share_of_small(const problem *p, const reference *r, int64_t k, in
 /*
  * The second moment of column j about the component's old mean, as the type has it. Sums are taken about the old means
  * and moved to the new ones, so they hold the variance beside the square of the way: what the moment's own rounding
- * leaves of a variance is all that sums that may be merged with others can tell.
+ * leaves of a variance is all that sums that may be merged with others can tell. Rounding is taken as 8 units of the
+ * last place of a double: a term, its square, the weight, the sum, the division and the square of the way each give one.
  */
 static double old_moment(const problem *p, const reference *r, int64_t k, int64_t j) {
     int spherical = p->covariance == FGMM_SPHERICAL, tied = p->covariance == FGMM_TIED;

@@ -371,6 +371,43 @@ START_TEST(beyond_f32) {
 }
 END_TEST
 
+/* No list grows beyond its limit, in whatever portions rows come; what is full refuses, and all lists still hold all. */
+START_TEST(limited_lists) {
+    fgmm_context *ctx = harness_context();
+    fixture f = fixture_make(ctx, _i, 300, 8, FGMM_IVF_SOAR, 1 + _i % 3);
+    fgmm_ivf_options options = FGMM_IVF_OPTIONS_INIT;
+    fgmm_ivf_search_options all = all_lists(&f);
+    fgmm_ivf_info info;
+    fgmm_ivf *index = NULL;
+    fgmm_rows *part = NULL;
+    options.metric = f.metric;
+    options.rule = 1 + _i % 3 > 1 ? FGMM_IVF_SOAR : FGMM_IVF_SINGLE;
+    options.max_lists = 1 + _i % 3;
+    options.list_max = options.max_lists > 1 ? 64 : 300 / 8 + 1;
+    CHECK_OK(ctx, fgmm_ivf_create(ctx, &index, f.model, &options));
+    for (int64_t first = 0; first < 300; first += 100) {
+        CHECK_OK(ctx, fgmm_rows_slice(ctx, &part, f.rows, first, 100));
+        CHECK_OK(ctx, fgmm_ivf_add(ctx, index, part, NULL, NULL));
+        fgmm_rows_free(ctx, part);
+        fgmm_ivf_describe(index, &info);
+        ck_assert_int_le(info.longest, options.list_max);
+        ck_assert_int_eq(info.list_max, options.list_max);
+    }
+    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.exact.ids, f.exact.distances));
+    CHECK_OK(ctx, fgmm_ivf_search(ctx, index, f.asked, 10, &all, f.got.ids, f.got.distances, NULL));
+    ck_assert(same(&f.got, &f.exact));
+    CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_add(ctx, index, f.rows, NULL, NULL));
+    ck_assert_ptr_nonnull(strstr(fgmm_context_message(ctx), "have room for"));
+    fgmm_ivf_info after;
+    fgmm_ivf_describe(index, &after);
+    ck_assert_int_eq(after.n_entries, info.n_entries);
+    fgmm_ivf_free(ctx, index);
+    options.list_max = -1;
+    CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_create(ctx, &index, f.model, &options));
+    fixture_free(ctx, &f);
+}
+END_TEST
+
 START_TEST(refused) {
     fgmm_context *ctx = harness_context();
     fixture f = fixture_make(ctx, 0, 60, 4, FGMM_IVF_SINGLE, 1);
@@ -420,6 +457,7 @@ static TCase *changing(void) {
     TCase *room = tcase_create("changing");
     tcase_add_loop_test(room, add_and_remove, 0, 12);
     tcase_add_loop_test(room, beyond_f32, 0, 2);
+    tcase_add_loop_test(room, limited_lists, 0, 6);
     tcase_add_test(room, refused);
     return room;
 }

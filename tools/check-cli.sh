@@ -267,6 +267,8 @@ expect 0 '"n_iter"' ivf train "$digits" -k 16 -o lists.npz --json
 holds 'ivf train --json has its keys' json_has n_rows n_lists metric method device seconds
 expect 2 'must end in .ivf' ivf build "$digits" -m lists.npz -o digits.npz
 expect 2 'single' ivf build "$digits" -m lists.npz -o d.ivf --rule single --max-lists 2
+expect 1 'have room for' ivf build "$digits" -m lists.npz -o digits.ivf --list-max 100
+expect 0 'the longest of 1[0-9][0-9] entries' ivf build "$digits" -m lists.npz -o digits.ivf --list-max 180
 expect 0 'calibrated  for the 10 nearest' ivf build "$digits" -m lists.npz -o digits.ivf --calibrate "$digits"
 expect 0 'at most 2 lists a row, 1.5 on average' info digits.ivf
 expect 0 '"kind": "index"' info digits.ivf --json
@@ -281,6 +283,10 @@ expect 0 'queries a second' ivf search "$digits" --exact "$digits" -k 3 --metric
 expect 0 'queries a second' ivf search "$digits" --exact "$digits" -o truth.ivecs
 expect 0 'recall      1.0000' ivf search "$digits" -i digits.ivf --truth truth.ivecs --nprobe 16 -o found.ibin
 expect 0 '"recall": ?1' ivf search "$digits" --exact "$digits" --truth found.ibin --json
+if "$flashgmm" ivf search "$digits" --exact "$digits" --metric angular -o truth.hdf5 -q 2> /dev/null; then
+    expect 0 '"metric": "angular"' ivf train truth.hdf5:distances -k 2 -o by-file.npz --json
+    expect 0 '"metric": "l2"' ivf train truth.hdf5:distances -k 2 -o by-file.npz --metric l2 --json
+fi
 expect 0 'kmeans 16, single' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --truth truth.ivecs
 expect 1 'neighbours of' ivf eval "$digits" --queries "$digits" -k 16 --neighbours 11 --truth truth.ivecs
 expect 0 'kmeans 16, soar m=1.5, adaptive' ivf eval "$digits" --queries "$digits" -k 16 --limit 200 --speed --picture p.gp

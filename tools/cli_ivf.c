@@ -1,6 +1,28 @@
 #include "cli_ivf.h"
 
 #include <math.h>
+#include <string.h>
+
+int cli_metric(const fgmm_rows *rows, int *metric) {
+    static const struct {
+        const char *name;
+        fgmm_metric metric;
+    } named[] = {{"", FGMM_L2},
+                 {"euclidean", FGMM_L2},
+                 {"l2", FGMM_L2},
+                 {"angular", FGMM_ANGULAR},
+                 {"cosine", FGMM_ANGULAR},
+                 {"inner_product", FGMM_INNER_PRODUCT},
+                 {"dot", FGMM_INNER_PRODUCT},
+                 {"ip", FGMM_INNER_PRODUCT}};
+    if (*metric != CLI_METRIC_UNSAID) return CLI_DONE;
+    const char *name = fgmm_rows_metric(rows);
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if (strcmp(name, named[i].name) == 0) *metric = (int)named[i].metric;
+    if (*metric != CLI_METRIC_UNSAID) return CLI_DONE;
+    cli_say("the data's file names the distance '%s', which is not known here: give --metric", name);
+    return CLI_FAILED;
+}
 
 double cli_index_bytes(const fgmm_rows *rows, int64_t lists, int max_lists) {
     double n = (double)fgmm_rows_count(rows), d = (double)fgmm_rows_features(rows);
@@ -33,6 +55,7 @@ void cli_json_index(json_out *j, const fgmm_ivf_info *info) {
     json_text(j, "metric", fgmm_metric_name(info->metric));
     json_text(j, "rule", fgmm_ivf_rule_name(info->rule));
     json_int(j, "max_lists", info->max_lists);
+    json_int(j, "list_max", info->list_max);
     json_real(j, "threshold", info->threshold);
     json_real(j, "lambda", info->lambda);
     json_real(j, "bytes_per_row", info->bytes_per_row);

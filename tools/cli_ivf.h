@@ -12,6 +12,13 @@
 #define CLI_INITS "trial|kmeans++|random"
 #define CLI_RULES "soar|single|nearest|gap|responsibility|rair"
 
+/* A --metric that was not given. */
+#define CLI_METRIC_UNSAID (-1)
+
+/* Says *metric where the user did not: the one that the rows' file names (ann-benchmarks: angular, euclidean), else l2.
+ * @return CLI_DONE, or CLI_FAILED after a message about a name that flashgmm has nothing for. */
+int cli_metric(const fgmm_rows *rows, int *metric);
+
 /* What an index file of these rows takes. */
 double cli_index_bytes(const fgmm_rows *rows, int64_t lists, int max_lists);
 

@@ -8,6 +8,7 @@ typedef struct build_args {
     const char *data, *format, *model, *output, *calibrate;
     int metric, rule, max_lists, k;
     double budget, threshold, lambda;
+    int64_t list_max;
 } build_args;
 
 typedef struct build_work {
@@ -16,12 +17,13 @@ typedef struct build_work {
     fgmm_ivf *index;
 } build_work;
 
-static int build(const cli_command *self, const build_args *a, build_work *w) {
+static int build(const cli_command *self, build_args *a, build_work *w) {
     const cli_session *s = &a->session;
     fgmm_status status = fgmm_rows_open(s->ctx, &w->rows, a->data, a->format);
     if (status == FGMM_OK) status = fgmm_model_load(s->ctx, &w->model, a->model);
     if (status == FGMM_OK && a->calibrate) status = fgmm_rows_open(s->ctx, &w->queries, a->calibrate, NULL);
     if (status != FGMM_OK) return cli_failed(s, status);
+    if (cli_metric(w->rows, &a->metric) != CLI_DONE) return CLI_FAILED;
     double bytes = cli_index_bytes(w->rows, fgmm_model_components(w->model), a->max_lists ? a->max_lists : 2);
     int rc = cli_check_output(self, a->output, ".ivf", bytes, (cli_files){{a->data, a->model, a->calibrate}});
     if (rc != CLI_DONE) return rc;
@@ -33,6 +35,7 @@ static int build(const cli_command *self, const build_args *a, build_work *w) {
     o.budget = a->budget;
     o.threshold = isnan(a->threshold) ? 0 : a->threshold;
     o.lambda = a->lambda;
+    o.list_max = a->list_max;
     status = fgmm_ivf_create(s->ctx, &w->index, w->model, &o);
     if (status == FGMM_ERR_INVALID) return cli_usage(self, "%s", fgmm_context_message(s->ctx));
     if (status == FGMM_OK) status = fgmm_ivf_add(s->ctx, w->index, w->rows, NULL, &report);
@@ -56,17 +59,19 @@ static int build(const cli_command *self, const build_args *a, build_work *w) {
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    build_args a = {.threshold = NAN, .k = 10};
+    build_args a = {.metric = CLI_METRIC_UNSAID, .threshold = NAN, .k = 10};
     const cli_option options[] = {
         {"model", 'm', CLI_TEXT, &a.model, 0, 0, "MODEL.npz", "the centroids: of ivf train, or any mixture"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "INDEX.ivf", "where the index goes"},
-        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "as in training (default l2)"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS,
+         "as in training (default: the one that the file names, or l2)"},
         {"rule", 0, CLI_CHOICE, &a.rule, 0, 0, CLI_RULES, "which further lists a row goes to (default soar)"},
         {"max-lists", 0, CLI_INT, &a.max_lists, 1, FGMM_IVF_LISTS_MAX, "N", "lists a row at most (default 2)"},
         {"budget", 0, CLI_REAL, &a.budget, 1, FGMM_IVF_LISTS_MAX, "M", "lists a row on average (default 1.5)"},
         {"threshold", 0, CLI_REAL, &a.threshold, 0, 1e300, "T",
          "in place of a budget; of responsibilities (default 1/K) or squared distances"},
         {"lambda", 0, CLI_REAL, &a.lambda, 0, 1e300, "L", "of soar (default 1) and rair (default 0.75)"},
+        {"list-max", 0, CLI_INT64, &a.list_max, 1, 2147483647, "N", "entries a list at most (default: no limit)"},
         {"calibrate", 0, CLI_TEXT, &a.calibrate, 0, 0, "QUERIES",
          "held-out queries to learn from which gap gives which recall"},
         {"neighbours", 0, CLI_INT, &a.k, 1, 1048576, "N", "nearest rows that the recall is of (default 10)"},

@@ -239,11 +239,12 @@ static void compare(eval_table *t) {
 
 /* ---- the command ---- */
 
-static int evaluate(const eval_args *a, eval_work *w) {
+static int evaluate(eval_args *a, eval_work *w) {
     const cli_session *s = &a->session;
     fgmm_status status = fgmm_rows_open(s->ctx, &w->data, a->data, a->format);
     if (status == FGMM_OK) status = fgmm_rows_open(s->ctx, &w->all_queries, a->queries, NULL);
     if (status != FGMM_OK) return cli_failed(s, status);
+    if (cli_metric(w->data, &a->metric) != CLI_DONE) return CLI_FAILED;
     int64_t n = fgmm_rows_count(w->all_queries);
     if (a->limit && a->limit < n) n = a->limit;
     if (n < 4) return cli_say("%lld queries are too few to tune on one half of", (long long)n), CLI_FAILED;
@@ -289,7 +290,8 @@ static void work_free(const eval_args *a, eval_work *w) {
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    eval_args a = {.k = 10,
+    eval_args a = {.metric = CLI_METRIC_UNSAID,
+                   .k = 10,
                    .seeds = 1,
                    .methods = BITS_KMEANS,
                    .rules = BITS_SINGLE | 1u << FGMM_IVF_SOAR,
@@ -300,7 +302,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"truth", 0, CLI_TEXT, &a.truth, 0, 0, "FILE",
          "their true neighbours (default: searched): .ivecs, .ibin, .npy or HDF5"},
         {"lists", 'k', CLI_INT64, &a.lists, 1, 9e15, "K", "number of lists"},
-        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default l2"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default: the one that the file names, or l2"},
         {"methods", 0, CLI_SET, &a.methods, 0, 0, CLI_METHODS, "any of them with commas between (default kmeans)"},
         {"rules", 0, CLI_SET, &a.rules, 0, 0, CLI_RULES, "likewise (default single,soar)"},
         {"budgets", 0, CLI_TEXT, &a.budgets_text, 0, 0, "M,...", "lists a row on average (default 1.5,2)"},

@@ -2,6 +2,7 @@
 #include "cli_ivf.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct search_args {
     cli_session session;
@@ -16,8 +17,9 @@ typedef struct search_work {
     fgmm_ivf *index;
     int64_t *ids, *truth;
     float *distances;
+    fgmm_metric metric;
     fgmm_ivf_counts counts;
-    double seconds, recall;
+    double seconds, copy_seconds, recall;
 } search_work;
 
 static int is_npz(const char *path) {
@@ -38,7 +40,9 @@ static void report_done(const search_args *a, const search_work *w) {
         json_out j = json_begin(stdout);
         json_int(&j, "n_queries", fgmm_rows_count(w->queries));
         json_int(&j, "k", a->k);
+        json_text(&j, "device", fgmm_context_device(a->session.ctx));
         json_real(&j, "seconds", w->seconds);
+        if (w->copy_seconds > 0) json_real(&j, "seconds_to_copy_the_index", w->copy_seconds);
         json_real(&j, "queries_per_second", n / w->seconds);
         if (w->index) {
             json_real(&j, "probes", (double)w->counts.probes / n);
@@ -55,30 +59,52 @@ static void report_done(const search_args *a, const search_work *w) {
                    (double)w->counts.probes / n, (double)w->counts.distances / n, (double)w->counts.entries / n,
                    (double)w->counts.centroid_distances / n);
         if (w->truth) printf("recall      %.4f\n", w->recall);
+        if (w->copy_seconds > 0)
+            printf("device      %s, the index copied there in %.3f s\n", fgmm_context_device(a->session.ctx),
+                   w->copy_seconds);
         printf("time        %.3f s, %.0f queries a second\n", w->seconds, n / w->seconds);
     }
 }
 
-static fgmm_status find(const search_args *a, search_work *w) {
+/* By the index: on the device where one was asked for, which takes a copy of the index first. */
+static fgmm_status find_by_index(const search_args *a, search_work *w) {
     fgmm_context *ctx = a->session.ctx;
     fgmm_status status = FGMM_OK;
-    fgmm_metric metric = (fgmm_metric)a->metric;
+    fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
+    o.n_probe = a->n_probe;
+    o.gap = a->gap;
+    o.target_recall = a->recall;
     double began = cli_now();
+    /* A context says what it was opened on at once only where that was named. */
+    if (strncmp(fgmm_context_device(ctx), "opencl", 6) == 0) {
+        fgmm_ivf_searcher *searcher = NULL;
+        status = fgmm_ivf_searcher_create(ctx, &searcher, w->index);
+        w->copy_seconds = cli_now() - began;
+        began = cli_now();
+        if (status == FGMM_OK)
+            status = fgmm_ivf_searcher_search(ctx, searcher, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
+        fgmm_ivf_searcher_free(ctx, searcher);
+    } else {
+        status = fgmm_ivf_search(ctx, w->index, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
+    }
+    w->seconds = cli_now() - began;
+    return status;
+}
+
+static fgmm_status find(const search_args *a, search_work *w) {
+    fgmm_context *ctx = a->session.ctx;
     if (w->index) {
         fgmm_ivf_info info;
-        fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
-        o.n_probe = a->n_probe;
-        o.gap = a->gap;
-        o.target_recall = a->recall;
         fgmm_ivf_describe(w->index, &info);
-        metric = info.metric;
-        status = fgmm_ivf_search(ctx, w->index, w->queries, a->k, &o, w->ids, w->distances, &w->counts);
-        w->seconds = cli_now() - began;
+        w->metric = info.metric;
+        fgmm_status status = find_by_index(a, w);
         if (status == FGMM_OK && w->truth && !a->truth)
-            status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->truth, NULL);
+            status = fgmm_exact_search(ctx, w->data, w->queries, w->metric, a->k, w->truth, NULL);
         return status;
     }
-    status = fgmm_exact_search(ctx, w->data, w->queries, metric, a->k, w->ids, w->distances);
+    w->metric = (fgmm_metric)a->metric;
+    double began = cli_now();
+    fgmm_status status = fgmm_exact_search(ctx, w->data, w->queries, w->metric, a->k, w->ids, w->distances);
     w->seconds = cli_now() - began;
     return status;
 }
@@ -90,16 +116,19 @@ static fgmm_status write_found(const search_args *a, const search_work *w, int64
                                {"distances", FGMM_F32, 2, {n, a->k, 0}, w->distances}};
         return fgmm_arrays_save(a->session.ctx, a->output, arrays, 2);
     }
-    const fgmm_neighbors found = {n, a->k, w->ids, w->distances, NULL};
+    /* Of the names that ann-benchmarks has, the one whose distances these are: its euclidean ones are not squared. */
+    const char *metric = w->metric == FGMM_ANGULAR ? "angular" : NULL;
+    const fgmm_neighbors found = {n, a->k, w->ids, w->distances, metric};
     return fgmm_neighbors_save(a->session.ctx, a->output, &found);
 }
 
-static int search(const cli_command *self, const search_args *a, search_work *w) {
+static int search(const cli_command *self, search_args *a, search_work *w) {
     const cli_session *s = &a->session;
     fgmm_status status = fgmm_rows_open(s->ctx, &w->queries, a->queries, a->format);
     if (status == FGMM_OK && a->index) status = fgmm_ivf_load(s->ctx, &w->index, a->index);
     if (status == FGMM_OK && a->data) status = fgmm_rows_open(s->ctx, &w->data, a->data, NULL);
     if (status != FGMM_OK) return cli_failed(s, status);
+    if (w->data && !w->index && cli_metric(w->data, &a->metric) != CLI_DONE) return CLI_FAILED;
     int64_t n = fgmm_rows_count(w->queries);
     if (a->output) {
         int rc = cli_check_output(self, a->output, ending_of(a->output), (double)n * (double)a->k * 12.0 + 4096.0,
@@ -124,7 +153,7 @@ static int search(const cli_command *self, const search_args *a, search_work *w)
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    search_args a = {.k = 10};
+    search_args a = {.metric = CLI_METRIC_UNSAID, .k = 10};
     const cli_option options[] = {
         {"index", 'i', CLI_TEXT, &a.index, 0, 0, "INDEX.ivf", "the index to search"},
         {"exact", 0, CLI_TEXT, &a.data, 0, 0, "DATA",
@@ -134,7 +163,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"gap", 0, CLI_REAL, &a.gap, 1e-300, 1e300, "G",
          "probe the lists no farther than this beyond the nearest, in squared distance"},
         {"recall", 0, CLI_REAL, &a.recall, 1e-3, 0.9999, "R", "the gap that gave this recall in calibration"},
-        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "without an index (default l2)"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS,
+         "without an index (default: the one that DATA names, or l2)"},
         {"truth", 0, CLI_TEXT, &a.truth, 0, 0, "FILE",
          "the true neighbours, to tell the recall: .ivecs, .ibin, .npy or HDF5"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "OUT.npz",

@@ -33,10 +33,11 @@ static void report_done(const train_args *a, const fgmm_model *model, const fgmm
     }
 }
 
-static int train(const cli_command *self, const train_args *a, fgmm_rows **rows, fgmm_model **model) {
+static int train(const cli_command *self, train_args *a, fgmm_rows **rows, fgmm_model **model) {
     const cli_session *s = &a->session;
     fgmm_status status = fgmm_rows_open(s->ctx, rows, a->data, a->compute.format);
     if (status != FGMM_OK) return cli_failed(s, status);
+    if (cli_metric(*rows, &a->metric) != CLI_DONE) return CLI_FAILED;
     double bytes =
         cli_model_bytes(a->method == FGMM_IVF_DIAG ? FGMM_DIAG : FGMM_SPHERICAL, a->lists, fgmm_rows_features(*rows));
     int rc = cli_check_output(self, a->output, ".npz", bytes, (cli_files){{a->data}});
@@ -60,11 +61,11 @@ static int train(const cli_command *self, const train_args *a, fgmm_rows **rows,
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
-    train_args a = {0};
+    train_args a = {.metric = CLI_METRIC_UNSAID};
     const cli_option options[] = {
         {"lists", 'k', CLI_INT64, &a.lists, 1, 9e15, "K", "number of lists"},
         {"output", 'o', CLI_TEXT, &a.output, 0, 0, "MODEL.npz", "where the mixture goes whose means are the centroids"},
-        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default l2"},
+        {"metric", 0, CLI_CHOICE, &a.metric, 0, 0, CLI_METRICS, "default: the one that the file names, or l2"},
         {"method", 0, CLI_CHOICE, &a.method, 0, 0, CLI_METHODS, "default kmeans; spherical k-means where angular"},
         {"init", 0, CLI_CHOICE, &a.init, 0, 0, CLI_INITS, "start of k-means (default: a trial on a sample decides)"},
         {"kmeans-iter", 0, CLI_INT, &a.kmeans_iter, 1, 1e6, "N", "iterations of k-means (default 15; 10 before EM)"},

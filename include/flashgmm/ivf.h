@@ -5,8 +5,8 @@
  *   fgmm_ivf_train    rows -> K centroids
  *   fgmm_ivf_assign   rows and centroids -> lists of row numbers (CSR), a row in one list or several
  *   fgmm_ivf          an index over lists: add, remove, search, save, load
- * and fgmm_exact_search, the ground truth. Training, responsibilities and exact search run where the context's
- * other calls do; all else runs on the CPU's threads, whatever the device of the context is.
+ * and fgmm_exact_search, the ground truth. Training, responsibilities, exact search and an fgmm_ivf_searcher run where
+ * the context's other calls do; all else runs on the CPU's threads, whatever the device of the context is.
  *
  * Distances. FGMM_L2: |x - q|^2. FGMM_ANGULAR: 1 - cos(x, q); rows are normalised on the way in, and inside the
  * geometry is that of unit vectors. FGMM_INNER_PRODUCT: x . q, the largest first; lists are formed as for L2. Results
@@ -147,10 +147,11 @@ typedef struct fgmm_ivf_options {
     double budget; /**< the threshold is found on the first rows added and stays */
     double threshold;
     double lambda;
+    int64_t list_max; /**< most entries a list, up to 2^31 - 1, as in fgmm_ivf_assign_options; 0: no limit */
 } fgmm_ivf_options;
 
 #define FGMM_IVF_OPTIONS_INIT                                                                                          \
-    { sizeof(fgmm_ivf_options), FGMM_L2, FGMM_IVF_SOAR, 0, 0.0, 0.0, 0.0 }
+    { sizeof(fgmm_ivf_options), FGMM_L2, FGMM_IVF_SOAR, 0, 0.0, 0.0, 0.0, 0 }
 
 /** An empty index over the means of a model, which is copied. @param options NULL for defaults. @return
  *  FGMM_ERR_INVALID, FGMM_ERR_MEMORY. */
@@ -161,7 +162,8 @@ FGMM_API void fgmm_ivf_free(fgmm_context *ctx, fgmm_ivf *index);
 /**  Adds rows. The first ones decide the type that is stored: f32, f16, u8 and i8 stay as they are, bf16 and f64 become
  *  f32; later ones must have a type that is stored as that. On failure the index is as it was.
  *  @param ids [n], >= 0, none twice and none that is there; NULL: the next numbers after the largest so far.
- *  @return as fgmm_ivf_assign; FGMM_ERR_INVALID names an id that is negative or there already. Takes O(N) with ids. */
+ *  @return as fgmm_ivf_assign; FGMM_ERR_INVALID names an id that is negative or there already, or says that the lists
+ *  have no room for so many rows under list_max. Takes O(N) with ids. */
 FGMM_API fgmm_status fgmm_ivf_add(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *rows, const int64_t *ids,
                                   fgmm_report *report);
 
@@ -179,6 +181,7 @@ typedef struct fgmm_ivf_info {
     fgmm_ivf_rule rule;
     int max_lists;
     double threshold, lambda;
+    int64_t list_max;            /**< 0: no limit */
     double bytes_per_row;        /**< held for a row: vector, id, links */
     double single_bytes_per_row; /**< the same without links: what an index with one list a row holds */
     int calibrated_k;            /**< what fgmm_ivf_calibrate was run for; 0: not yet */
@@ -247,6 +250,27 @@ FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, c
                                      const fgmm_ivf_search_options *options, int64_t *ids, float *distances,
                                      fgmm_ivf_counts *counts);
 
+/** A copy of an index on the context's device, for many queries at a time. On the CPU it is the index itself. */
+typedef struct fgmm_ivf_searcher fgmm_ivf_searcher;
+
+/**  Copies an index to the device that the context names, or, where it names none, to what "auto" takes for large work.
+ *  It holds there what the index's vectors, ids and links take here, and, from the first search on, room for queries,
+ *  candidates and results: for candidates up to half of what is left of the context's device memory, or all of it where
+ *  one query's need that.
+ *  @param ctx and index must outlive the searcher.
+ *  @return FGMM_ERR_INVALID, FGMM_ERR_MEMORY (naming what does not fit on the device; one buffer holds all vectors),
+ *  FGMM_ERR_UNSUPPORTED for 2^32 - 1 rows or links or more, FGMM_ERR_DEVICE. */
+FGMM_API fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out, const fgmm_ivf *index);
+FGMM_API void fgmm_ivf_searcher_free(fgmm_context *ctx, fgmm_ivf_searcher *searcher);
+
+/**  fgmm_ivf_search on the searcher's device, with its arguments and results; distances are in f32 there too, in whole numbers where
+ *  rows and queries are bytes, and may be rounded otherwise. @param ctx the one that made the searcher.
+ *  @return also FGMM_ERR_INVALID for another context, and where rows were added to the index or removed since the searcher was made,
+ *  FGMM_ERR_DEVICE. */
+FGMM_API fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searcher, const fgmm_rows *queries,
+                                              int64_t k, const fgmm_ivf_search_options *options, int64_t *ids,
+                                              float *distances, fgmm_ivf_counts *counts);
+
 /**  Learns which gap gives which recall of the k nearest, from queries that are like those to come and are not rows of
  *  the index: a row is found if and only if one of its lists is probed, so the quantiles of the gaps to the true
  *  neighbours' lists are the answer. A gap may be measured against a power of the distance of the two centroids, where
@@ -260,8 +284,8 @@ FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, cons
  *  @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
-/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of
- *  differences, in whole numbers where rows and queries are bytes, on the CPU; another device may round otherwise.
+/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of differences, in whole numbers where
+ *  rows and queries are bytes; devices may round those in f32 differently.
  *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than k.
  *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search; FGMM_ERR_UNSUPPORTED for rows in a cl_mem,
  *  FGMM_ERR_DEVICE. */

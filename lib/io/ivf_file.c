@@ -33,7 +33,7 @@ typedef struct {
     uint64_t file_bytes;
     int64_t k, d, n_rows, n_links, next_id;
     double threshold, lambda, budget, bend;
-    uint32_t type, has_type, metric, rule, max_lists, covariance, calibrated_k, reserved;
+    uint32_t type, has_type, metric, rule, max_lists, covariance, calibrated_k, list_max;
 } header;
 
 _Static_assert(sizeof(header) == 128, "the header has no holes");
@@ -128,7 +128,8 @@ fgmm_status fgmm_ivf_save(fgmm_context *ctx, const fgmm_ivf *index, const char *
                 .rule = (uint32_t)index->rule,
                 .max_lists = (uint32_t)index->max_lists,
                 .covariance = (uint32_t)index->model->type,
-                .calibrated_k = (uint32_t)index->calibrated_k};
+                .calibrated_k = (uint32_t)index->calibrated_k,
+                .list_max = (uint32_t)index->list_max};
     memcpy(h.magic, magic, sizeof magic);
     int64_t *sizes = fgmm_alloc(ctx, (size_t)(2 * index->k) * sizeof *sizes, "sizes of lists");
     if (!sizes) return FGMM_ERR_MEMORY;
@@ -196,8 +197,8 @@ static fgmm_status check_header(const reader *r, uint64_t bytes) {
     if (!(type == FGMM_F32 || type == FGMM_F16 || type == FGMM_U8 || type == FGMM_I8) || h->has_type > 1 ||
         (!h->has_type && h->n_rows > 0) || !fgmm_metric_name((fgmm_metric)h->metric) ||
         !fgmm_ivf_rule_name((fgmm_ivf_rule)h->rule) || h->max_lists < 1 || h->max_lists > FGMM_IVF_LISTS_MAX ||
-        h->max_lists > h->k || h->calibrated_k > INT32_MAX || isnan(h->threshold) || !isfinite(h->lambda) ||
-        h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
+        h->max_lists > h->k || h->calibrated_k > INT32_MAX || h->list_max > INT32_MAX || isnan(h->threshold) ||
+        !isfinite(h->lambda) || h->lambda < 0 || !(h->budget == 0 || (h->budget >= 1 && h->budget <= h->max_lists)) ||
         (h->rule == FGMM_IVF_SINGLE && h->max_lists > 1) ||
         (h->budget > 0 && (h->rule == FGMM_IVF_SINGLE || h->rule == FGMM_IVF_NEAREST)) ||
         !(h->bend >= 0 && h->bend <= 1) ||
@@ -251,6 +252,7 @@ static fgmm_status get_sizes(reader *r, int64_t **out) {
         int64_t n = (*out)[i], m = (*out)[k + i];
         if (n < 0 || n > r->h.n_rows - rows || n > FGMM_IVF_PLACES || m < 0 || m > r->h.n_links - links)
             return bad(r, "the sizes of its lists do not add up");
+        if (r->h.list_max && n + m > r->h.list_max) return bad(r, "a list is longer than the index allows");
         rows += n;
         links += m;
     }
@@ -262,7 +264,6 @@ static fgmm_status get_sizes(reader *r, int64_t **out) {
 static fgmm_status check_lists(const reader *r, const fgmm_ivf *index) {
     fgmm_context *ctx = r->ctx;
     fgmm_status status = FGMM_ERR_MEMORY;
-    int64_t between = fgmm_ivf_between(index);
     fgmm_id_set set = {0};
     float *row = fgmm_alloc(ctx, (size_t)fgmm_scan_stride(index->d) * sizeof *row, "a row");
     if (!row) return FGMM_ERR_MEMORY;
@@ -278,18 +279,76 @@ static fgmm_status check_lists(const reader *r, const fgmm_ivf *index) {
                                     index->d, 0, row) != FGMM_OK)
                 FGMM_GO(fgmm_fail_at(ctx, FGMM_ERR_FORMAT, r->path));
         }
-        for (int64_t i = 0; i < list->n_links; i++) {
-            fgmm_ivf_link link = list->links[i];
-            int fine = link.home >= 0 && link.home < index->k && link.home != l && link.place >= 0 &&
-                       link.place < index->lists[link.home].n;
-            for (int64_t b = 0; b < between; b++)
-                fine = fine && list->between[i * between + b] >= -1 && list->between[i * between + b] < index->k;
-            if (!fine) FGMM_GO(bad(r, "a link leads nowhere"));
-        }
     }
 done:
     fgmm_free(ctx, set.slots);
     fgmm_free(ctx, row);
+    return status;
+}
+
+/* How many lists link i says come between its row's best one and its own; -1 if no order of lists could be that. */
+static int links_before(const fgmm_ivf *index, const fgmm_ivf_store *list, int64_t i) {
+    int64_t between = fgmm_ivf_between(index);
+    int n = 0;
+    for (int64_t b = 0; b < between; b++) {
+        int32_t other = list->between[i * between + b];
+        if (other < -1 || other >= index->k || (other >= 0 && n < b)) return -1;
+        n += other >= 0;
+    }
+    return n;
+}
+
+/* Link i of list l is the row's list number `before` + 1: 0 if that place, or another of the row's, has a list already
+ * that it may not have. of_row [further]: the row's lists after its best one so far. */
+static int note_link(int32_t *of_row, int64_t further, int before, int64_t l) {
+    if (of_row[before] >= 0) return 0;
+    for (int64_t b = 0; b < further; b++)
+        if (of_row[b] == (int32_t)l) return 0;
+    of_row[before] = (int32_t)l;
+    return 1;
+}
+
+/* Whether the lists that a link says come before it are those that the row's other links are in. */
+static int same_before(const int32_t *of_row, const int32_t *between, int before) {
+    for (int b = 0; b < before; b++)
+        if (between[b] != of_row[b]) return 0;
+    return 1;
+}
+
+/*
+ * Links lead to rows, and those of one row tell of different lists in one order: a search that goes by them looks at
+ * no row twice. order [n_rows, max_lists - 1]: each row's lists after its best one, -1 where none was seen.
+ */
+static fgmm_status check_links(const reader *r, const fgmm_ivf *index) {
+    fgmm_context *ctx = r->ctx;
+    fgmm_status status = FGMM_ERR_MEMORY;
+    int64_t k = index->k, further = index->max_lists - 1, n_rows = 0;
+    int64_t *starts = fgmm_alloc(ctx, (size_t)k * sizeof *starts, "places of lists");
+    int32_t *order = fgmm_alloc(ctx, (size_t)(index->n_rows * further) * sizeof *order, "lists of rows");
+    if (!starts || !order) goto done;
+    for (int64_t l = 0; l < k; n_rows += index->lists[l++].n) starts[l] = n_rows;
+    for (int64_t i = 0; i < n_rows * further; i++) order[i] = -1;
+    /* First where each stands, then whether all say the same. */
+    for (int noted = 0; noted < 2; noted++)
+        for (int64_t l = 0; l < k; l++) {
+            const fgmm_ivf_store *list = &index->lists[l];
+            for (int64_t i = 0; i < list->n_links; i++) {
+                fgmm_ivf_link link = list->links[i];
+                int before = links_before(index, list, i);
+                if (link.home < 0 || link.home >= k || link.home == l || link.place < 0 ||
+                    link.place >= index->lists[link.home].n || before < 0 || before >= further)
+                    FGMM_GO(bad(r, "a link leads nowhere"));
+                int32_t *of_row = order + (starts[link.home] + link.place) * further;
+                int fine =
+                    noted ? same_before(of_row, before ? list->between + i * fgmm_ivf_between(index) : NULL, before)
+                          : note_link(of_row, further, before, l);
+                if (!fine) FGMM_GO(bad(r, "the links to a row do not agree"));
+            }
+        }
+    status = FGMM_OK;
+done:
+    fgmm_free(ctx, order);
+    fgmm_free(ctx, starts);
     return status;
 }
 
@@ -314,6 +373,7 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     index->n_rows = h->n_rows;
     index->next_id = h->next_id;
     index->calibrated_k = (int)h->calibrated_k;
+    index->list_max = h->list_max;
     if (index->calibrated_k) FGMM_GO(get(r, index->gaps, sizeof index->gaps));
     FGMM_GO(get_sizes(r, &sizes));
     for (int64_t i = 0; i < index->k; i++) FGMM_GO(get_list(r, index, &index->lists[i], sizes[i], sizes[index->k + i]));
@@ -323,6 +383,7 @@ static fgmm_status get_index(reader *r, fgmm_ivf **out) {
     for (int i = 0; index->calibrated_k && i < FGMM_IVF_LEVELS; i++)
         if (!(index->gaps[i] >= (i ? index->gaps[i - 1] : 0))) FGMM_GO(bad(r, "its calibration is not ascending"));
     FGMM_GO(check_lists(r, index));
+    FGMM_GO(check_links(r, index));
     FGMM_GO(fgmm_ivf_bend(ctx, index, h->bend));
 done:
     fgmm_free(ctx, sizes);
