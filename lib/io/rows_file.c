@@ -228,7 +228,11 @@ static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path,
     file->item = fgmm_dtype_size(format->type);
     FGMM_GO(format->open(ctx, file));
     FGMM_GO(make_buffer(ctx, file));
-    return fgmm_rows_new(ctx, out, &layouts[file->layout], file, file->type, file->n, file->d);
+    fgmm_infile_streams(&file->in);
+    int readers = file->layout == PACKED ? 2 : 1; /* the other layouts are turned in a buffer, which is one */
+    FGMM_TRY(fgmm_rows_new(ctx, out, &layouts[file->layout], file, file->type, file->n, file->d));
+    (*out)->readers = readers;
+    return FGMM_OK;
 done:
     close_file(ctx, file);
     return status;
