@@ -103,6 +103,7 @@ expect 2 '--init MODEL.npz' fit "$digits" -k 2 --freeze means
 expect 2 '--on-dead keep' fit "$digits" --init m.npz --freeze means --on-dead drop
 expect 2 "-o 's.npy'.*--labels 's.npy'" sample -m m.npz -n 5 -o s.npy --labels s.npy
 expect 2 'needs a value' fit "$digits" -k
+for bytes in 0 -1 4X 4GB G 1e99 0x; do expect 2 'option --host-memory' fit "$digits" -k 2 --host-memory $bytes; done
 expect 2 'one file name too many' fit "$digits" other.npy -k 2
 expect 2 "'-1' is not a whole number" fit "$digits" -k 2 --seed -1
 expect 2 'must end in .npz' fit "$digits" -k 2 -o model.txt
@@ -139,6 +140,13 @@ expect 0 '' fit "$digits" -k 10 --seed 1 --max-iter 200 -o again.npz --quiet
 holds 'the same seed gives the same file' cmp m.npz again.npz
 holds '--quiet prints nothing' [ ! -s out.txt ]
 expect 0 '10 components' fit "$digits" --init m.npz --freeze means,covariances --max-iter 2
+# ---- limits on memory
+fits="fit many.npy -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100"
+expect 0 '' $fits -o whole.npz
+expect 0 '' $fits -o limited.npz --host-memory 420K --json
+holds 'a limit on memory changes no bit' cmp whole.npz limited.npz
+holds 'the peak is within the limit' python3 -c 'import json; d = json.load(open("out.txt")); assert d["peak_host_bytes"] < 420 * 1024'
+expect 1 'limit on host memory is 40960 bytes, and .* need' $fits --host-memory 40K
 expect 0 '10 components x 64 features, spherical' info m.npz
 expect 0 '"kind": "model"' info d.npz --json
 expect 0 '1797 rows x 64 features, u8' info "$digits"

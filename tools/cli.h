@@ -17,6 +17,7 @@ typedef enum cli_kind {
     CLI_INT64,  /* int64_t */
     CLI_SEED,   /* uint64_t, the whole range */
     CLI_REAL,   /* double, finite */
+    CLI_BYTES,  /* size_t: a number with K, M, G or T (of 1024) behind it, or without */
     CLI_TEXT,   /* const char * */
     CLI_CHOICE, /* int: which of `hint` */
     CLI_SET     /* unsigned: bit i for the i-th of `hint`; given as a comma-separated list */
@@ -61,6 +62,7 @@ void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 typedef struct cli_session {
     const char *device, *cpu_isa;
     int threads, quiet, json, verbose;
+    size_t host_memory, device_memory;
     fgmm_progress_fn progress; /* in place of the bar */
     void *progress_user;
     fgmm_context *ctx;
@@ -69,6 +71,22 @@ typedef struct cli_session {
 #define CLI_SESSION_OPTIONS(s)                                                                                         \
     {"device", 0, CLI_TEXT, &(s)->device, 0, 0, "NAME", "auto, cpu, opencl, opencl:NAME or opencl:P.D"},               \
         {"threads", 0, CLI_INT, &(s)->threads, 1, 65536, "N", "CPU threads (default: all)"},                           \
+        {"host-memory",                                                                                                \
+         0,                                                                                                            \
+         CLI_BYTES,                                                                                                    \
+         &(s)->host_memory,                                                                                            \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "BYTES",                                                                                                      \
+         "hold no more in the host's memory, e.g. 4G (default: no limit)"},                                            \
+        {"device-memory",                                                                                              \
+         0,                                                                                                            \
+         CLI_BYTES,                                                                                                    \
+         &(s)->device_memory,                                                                                          \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "BYTES",                                                                                                      \
+         "hold no more on an OpenCL device (default: 80% of it)"},                                                     \
         {"cpu-isa", 0, CLI_TEXT, &(s)->cpu_isa, 0, 0, "NAME", "scalar, baseline, avx2, avx512 or neon"},               \
         {"json", 0, CLI_FLAG, &(s)->json, 0, 0, 0, "print one JSON object on stdout"},                                 \
         {"quiet", 'q', CLI_FLAG, &(s)->quiet, 0, 0, 0, "no bar, no report, errors only"}, {                            \

@@ -52,6 +52,8 @@ int cli_open(const cli_command *self, cli_session *s) {
     o.device = s->device;
     o.threads = s->threads;
     o.cpu_isa = s->cpu_isa;
+    o.host_memory_limit = s->host_memory;
+    o.device_memory_limit = s->device_memory;
     o.log = on_log;
     o.log_user = s;
     o.log_level = s->verbose ? FGMM_LOG_DEBUG : FGMM_LOG_WARNING;
