@@ -60,7 +60,8 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
                            const fgmm_compute_options *compute, int64_t passes) {
     fgmm_status status = FGMM_OK;
     *out = NULL;
-    if (rows->once && passes > 1)
+    FGMM_TRY(fgmm_rows_prepare(ctx, rows, passes));
+    if (fgmm_rows_once(rows) && passes > 1)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "these rows can be read only once: they cannot be fitted, only accumulated");
     if (rows->cl_mem && rows->owner != ctx)
@@ -449,7 +450,7 @@ int64_t fgmm_feed_block_rows(const fgmm_feed *feed) {
     return feed->room.block_rows;
 }
 int fgmm_feed_once(const fgmm_feed *feed) {
-    return feed->rows->once;
+    return fgmm_rows_once(feed->rows);
 }
 void fgmm_feed_quiet(fgmm_feed *feed) {
     feed->quiet = 1;

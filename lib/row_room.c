@@ -68,7 +68,7 @@ static double host_room(fgmm_context *ctx, fgmm_row_room *room, int64_t run) {
 int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
                            const fgmm_device_facts *facts, int64_t passes, int64_t run) {
     int in_place = rows->cl_mem || (facts->zero_copy && rows->data);
-    if (passes < 2 || rows->once) return 0;
+    if (passes < 2 || fgmm_rows_once(rows)) return 0;
     if (in_place) return room->n_blocks;
     /* Of a block that stays, a device remembers what it found for each row. */
     double block = (row_bytes(rows) + sizeof(int32_t)) * (double)room->block_rows;

@@ -165,9 +165,22 @@ fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const doub
     return FGMM_OK;
 }
 
-int fgmm_rows_readers(const fgmm_rows *rows) {
+static const fgmm_rows *whole_of(const fgmm_rows *rows) {
     while (rows->parent) rows = rows->parent;
-    return rows->readers;
+    return rows;
+}
+
+int fgmm_rows_readers(const fgmm_rows *rows) {
+    return whole_of(rows)->readers;
+}
+
+int fgmm_rows_once(const fgmm_rows *rows) {
+    return whole_of(rows)->once;
+}
+
+fgmm_status fgmm_rows_prepare(fgmm_context *ctx, const fgmm_rows *rows, int64_t passes) {
+    const fgmm_rows *whole = whole_of(rows);
+    return whole->ops && whole->ops->prepare ? whole->ops->prepare(ctx, whole->state, passes) : FGMM_OK;
 }
 
 fgmm_status fgmm_rows_read(fgmm_context *ctx, const fgmm_rows *rows, int64_t first, int64_t n, void *dst) {

@@ -10,6 +10,8 @@ typedef struct fgmm_rows_ops {
      * time as fgmm_rows.readers says; ctx is the calling thread's own. */
     fgmm_status (*read)(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst);
     void (*close)(fgmm_context *ctx, void *state); /* NULL if nothing to free */
+    /* Told, before rows are read, how often they will be; NULL where that makes no difference. */
+    fgmm_status (*prepare)(fgmm_context *ctx, void *state, int64_t passes);
 } fgmm_rows_ops;
 
 /* Room for the name of a distance, in a file's own words. */
@@ -38,6 +40,12 @@ struct fgmm_rows {
 /* Rows over ops; on failure state is closed. */
 fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_ops *ops, void *state, fgmm_dtype type,
                           int64_t n, int64_t d);
+
+/* Gets ready for so many passes over the rows or a slice of them. */
+fgmm_status fgmm_rows_prepare(fgmm_context *ctx, const fgmm_rows *rows, int64_t passes);
+
+/* The same as fgmm_rows.once, of what a slice is of now. */
+int fgmm_rows_once(const fgmm_rows *rows);
 
 /* The same as fgmm_rows.readers, of what a slice is of too. */
 int fgmm_rows_readers(const fgmm_rows *rows);

@@ -2,34 +2,12 @@
  * Rows that come by and by: whoever reads them, in whatever blocks and however few of them fit, the results are those
  * of rows in memory, bit for bit; what goes wrong on the way ends the call with its reason.
  */
-#include "data_sets.h"
+#include "streamed.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-
-enum { N = 9 * 1024 + 77, D = 5, K = 4 };
-
-static problem *p;
-static fgmm_model *start;
-
-static void set_up(void) {
-    p = problem_clusters(71, N, K, D, FGMM_DIAG, FGMM_F32);
-    start = problem_model(harness_context(), p);
-}
-
-static void tear_down(void) {
-    fgmm_model_free(harness_context(), start);
-    problem_free(p);
-}
-
-static const float *row_of(int64_t i) {
-    return (const float *)p->rows + i * p->stride;
-}
 
 /* ---- a source that watches how it is read ---- */
 
@@ -74,68 +52,6 @@ static fgmm_rows *rows_of(fgmm_context *ctx, source *s, int threads) {
     CHECK_OK(ctx, fgmm_rows_from_callback(ctx, &rows, &callback));
     return rows;
 }
-
-/* ---- results ---- */
-
-typedef struct result {
-    double weights[K], means[K * D], covariances[K * D], lower_bound;
-} result;
-
-static fgmm_fit_options fit_options(int64_t block_rows) {
-    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
-    options.init_model = start;
-    options.max_iter = 4;
-    options.tol = -1;
-    options.compute.block_rows = block_rows;
-    return options;
-}
-
-static result fit_of(fgmm_context *ctx, const fgmm_rows *rows, int64_t block_rows, fgmm_report *report) {
-    result r;
-    fgmm_model *model = NULL;
-    fgmm_fit_options options = fit_options(block_rows);
-    memset(&r, 0, sizeof r);
-    CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, report));
-    memcpy(r.weights, fgmm_model_weights(model), sizeof r.weights);
-    memcpy(r.means, fgmm_model_means(model), sizeof r.means);
-    memcpy(r.covariances, fgmm_model_covariances(model), sizeof r.covariances);
-    r.lower_bound = fgmm_model_lower_bound(model);
-    fgmm_model_free(ctx, model);
-    return r;
-}
-
-static result fit_in_memory(void) {
-    fgmm_rows *rows = problem_rows(harness_context(), p);
-    result r = fit_of(harness_context(), rows, 0, NULL);
-    fgmm_rows_free(harness_context(), rows);
-    return r;
-}
-
-static fgmm_context *context_with(size_t host_memory, fgmm_progress_fn progress, void *user) {
-    fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
-    fgmm_context *ctx = NULL;
-    options.host_memory_limit = host_memory;
-    options.progress = progress;
-    options.progress_user = user;
-    ck_assert_int_eq(harness_open(&ctx, &options), FGMM_OK);
-    return ctx;
-}
-
-static const char *save_rows(const char *name) {
-    static char path[600];
-    fgmm_array array = {NULL, FGMM_F32, 2, {N, D, 0}, NULL};
-    float *packed = test_alloc(N * D, sizeof *packed);
-    for (int64_t i = 0; i < N; i++) memcpy(packed + i * D, row_of(i), D * sizeof *packed);
-    array.data = packed;
-    snprintf(path, sizeof path, "%s/%s", harness_scratch(), name);
-    CHECK_OK(harness_context(), fgmm_arrays_save(harness_context(), path, &array, 1));
-    free(packed);
-    return path;
-}
-
-#define SAME(a, b)                                                                                                     \
-    ck_assert_msg(memcmp(&(a), &(b), sizeof(result)) == 0, "results differ: %.17g, %.17g", (a).lower_bound,            \
-                  (b).lower_bound)
 
 /* ---- who reads ---- */
 

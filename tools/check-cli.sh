@@ -146,6 +146,32 @@ expect 0 '' $fits -o whole.npz
 expect 0 '' $fits -o limited.npz --host-memory 420K --json
 holds 'a limit on memory changes no bit' cmp whole.npz limited.npz
 holds 'the peak is within the limit' python3 -c 'import json; d = json.load(open("out.txt")); assert d["peak_host_bytes"] < 420 * 1024'
+# ---- shards and pipes
+python3 - << 'PYTHON'
+import os
+os.mkdir("shards")
+data = open("many.npy", "rb").read()[128:]
+for name, first, end in ("a", 0, 1), ("b", 1, 1500), ("c", 1500, 5000):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 8), }" % (end - first)
+    header += " " * (117 - len(header)) + "\n"
+    with open("shards/%s.npy" % name, "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data[first * 32:end * 32])
+PYTHON
+for data in shards 'shards/?.npy'; do
+    expect 0 '5000 rows' fit "$data" -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100 -o shards.npz
+    holds "$data is one file" cmp whole.npz shards.npz
+done
+expect 2 'quoted pattern' fit shards/a.npy shards/b.npy -k 3
+expect 1 'no file has such a name' fit 'shards/x*.npy' -k 3
+piped() { gzip -c many.npy | gunzip | "$flashgmm" fit - -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100 -q "$@"; }
+piped -o piped.npz
+holds 'a pipe is a file' cmp whole.npz piped.npz
+TMPDIR=$folder/none piped --host-memory 300K -o none.npz 2> err.txt
+holds 'rows too many for the memory are put aside in TMPDIR' grep -q "cannot put standard input aside in $folder/none" err.txt
+piped --host-memory 300K -o spooled.npz
+holds 'a pipe through a file is a file' cmp whole.npz spooled.npz
+head -c 5000 many.npy | "$flashgmm" score - -m whole.npz > out.txt 2> err.txt
+holds 'a pipe that ends in a row says which' grep -q 'ends inside row 152: 152 of 5000' err.txt
 expect 1 'limit on host memory is 40960 bytes, and .* need' $fits --host-memory 40K
 expect 0 '10 components x 64 features, spherical' info m.npz
 expect 0 '"kind": "model"' info d.npz --json

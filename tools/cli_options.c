@@ -167,7 +167,11 @@ int cli_parse(const cli_command *self, const cli_option *options, int argc, char
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value;
         if (only_operands || arg[0] != '-' || !arg[1]) {
-            if (found++ >= self->operands) return cli_usage(self, "'%s' is one file name too many", arg);
+            if (found++ >= self->operands)
+                return cli_usage(self,
+                                 "'%s' is one file name too many; several files of rows are given as a folder or as "
+                                 "'a quoted pattern*'",
+                                 arg);
             *operand = arg;
             continue;
         }

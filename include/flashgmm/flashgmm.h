@@ -196,6 +196,11 @@ FGMM_API fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, c
 /** Rows in a file, read by blocks while the device computes. Between the iterations of a fit as many are kept as fit in a
  *  quarter of the memory or within host_memory_limit; the others are read again.
  *  @param format NULL by extension, else "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "hdf5".
+ *  @param path a file; a folder, or a pattern such as "part-*.npy" (glob(7)), for all files in or of it as one source of
+ *  rows in the order of their names, any number of rows each, of the same type and number of features (of a folder
+ *  without a format, those whose ending is one of these); or "-" for standard input: "npy" (the default), "fbin", "u8bin"
+ *  or "i8bin" through a pipe. A pipe comes once: rows that a call needs several times are put aside first, in memory if
+ *  they take less than a quarter of it or half of what host_memory_limit leaves, else in a file without a name in TMPDIR.
  *  An HDF5 path may end in ":DATASET" (default "train"). Every other format is read as if its writer meant harm; HDF5 is
  *  parsed by libhdf5, which a file made for it can crash.
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT (the message names what is wrong with the file). */

@@ -34,8 +34,8 @@ fgmm_status fgmm_infile_open(fgmm_context *ctx, const char *path, int *out, stru
     return status;
 }
 
-void fgmm_infile_streams(fgmm_infile *file) {
-    file->passing = (double)file->size > fgmm_memory_quarter();
+void fgmm_infile_streams(fgmm_infile *file, int64_t whole) {
+    file->passing = (double)(whole ? whole : file->size) > fgmm_memory_quarter();
 #ifdef POSIX_FADV_SEQUENTIAL
     posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* advice: it changes nothing but the speed */
 #endif
