@@ -35,7 +35,8 @@ struct fgmm_feed {
     fgmm_bad_rows bad;
     fgmm_progress progress;
     double began, pass_began, reported;
-    double copy_seconds, compute_seconds; /* of the pass */
+    double iterations_began;                           /* 0 before the first iteration */
+    double copy_seconds, copied_rows, compute_seconds; /* of the pass */
 };
 
 /* A device that computes in f32 squares and scales these; beyond, f32 overflows or loses digits. */
@@ -92,7 +93,8 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
         feed->kept = fgmm_calloc(ctx, (size_t)feed->room.n_blocks, sizeof *feed->kept, "a list of blocks");
         if (!feed->kept) goto done;
     }
-    feed->progress = (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n};
+    feed->progress =
+        (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n, .seconds_left = NAN};
     feed->began = fgmm_now();
     *out = feed;
     feed = NULL;
@@ -261,7 +263,10 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
         source->kept = 0;
         status = target->backend->put(target->device, source, &slot->block);
     }
-    if (!target->facts.zero_copy) feed->copy_seconds += fgmm_now() - began;
+    if (!target->facts.zero_copy && !feed->rows->cl_mem) {
+        feed->copy_seconds += fgmm_now() - began;
+        feed->copied_rows += (double)slot->n;
+    }
     return status;
 }
 
@@ -307,9 +312,38 @@ static fgmm_status finish_scan(fgmm_feed *feed) {
     return FGMM_OK;
 }
 
+/* Seconds to the end of the pass, or of all iterations. */
+static double seconds_left(const fgmm_feed *feed, double now) {
+    const fgmm_progress *p = &feed->progress;
+    double done = (double)p->rows_done / (double)p->rows_total, spent = now - feed->pass_began;
+    if (feed->iterations_began > 0 && p->max_iter > 0) {
+        /* Between iterations rows_done tells of the one before, which is counted. */
+        double part = p->rows_done < p->rows_total ? done : 0;
+        done = fmin(((double)p->iteration + part) / p->max_iter, 1);
+        if (p->n_init > 1) done = (p->init + done) / p->n_init;
+        spent = now - feed->iterations_began;
+    }
+    return done > 0 ? spent * (1 - done) / done : NAN;
+}
+
+static double gbs(double bytes, double seconds) {
+    return bytes > 0 && seconds > 0 ? 1e-9 * bytes / seconds : 0;
+}
+
+static void tell_rates(fgmm_feed *feed, double now) {
+    fgmm_progress *progress = &feed->progress;
+    double row_bytes = (double)feed->rows->d * (double)fgmm_dtype_size(feed->rows->type);
+    fgmm_reader_cost read = feed->reader ? fgmm_reader_spent(feed->reader) : (fgmm_reader_cost){0};
+    progress->read_gbs = gbs(read.bytes, read.seconds);
+    progress->copy_gbs = gbs(feed->copied_rows * row_bytes, feed->copy_seconds);
+    progress->compute_gbs = gbs((double)progress->rows_done * row_bytes, feed->compute_seconds);
+    progress->seconds_left = seconds_left(feed, now);
+}
+
 fgmm_status fgmm_feed_report(fgmm_feed *feed) {
     double now = fgmm_now();
     fgmm_progress *progress = &feed->progress;
+    tell_rates(feed, now);
     progress->seconds = now - feed->began;
     progress->rows_per_second = now > feed->pass_began ? (double)progress->rows_done / (now - feed->pass_began) : 0;
     feed->reported = now;
@@ -349,8 +383,10 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     const fgmm_rows *rows = feed->rows;
     feed->progress.stage = stage;
     feed->progress.rows_done = 0;
-    feed->copy_seconds = feed->compute_seconds = 0;
+    feed->copy_seconds = feed->copied_rows = feed->compute_seconds = 0;
     feed->pass_began = fgmm_now();
+    int iterates = strcmp(stage, "fit") == 0 || strcmp(stage, "kmeans") == 0;
+    if (iterates && feed->iterations_began == 0) feed->iterations_began = feed->pass_began;
     feed->keep = fgmm_row_room_keep(feed->ctx, &feed->room, rows, &feed->target->facts, feed->passes, feed->runs);
     feed->resident = 0;
     while (feed->resident < feed->keep && feed->kept[feed->resident].block) feed->resident++;

@@ -196,6 +196,41 @@ START_TEST(cancelled_in_a_slow_read) {
 }
 END_TEST
 
+typedef struct stages {
+    int told;
+    double read, copy, compute;
+} stages;
+
+static int watch_stages(void *user, const fgmm_progress *progress) {
+    stages *s = user;
+    if (progress->iteration < 2) return 0;
+    s->told++;
+    s->read = progress->read_gbs;
+    s->copy = progress->copy_gbs;
+    s->compute = progress->compute_gbs;
+    EXPECT(progress->seconds_left >= 0, "%g s left", progress->seconds_left);
+    EXPECT(progress->iteration < 4 || progress->seconds_left == 0, "%g s left of nothing", progress->seconds_left);
+    return 0;
+}
+
+/* Progress tells of the stages that there were: rows that stay are not read again, and a CPU copies none. */
+START_TEST(stages_of_progress) {
+    for (int streams = 0; streams < 2; streams++) {
+        stages s = {0};
+        fgmm_context *ctx = context_with(streams && harness_is_cpu() ? 230000 : 0, watch_stages, &s);
+        fgmm_rows *rows = NULL;
+        CHECK_OK(ctx, fgmm_rows_open(ctx, &rows, save_rows("stages.npy"), NULL));
+        fit_of(ctx, rows, 1024, NULL);
+        ck_assert_int_ge(s.told, 3);
+        ck_assert_int_eq(s.read > 0, streams && harness_is_cpu());
+        ck_assert(s.copy == 0);
+        ck_assert(s.compute > 0);
+        fgmm_rows_free(ctx, rows);
+        fgmm_context_free(ctx);
+    }
+}
+END_TEST
+
 /* ---- budgets ---- */
 
 /* A file several times the limit gives the bits of rows in memory, and the report's peak is within the limit. The file's
@@ -265,6 +300,7 @@ static TCase *readers(void) {
     tcase_add_test(room, skipped_rows);
     tcase_add_test(room, failing_reads);
     tcase_add_test(room, cancelled_in_a_slow_read);
+    tcase_add_test(room, stages_of_progress);
     return room;
 }
 

@@ -146,6 +146,22 @@ expect 0 '' $fits -o whole.npz
 expect 0 '' $fits -o limited.npz --host-memory 420K --json
 holds 'a limit on memory changes no bit' cmp whole.npz limited.npz
 holds 'the peak is within the limit' python3 -c 'import json; d = json.load(open("out.txt")); assert d["peak_host_bytes"] < 420 * 1024'
+# ---- the log
+expect 0 '' $fits --log run.jsonl -q
+expect 0 '' fit many.npy -k 3 --mini-batch 1000 --max-iter 3 --tol 0 --log batches.jsonl -q
+expect 0 '' kmeans many.npy -k 3 --max-iter 4 --n-init 2 --log means.jsonl -q
+holds 'the log has a line an iteration' python3 - << 'PYTHON'
+import json
+lines = [json.loads(line) for line in open("run.jsonl")]
+assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5], lines
+assert all(line["rows_per_second"] > 0 and line["compute_gbs"] > 0 for line in lines), lines
+assert lines[4]["change"] == lines[4]["lower_bound"] - lines[3]["lower_bound"], lines
+assert [json.loads(line)["iteration"] for line in open("batches.jsonl")] == [1, 2, 3]
+assert {json.loads(line)["restart"] for line in open("means.jsonl")} == {0, 1}
+PYTHON
+expect 1 "cannot write 'nowhere/run.jsonl'" $fits --log nowhere/run.jsonl
+expect 2 "would be written over 'many.npy'" $fits --log ./many.npy
+if [ -w /dev/full ]; then expect 0 "cannot write '/dev/full'.*it ends here" $fits --log /dev/full; fi
 # ---- shards and pipes
 python3 - << 'PYTHON'
 import os

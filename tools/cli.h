@@ -63,9 +63,13 @@ typedef struct cli_session {
     const char *device, *cpu_isa;
     int threads, quiet, json, verbose;
     size_t host_memory, device_memory;
-    fgmm_progress_fn progress; /* in place of the bar */
+    const char *log;           /* filled by CLI_LOG_OPTION */
+    fgmm_progress_fn progress; /* in place of cli_progress */
     void *progress_user;
     fgmm_context *ctx;
+    int bar;                        /* a bar is drawn */
+    FILE *log_file;                 /* NULL where there is no log, or no more */
+    int log_restart, log_iteration; /* the last one logged */
 } cli_session;
 
 #define CLI_SESSION_OPTIONS(s)                                                                                         \
@@ -92,6 +96,9 @@ typedef struct cli_session {
         {"quiet", 'q', CLI_FLAG, &(s)->quiet, 0, 0, 0, "no bar, no report, errors only"}, {                            \
         "verbose", 'v', CLI_FLAG, &(s)->verbose, 0, 0, 0, "say what is being done"                                     \
     }
+
+#define CLI_LOG_OPTION(s)                                                                                              \
+    { "log", 0, CLI_TEXT, &(s)->log, 0, 0, "FILE", "write a line of JSON an iteration" }
 
 #define CLI_COMPUTE_OPTIONS(c)                                                                                         \
     {"precision", 0, CLI_CHOICE, &(c)->precision, 0, 0, "exact|fast|double", "default exact"},                         \
@@ -126,7 +133,7 @@ int cli_same_file(const char *a, const char *b);
 
 /* Names of files, NULL where there is none. */
 typedef struct cli_files {
-    const char *name[4];
+    const char *name[5];
 } cli_files;
 
 /* Finds what would make writing `path` fail before the work is done: wrong ending, missing folder, no right, no
@@ -134,6 +141,11 @@ typedef struct cli_files {
  * from is none: it may go on in place.
  * @return CLI_DONE, or an exit code after a message. */
 int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, cli_files inputs);
+
+/* Opens the log, if one is asked for, before any work. @return CLI_DONE, or an exit code after a message. */
+int cli_log_open(const cli_command *self, cli_session *s, cli_files inputs);
+/* Writes what p tells of an iteration; a log that cannot be written ends with a warning. */
+void cli_log_iteration(cli_session *s, const fgmm_progress *p);
 
 int cli_ends_with(const char *text, const char *ending);
 
@@ -157,6 +169,8 @@ double cli_now(void);
 /* A fgmm_progress_fn: draws on stderr, which the caller has found to be a terminal. */
 int progress_draw(void *user, const fgmm_progress *p);
 void progress_wipe(void);
+/* The context's progress callback: the log and the bar. user is the cli_session. */
+int cli_progress(void *user, const fgmm_progress *p);
 
 /* ---- JSON: one object on stdout ---------------------------------------------------------- */
 

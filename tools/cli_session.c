@@ -57,8 +57,9 @@ int cli_open(const cli_command *self, cli_session *s) {
     o.log = on_log;
     o.log_user = s;
     o.log_level = s->verbose ? FGMM_LOG_DEBUG : FGMM_LOG_WARNING;
-    o.progress = s->progress ? s->progress : isatty(STDERR_FILENO) && !s->quiet ? progress_draw : NULL;
-    o.progress_user = s->progress_user;
+    s->bar = isatty(STDERR_FILENO) && !s->quiet;
+    o.progress = s->progress ? s->progress : s->bar || s->log ? cli_progress : NULL;
+    o.progress_user = s->progress ? s->progress_user : s;
     o.error = why;
     o.error_size = sizeof why;
     fgmm_status status = fgmm_context_create(&s->ctx, &o);
@@ -83,6 +84,8 @@ void cli_close(cli_session *s) {
     atomic_store(&interrupted_context, NULL);
     fgmm_context_free(s->ctx);
     s->ctx = NULL;
+    if (s->log_file) fclose(s->log_file);
+    s->log_file = NULL;
 }
 
 int cli_failed(const cli_session *s, fgmm_status status) {

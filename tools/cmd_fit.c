@@ -161,6 +161,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"mini-batch", 0, CLI_INT64, &a.mini_batch, 1, 9e15, "ROWS",
          "a step after each so many rows: stepwise EM; --max-iter then counts passes"},
         MINI_BATCH_OPTIONS(&a),
+        CLI_LOG_OPTION(&a.session),
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -203,7 +204,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     }
     rc = cli_open(self, &a.session);
     if (rc != CLI_DONE) return rc;
-    rc = fit(self, &a, &o, &w);
+    rc = cli_log_open(self, &a.session, (cli_files){{a.data, a.weights, a.output, a.init}});
+    if (rc == CLI_DONE) rc = fit(self, &a, &o, &w);
     cli_close(&a.session);
     return rc;
 }

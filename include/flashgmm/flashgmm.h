@@ -83,6 +83,12 @@ typedef struct fgmm_progress {
     int64_t rows_total;     /**< rows in a pass */
     double rows_per_second; /**< over the pass so far */
     double seconds;         /**< since the call began */
+    double seconds_left;    /**< to the end of the pass, or of max_iter iterations, which a fit that converges does not
+                                 need; NaN where it cannot be told yet */
+    double read_gbs;    /**< 1e9 bytes of rows a second, in this pass, while they were read from a file or callback; 0
+                                 if none were. Stages run beside each other, so the slowest sets the pace */
+    double copy_gbs;    /**< the same while they were brought to a device; 0 where rows are used in place */
+    double compute_gbs; /**< the same while they were worked on */
 } fgmm_progress;
 
 /** @return 0 to go on, anything else to cancel (the call returns FGMM_ERR_CANCELLED). */
