@@ -62,8 +62,9 @@ row() { # WHAT D K READING COMPUTING STREAMED PEAK
     python3 -c '
 import sys
 what, d, k, *times, peak = sys.argv[1:]
-read, compute, streamed = (0.0 if time == "-" else float(time) for time in times)
-print(f"| {what} | {d} | {k} | {read:.2f} | {compute or "-"} | {streamed:.2f} | {streamed / max(read, compute):.2f} | {peak} |")' "$@"
+none = "-"
+read, compute, streamed = (0.0 if time == none else float(time) for time in times)
+print(f"| {what} | {d} | {k} | {read:.2f} | {compute or none} | {streamed:.2f} | {streamed / max(read, compute):.2f} | {peak} |")' "$@"
 }
 
 echo "| $mib MiB, limit $limit MiB | D | K | reading, s | computing in memory, s | streamed, s | against the slower | peak, MiB |"

@@ -226,7 +226,7 @@ typedef struct fgmm_rows_callback {
     /**  1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such
      *  rows cannot be repeated where a component turns out to have moved very far: a warning then says so. */
     int once;
-    /** 0: `read` is called from the thread that called into flashgmm alone. 1 or more: from threads of flashgmm's own,
+    /** 0: `read` is called from the thread that called into flashgmm alone. 1 or more: also from threads of flashgmm's own,
      *  at most so many at once, while the device computes; at most 1 with `once`. The ranges, and with more than 1 their
      *  order, are flashgmm's choice. */
     int threads;
