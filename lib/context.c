@@ -1,10 +1,12 @@
 #include "dispatch.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -34,7 +36,12 @@ size_t fgmm_dtype_size(fgmm_dtype type) {
 static fgmm_status fail_with(fgmm_context *ctx, fgmm_status status, const char *format, va_list arguments) {
     if (!ctx) return status;
     /* Of several failures, the first is the cause. Worker threads may fail at once. */
-    if (atomic_exchange(&ctx->failing, 1) == 0) vsnprintf(ctx->message, sizeof ctx->message, format, arguments);
+    if (atomic_exchange(&ctx->failing, 1) != 0) return status;
+    int length = vsnprintf(ctx->message, sizeof ctx->message, format, arguments);
+    long long needed = atomic_load(&ctx->bytes_refused);
+    if (status == FGMM_ERR_MEMORY && needed && length >= 0 && (size_t)length < sizeof ctx->message)
+        snprintf(ctx->message + length, sizeof ctx->message - (size_t)length,
+                 ": the limit on host memory is %lld bytes, and at least %lld are needed", ctx->bytes_limit, needed);
     return status;
 }
 
@@ -62,6 +69,7 @@ void fgmm_log(fgmm_context *ctx, fgmm_log_level level, const char *format, ...) 
 
 void fgmm_enter(fgmm_context *ctx) {
     ctx->message[0] = 0;
+    atomic_store(&ctx->bytes_refused, 0);
     atomic_store(&ctx->failing, 0);
 }
 
@@ -113,13 +121,19 @@ typedef struct {
 enum { ALLOC_ALIGN = 64 };
 
 static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
+    if (ctx->root) ctx = ctx->root;
     if (bytes > SIZE_MAX - 2 * ALLOC_ALIGN - sizeof(alloc_header)) return NULL;
     size_t whole = bytes + ALLOC_ALIGN + sizeof(alloc_header);
-    char *raw = ctx->allocator.alloc(ctx->allocator.user, whole);
-    if (!raw) return NULL;
+    long long now = atomic_fetch_add(&ctx->bytes, (long long)whole) + (long long)whole;
+    int refused = ctx->bytes_limit && now > ctx->bytes_limit;
+    if (refused) atomic_store(&ctx->bytes_refused, now);
+    char *raw = refused ? NULL : ctx->allocator.alloc(ctx->allocator.user, whole);
+    if (!raw) {
+        atomic_fetch_sub(&ctx->bytes, (long long)whole);
+        return NULL;
+    }
     uintptr_t at = ((uintptr_t)raw + sizeof(alloc_header) + ALLOC_ALIGN - 1) & ~(uintptr_t)(ALLOC_ALIGN - 1);
     *((alloc_header *)at - 1) = (alloc_header){raw, whole};
-    long long now = atomic_fetch_add(&ctx->bytes, (long long)whole) + (long long)whole;
     long long peak = atomic_load(&ctx->peak_bytes);
     while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
     }
@@ -128,6 +142,7 @@ static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
 
 void fgmm_free(fgmm_context *ctx, void *pointer) {
     if (!pointer) return;
+    if (ctx->root) ctx = ctx->root;
     alloc_header header = *((alloc_header *)pointer - 1);
     atomic_fetch_sub(&ctx->bytes, (long long)header.bytes);
     ctx->allocator.free(ctx->allocator.user, header.raw);
@@ -153,6 +168,11 @@ char *fgmm_strdup(fgmm_context *ctx, const char *text) {
     size_t size = strlen(text) + 1;
     char *copy = fgmm_alloc(ctx, size, "a string");
     return copy ? memcpy(copy, text, size) : NULL;
+}
+
+double fgmm_memory_quarter(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? 0.25 * (double)pages * (double)page : 1e9;
 }
 
 /* ---- the services of a backend ---- */
@@ -228,6 +248,7 @@ static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *o
     ctx->progress = options->progress;
     ctx->progress_user = options->progress_user;
     ctx->label = "";
+    ctx->bytes_limit = options->host_memory_limit < LLONG_MAX ? (long long)options->host_memory_limit : LLONG_MAX;
     snprintf(ctx->device, sizeof ctx->device, "%s", device);
     snprintf(ctx->cpu_isa, sizeof ctx->cpu_isa, "%s", isa ? isa : "");
     ctx->host = (fgmm_host){.user = ctx,

@@ -31,6 +31,9 @@ void *fgmm_calloc(fgmm_context *ctx, size_t count, size_t size, const char *what
 void fgmm_free(fgmm_context *ctx, void *pointer);
 char *fgmm_strdup(fgmm_context *ctx, const char *text);
 
+/* A quarter of the machine's memory in bytes: what rows may take of it. */
+double fgmm_memory_quarter(void);
+
 int fgmm_cancelled(fgmm_context *ctx);
 
 /* Threads that loops of lib/ may use: the option, else what OpenMP would. Over fewer than FGMM_PARALLEL_CELLS numbers

@@ -27,8 +27,12 @@ struct fgmm_context {
     char message[2048];
     const char *label;
     atomic_int cancelled;
+    struct fgmm_context
+        *root; /* NULL, or whose memory and options this stand-in uses: a reader thread's, for its messages */
     atomic_llong bytes, peak_bytes;
-    atomic_int failing; /* guards message: the first failure of a call, from whatever thread, is kept */
+    long long bytes_limit;      /* what bytes may come to; 0: no limit */
+    atomic_llong bytes_refused; /* what they would have come to in a request that the limit refused; 0: none */
+    atomic_int failing;         /* guards message: the first failure of a call, from whatever thread, is kept */
     fgmm_target cpu, opencl;
     int opencl_tried; /* "auto" looked for a device already */
 };

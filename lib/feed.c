@@ -2,15 +2,16 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "bad_rows.h"
 #include "convert.h"
+#include "row_room.h"
 
-/* A block where it is: on the device, perhaps with a staged copy of its rows and weights on the host. */
+/* A block where it is: on the device, perhaps with its rows and weights staged on the host. */
 typedef struct {
     fgmm_block *block;
     void *staged;
+    int lent; /* staged is the reader's */
     double *weights;
     int64_t first, n;
     int64_t bad_from, bad_to; /* its part of feed->bad */
@@ -21,56 +22,22 @@ struct fgmm_feed {
     const fgmm_rows *rows;
     const fgmm_target *target;
     fgmm_nonfinite nonfinite;
-    int64_t block_rows, n_blocks;
-    feed_slot *kept; /* [n_blocks], or NULL if none stay */
-    int64_t keep;    /* blocks 0 .. keep-1 stay on the device between runs */
+    fgmm_row_room room;
+    fgmm_reader *reader; /* NULL for rows that lie in memory */
+    int64_t passes, runs;
+    feed_slot *kept;  /* [n_blocks], or NULL if none stay */
+    int64_t keep;     /* blocks 0 .. keep-1 stay on the device between runs */
+    int64_t resident; /* blocks 0 .. resident-1 were there when the run began */
+    feed_slot *now;   /* on its way or being visited; NULL once that is over */
     double *centre, *mean, *variance;
     int has_centre, scanned, quiet;
     fgmm_moments moments;
-    int64_t *bad; /* rows left out, ascending */
-    int64_t n_bad, bad_room;
+    fgmm_bad_rows bad;
     fgmm_progress progress;
     double began, pass_began, reported;
+    double iterations_began;                           /* 0 before the first iteration */
+    double copy_seconds, copied_rows, compute_seconds; /* of the pass */
 };
-
-double fgmm_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-/* Memory that kept or staged rows may take on the host: a quarter of the machine's. */
-static double host_room(void) {
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page > 0 ? 0.25 * (double)pages * (double)page : 1e9;
-}
-
-static int64_t choose_block_rows(const fgmm_feed *feed, int64_t asked, size_t row_bytes) {
-    const fgmm_device_facts *facts = &feed->target->facts;
-    int64_t rows = asked;
-    if (rows <= 0) {
-        /* Streamed blocks are small enough to overlap, rows in place are cut only for progress and cancel. */
-        double bytes = facts->zero_copy ? 64e6 : feed->rows->data || feed->rows->cl_mem ? 512e6 : 128e6;
-        if (facts->memory_bytes > 0) bytes = fmin(bytes, 0.2 * (double)facts->memory_bytes);
-        rows = (int64_t)(bytes / (double)row_bytes);
-    }
-    if (facts->max_block_bytes > 0 && !feed->rows->cl_mem && rows > facts->max_block_bytes / (int64_t)row_bytes)
-        rows = facts->max_block_bytes / (int64_t)row_bytes / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
-    /* Per-row results of a block are held by its caller. */
-    if (rows > (int64_t)1 << 22) rows = (int64_t)1 << 22;
-    if (rows > feed->rows->n) rows = feed->rows->n;
-    int64_t chunks = (rows + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
-    return (chunks > 0 ? chunks : 1) * FGMM_CHUNK_ROWS;
-}
-
-static int rows_can_stay(const fgmm_feed *feed, size_t row_bytes, int64_t passes) {
-    if (passes < 2 || feed->rows->once) return 0;
-    double bytes = (double)row_bytes * (double)feed->rows->n;
-    if (feed->target->facts.zero_copy && feed->rows->data) return 1;
-    if (feed->rows->cl_mem) return 1;
-    if (!feed->rows->data && bytes > host_room()) return 0;
-    return feed->target->facts.memory_bytes <= 0 || bytes < 0.6 * (double)feed->target->facts.memory_bytes;
-}
 
 /* A device that computes in f32 squares and scales these; beyond, f32 overflows or loses digits. */
 static const double f32_value_max = 1e17, f32_weight_max = 1e30, f32_weight_min = 1e-30;
@@ -94,7 +61,8 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
                            const fgmm_compute_options *compute, int64_t passes) {
     fgmm_status status = FGMM_OK;
     *out = NULL;
-    if (rows->once && passes > 1)
+    FGMM_TRY(fgmm_rows_prepare(ctx, rows, passes));
+    if (fgmm_rows_once(rows) && passes > 1)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "these rows can be read only once: they cannot be fitted, only accumulated");
     if (rows->cl_mem && rows->owner != ctx)
@@ -110,9 +78,10 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->rows = rows;
     feed->target = target;
     feed->nonfinite = compute->nonfinite;
-    size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
-    feed->block_rows = choose_block_rows(feed, compute->block_rows, row_bytes);
-    feed->n_blocks = (rows->n + feed->block_rows - 1) / feed->block_rows;
+    feed->passes = passes;
+    FGMM_GO(fgmm_row_room_choose(ctx, &feed->room, rows, &target->facts, compute->block_rows));
+    if (feed->room.staged)
+        FGMM_GO(fgmm_reader_open(ctx, &feed->reader, rows, feed->room.block_rows, feed->room.buffers));
     status = FGMM_ERR_MEMORY;
     double *vectors = fgmm_calloc(ctx, (size_t)rows->d * 5, sizeof *vectors, "column sums");
     if (!vectors) goto done;
@@ -120,12 +89,12 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->mean = vectors + rows->d;
     feed->variance = vectors + 2 * rows->d;
     feed->moments = (fgmm_moments){.sum = vectors + 3 * rows->d, .square = vectors + 4 * rows->d, .bad_row = -1};
-    if (rows_can_stay(feed, row_bytes, passes)) {
-        feed->kept = fgmm_calloc(ctx, (size_t)feed->n_blocks, sizeof *feed->kept, "a list of blocks");
+    if (passes > 1) {
+        feed->kept = fgmm_calloc(ctx, (size_t)feed->room.n_blocks, sizeof *feed->kept, "a list of blocks");
         if (!feed->kept) goto done;
-        feed->keep = feed->n_blocks;
     }
-    feed->progress = (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n};
+    feed->progress =
+        (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n, .seconds_left = NAN};
     feed->began = fgmm_now();
     *out = feed;
     feed = NULL;
@@ -135,15 +104,24 @@ done:
     return status;
 }
 
+static void slot_unstage(fgmm_feed *feed, feed_slot *slot) {
+    if (slot->lent)
+        fgmm_reader_give(feed->reader, slot->staged);
+    else
+        fgmm_free(feed->ctx, slot->staged);
+    slot->staged = NULL;
+    slot->lent = 0;
+}
+
 static void slot_free(fgmm_feed *feed, feed_slot *slot) {
     if (slot->block) feed->target->backend->release(feed->target->device, slot->block);
-    fgmm_free(feed->ctx, slot->staged);
+    slot_unstage(feed, slot);
     fgmm_free(feed->ctx, slot->weights);
     *slot = (feed_slot){0};
 }
 
 static void kept_free(fgmm_feed *feed) {
-    for (int64_t i = 0; feed->kept && i < feed->n_blocks; i++) slot_free(feed, &feed->kept[i]);
+    for (int64_t i = 0; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
     fgmm_free(feed->ctx, feed->kept);
     feed->kept = NULL;
 }
@@ -151,75 +129,27 @@ static void kept_free(fgmm_feed *feed) {
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
     kept_free(feed);
+    fgmm_reader_close(feed->reader);
     if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
     fgmm_free(ctx, feed->centre);
-    fgmm_free(ctx, feed->bad);
+    fgmm_free(ctx, feed->bad.rows);
     fgmm_free(ctx, feed);
 }
 
 /* ---- rows that hold NaN or Inf ---- */
 
-/* The first non-finite element of a row on the host, or -1. Integers have none. */
-static int64_t first_bad_column(const void *row, fgmm_dtype type, int64_t d) {
-    for (int64_t j = 0; j < d; j++) {
-        switch (type) {
-        case FGMM_F32:
-            if (!isfinite(((const float *)row)[j])) return j;
-            break;
-        case FGMM_F64:
-            if (!isfinite(((const double *)row)[j])) return j;
-            break;
-        case FGMM_F16:
-            if ((((const uint16_t *)row)[j] & 0x7c00u) == 0x7c00u) return j;
-            break;
-        case FGMM_BF16:
-            if ((((const uint16_t *)row)[j] & 0x7f80u) == 0x7f80u) return j;
-            break;
-        default: return -1;
-        }
-    }
-    return -1;
-}
-
-static fgmm_status remember_bad(fgmm_feed *feed, int64_t row) {
-    if (feed->n_bad == feed->bad_room) {
-        int64_t room = feed->bad_room ? 2 * feed->bad_room : 64;
-        int64_t *bad = fgmm_alloc(feed->ctx, (size_t)room * sizeof *bad, "a list of rows with NaN or Inf");
-        if (!bad) return FGMM_ERR_MEMORY;
-        if (feed->n_bad) memcpy(bad, feed->bad, (size_t)feed->n_bad * sizeof *bad);
-        fgmm_free(feed->ctx, feed->bad);
-        feed->bad = bad;
-        feed->bad_room = room;
-    }
-    feed->bad[feed->n_bad++] = row;
-    return FGMM_OK;
-}
-
-/* How many rows left out have numbers below `row`. */
-static int64_t bad_before(const fgmm_feed *feed, int64_t row) {
-    int64_t low = 0, high = feed->n_bad;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        if (feed->bad[middle] < row)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* Finds the slot's rows that are to be left out: on the first run by looking, later in the list. */
 static fgmm_status find_bad(fgmm_feed *feed, feed_slot *slot, const char *data, size_t stride) {
     if (!feed->scanned) {
-        slot->bad_from = feed->n_bad;
+        slot->bad_from = feed->bad.count;
         for (int64_t i = 0; i < slot->n; i++)
-            if (first_bad_column(data + (size_t)i * stride, feed->rows->type, feed->rows->d) >= 0)
-                FGMM_TRY(remember_bad(feed, slot->first + i));
-        slot->bad_to = feed->n_bad;
+            if (fgmm_bad_column(data + (size_t)i * stride, feed->rows->type, feed->rows->d) >= 0)
+                FGMM_TRY(fgmm_bad_rows_add(feed->ctx, &feed->bad, slot->first + i));
+        slot->bad_to = feed->bad.count;
         return FGMM_OK;
     }
-    slot->bad_from = bad_before(feed, slot->first);
-    slot->bad_to = bad_before(feed, slot->first + slot->n);
+    slot->bad_from = fgmm_bad_rows_before(&feed->bad, slot->first);
+    slot->bad_to = fgmm_bad_rows_before(&feed->bad, slot->first + slot->n);
     return FGMM_OK;
 }
 
@@ -230,7 +160,7 @@ static fgmm_status blank_bad(fgmm_feed *feed, feed_slot *slot, size_t row_bytes)
     const double *weights = feed->rows->weights;
     for (int64_t i = 0; i < slot->n; i++) slot->weights[i] = weights ? weights[slot->first + i] : 1;
     for (int64_t at = slot->bad_from; at < slot->bad_to; at++) {
-        int64_t i = feed->bad[at] - slot->first;
+        int64_t i = feed->bad.rows[at] - slot->first;
         memset((char *)slot->staged + (size_t)i * row_bytes, 0, row_bytes);
         slot->weights[i] = 0;
     }
@@ -239,10 +169,32 @@ static fgmm_status blank_bad(fgmm_feed *feed, feed_slot *slot, size_t row_bytes)
 
 /* ---- blocks ---- */
 
-static fgmm_status slot_stage(fgmm_feed *feed, feed_slot *slot, size_t row_bytes) {
+/* What a wait for rows does meanwhile. */
+static fgmm_status while_waiting(void *user) {
+    fgmm_feed *feed = user;
+    if (fgmm_cancelled(feed->ctx) || fgmm_now() - feed->reported > 0.1) return fgmm_feed_report(feed);
+    return FGMM_OK;
+}
+
+/* Rows in memory that cannot be used in place. */
+static fgmm_status slot_copy(fgmm_feed *feed, feed_slot *slot, size_t row_bytes) {
     slot->staged = fgmm_alloc(feed->ctx, (size_t)slot->n * row_bytes, "a block of rows");
     if (!slot->staged) return FGMM_ERR_MEMORY;
     return fgmm_rows_read(feed->ctx, feed->rows, slot->first, slot->n, slot->staged);
+}
+
+/* Takes the block's rows from the reader. Where a block that should stay on the host cannot, it and those behind it are
+ * streamed. */
+static fgmm_status slot_take(fgmm_feed *feed, feed_slot *slot, int64_t index) {
+    FGMM_TRY(fgmm_reader_take(feed->reader, &slot->staged, while_waiting, feed));
+    slot->lent = 1;
+    if (index >= feed->keep || !feed->target->facts.zero_copy) return FGMM_OK;
+    fgmm_status status = fgmm_reader_keep(feed->reader, slot->staged);
+    slot->lent = status != FGMM_OK;
+    if (status != FGMM_ERR_MEMORY) return status;
+    feed->keep = index;
+    fgmm_enter(feed->ctx);
+    return FGMM_OK;
 }
 
 /* f64 rows are narrowed about the first sound one. */
@@ -250,64 +202,79 @@ static void set_centre(fgmm_feed *feed, const char *data, size_t stride, int64_t
     if (feed->has_centre || feed->rows->type != FGMM_F64) return;
     for (int64_t i = 0; i < n && !feed->has_centre; i++) {
         const void *row = data + (size_t)i * stride;
-        feed->has_centre = first_bad_column(row, FGMM_F64, feed->rows->d) < 0;
+        feed->has_centre = fgmm_bad_column(row, FGMM_F64, feed->rows->d) < 0;
         if (feed->has_centre) memcpy(feed->centre, row, (size_t)feed->rows->d * sizeof(double));
     }
 }
 
-static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index) {
+/* Finds rows in memory, or takes them from the reader, and puts aside those to be left out. */
+static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
     const fgmm_rows *rows = feed->rows;
     size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
-    slot->first = index * feed->block_rows;
-    slot->n = rows->n - slot->first < feed->block_rows ? rows->n - slot->first : feed->block_rows;
-    fgmm_block_source source = {.stride_bytes = rows->stride_bytes,
-                                .type = rows->type,
-                                .first_row = slot->first,
-                                .n = slot->n,
-                                .d = rows->d,
-                                .weights = rows->weights ? rows->weights + slot->first : NULL,
-                                .kept = index < feed->keep,
-                                .centre = rows->type == FGMM_F64 ? feed->centre : NULL};
+    slot->first = index * feed->room.block_rows;
+    slot->n = rows->n - slot->first < feed->room.block_rows ? rows->n - slot->first : feed->room.block_rows;
+    *source = (fgmm_block_source){.stride_bytes = rows->stride_bytes,
+                                  .type = rows->type,
+                                  .first_row = slot->first,
+                                  .n = slot->n,
+                                  .d = rows->d,
+                                  .weights = rows->weights ? rows->weights + slot->first : NULL,
+                                  .centre = rows->type == FGMM_F64 ? feed->centre : NULL};
     if (rows->cl_mem) {
-        source.cl_mem = rows->cl_mem;
-        source.offset = rows->offset + (size_t)slot->first * rows->stride_bytes;
-        source.n_wait = rows->n_wait;
-        source.wait_list = rows->wait_list;
-        return feed->target->backend->put(feed->target->device, &source, &slot->block);
+        source->cl_mem = rows->cl_mem;
+        source->offset = rows->offset + (size_t)slot->first * rows->stride_bytes;
+        source->n_wait = rows->n_wait;
+        source->wait_list = rows->wait_list;
+        return FGMM_OK;
     }
     if (rows->data) {
-        source.data = (const char *)rows->data + (size_t)slot->first * rows->stride_bytes;
+        source->data = (const char *)rows->data + (size_t)slot->first * rows->stride_bytes;
     } else {
-        FGMM_TRY(slot_stage(feed, slot, row_bytes));
-        source.data = slot->staged;
-        source.stride_bytes = row_bytes;
+        FGMM_TRY(slot_take(feed, slot, index));
+        source->data = slot->staged;
+        source->stride_bytes = row_bytes;
     }
-    set_centre(feed, source.data, source.stride_bytes, slot->n);
+    set_centre(feed, source->data, source->stride_bytes, slot->n);
     if (feed->nonfinite == FGMM_NONFINITE_SKIP) {
-        FGMM_TRY(find_bad(feed, slot, source.data, source.stride_bytes));
+        FGMM_TRY(find_bad(feed, slot, source->data, source->stride_bytes));
         if (slot->bad_to > slot->bad_from) {
-            if (!slot->staged) FGMM_TRY(slot_stage(feed, slot, row_bytes));
+            if (!slot->staged) FGMM_TRY(slot_copy(feed, slot, row_bytes));
             FGMM_TRY(blank_bad(feed, slot, row_bytes));
-            source.data = slot->staged;
-            source.stride_bytes = row_bytes;
-            source.weights = slot->weights;
+            source->data = slot->staged;
+            source->stride_bytes = row_bytes;
+            source->weights = slot->weights;
         }
     }
-    return feed->target->backend->put(feed->target->device, &source, &slot->block);
+    return FGMM_OK;
 }
 
-/* Starts bringing block `index`. When the device has no room to keep one more, fewer stay and the rest are streamed. */
+static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
+    const fgmm_target *target = feed->target;
+    double began = fgmm_now();
+    source->kept = index < feed->keep;
+    fgmm_status status = target->backend->put(target->device, source, &slot->block);
+    if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
+        /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. */
+        for (int64_t i = index - 2; i < index; i++)
+            if (&feed->kept[i] != feed->now) slot_free(feed, &feed->kept[i]);
+        feed->keep = index - 2;
+        fgmm_log(feed->ctx, FGMM_LOG_INFO, "the rows do not all fit on %s: streaming the rest", target->label);
+        fgmm_enter(feed->ctx);
+        source->kept = 0;
+        status = target->backend->put(target->device, source, &slot->block);
+    }
+    if (!target->facts.zero_copy && !feed->rows->cl_mem) {
+        feed->copy_seconds += fgmm_now() - began;
+        feed->copied_rows += (double)slot->n;
+    }
+    return status;
+}
+
+/* Starts bringing block `index`. */
 static fgmm_status slot_open(fgmm_feed *feed, feed_slot *slot, int64_t index) {
-    int64_t n_bad = feed->n_bad;
-    fgmm_status status = slot_fill(feed, slot, index);
-    if (status != FGMM_ERR_MEMORY || index >= feed->keep || index < 2) return status;
-    slot_free(feed, slot);
-    feed->keep = index - 2;
-    slot_free(feed, &feed->kept[feed->keep]);
-    fgmm_log(feed->ctx, FGMM_LOG_INFO, "the rows do not all fit on %s: streaming the rest", feed->target->label);
-    fgmm_enter(feed->ctx);
-    if (!feed->scanned) feed->n_bad = n_bad;
-    return slot_fill(feed, slot, index);
+    fgmm_block_source source;
+    FGMM_TRY(slot_fill(feed, slot, index, &source));
+    return slot_put(feed, slot, index, &source);
 }
 
 static fgmm_status slot_scan(fgmm_feed *feed, feed_slot *slot) {
@@ -345,9 +312,38 @@ static fgmm_status finish_scan(fgmm_feed *feed) {
     return FGMM_OK;
 }
 
+/* Seconds to the end of the pass, or of all iterations. */
+static double seconds_left(const fgmm_feed *feed, double now) {
+    const fgmm_progress *p = &feed->progress;
+    double done = (double)p->rows_done / (double)p->rows_total, spent = now - feed->pass_began;
+    if (feed->iterations_began > 0 && p->max_iter > 0) {
+        /* Between iterations rows_done tells of the one before, which is counted. */
+        double part = p->rows_done < p->rows_total ? done : 0;
+        done = fmin(((double)p->iteration + part) / p->max_iter, 1);
+        if (p->n_init > 1) done = (p->init + done) / p->n_init;
+        spent = now - feed->iterations_began;
+    }
+    return done > 0 ? spent * (1 - done) / done : NAN;
+}
+
+static double gbs(double bytes, double seconds) {
+    return bytes > 0 && seconds > 0 ? 1e-9 * bytes / seconds : 0;
+}
+
+static void tell_rates(fgmm_feed *feed, double now) {
+    fgmm_progress *progress = &feed->progress;
+    double row_bytes = (double)feed->rows->d * (double)fgmm_dtype_size(feed->rows->type);
+    fgmm_reader_cost read = feed->reader ? fgmm_reader_spent(feed->reader) : (fgmm_reader_cost){0};
+    progress->read_gbs = gbs(read.bytes, read.seconds);
+    progress->copy_gbs = gbs(feed->copied_rows * row_bytes, feed->copy_seconds);
+    progress->compute_gbs = gbs((double)progress->rows_done * row_bytes, feed->compute_seconds);
+    progress->seconds_left = seconds_left(feed, now);
+}
+
 fgmm_status fgmm_feed_report(fgmm_feed *feed) {
     double now = fgmm_now();
     fgmm_progress *progress = &feed->progress;
+    tell_rates(feed, now);
     progress->seconds = now - feed->began;
     progress->rows_per_second = now > feed->pass_began ? (double)progress->rows_done / (now - feed->pass_began) : 0;
     feed->reported = now;
@@ -358,17 +354,19 @@ fgmm_status fgmm_feed_report(fgmm_feed *feed) {
 }
 
 static fgmm_status visit_slot(fgmm_feed *feed, feed_slot *slot, fgmm_feed_visit visit, void *user) {
+    double began = fgmm_now();
     FGMM_TRY(feed->target->backend->wait(feed->target->device, slot->block));
     if (!feed->target->facts.zero_copy) {
-        fgmm_free(feed->ctx, slot->staged);
-        slot->staged = NULL;
+        slot_unstage(feed, slot);
+        feed->copy_seconds += fgmm_now() - began;
+        began = fgmm_now();
     }
     if (!feed->scanned) FGMM_TRY(slot_scan(feed, slot));
     if (visit) {
         fgmm_feed_block block = {.block = slot->block,
                                  .first = slot->first,
                                  .n = slot->n,
-                                 .bad = feed->bad ? feed->bad + slot->bad_from : NULL,
+                                 .bad = feed->bad.rows ? feed->bad.rows + slot->bad_from : NULL,
                                  .n_bad = slot->bad_to - slot->bad_from,
                                  .weights = slot->weights         ? slot->weights
                                             : feed->rows->weights ? feed->rows->weights + slot->first
@@ -376,34 +374,64 @@ static fgmm_status visit_slot(fgmm_feed *feed, feed_slot *slot, fgmm_feed_visit 
         FGMM_TRY(visit(user, &block));
     }
     feed->progress.rows_done = slot->first + slot->n;
-    if (fgmm_cancelled(feed->ctx) || fgmm_now() - feed->reported > 0.1) return fgmm_feed_report(feed);
-    return FGMM_OK;
+    feed->compute_seconds += fgmm_now() - began;
+    return while_waiting(feed);
+}
+
+/* Says how many blocks stay from now on, and sets the reader on its way to those that are not there. */
+static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
+    const fgmm_rows *rows = feed->rows;
+    feed->progress.stage = stage;
+    feed->progress.rows_done = 0;
+    feed->copy_seconds = feed->copied_rows = feed->compute_seconds = 0;
+    feed->pass_began = fgmm_now();
+    int iterates = strcmp(stage, "fit") == 0 || strcmp(stage, "kmeans") == 0;
+    if (iterates && feed->iterations_began == 0) feed->iterations_began = feed->pass_began;
+    feed->keep = fgmm_row_room_keep(feed->ctx, &feed->room, rows, &feed->target->facts, feed->passes, feed->runs);
+    feed->resident = 0;
+    while (feed->resident < feed->keep && feed->kept[feed->resident].block) feed->resident++;
+    for (int64_t i = feed->resident; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
+    if (!feed->reader) return FGMM_OK;
+    return fgmm_reader_start(feed->reader, feed->resident, feed->room.n_blocks);
+}
+
+/* Whether block `index` can set out before the one in front of it is worked on: a device that copies does so beside its
+ * work, and must not be kept waiting for rows. */
+static int goes_ahead(const fgmm_feed *feed, int64_t index) {
+    if (!feed->now || index < feed->resident || !feed->reader) return 1;
+    return !feed->target->facts.zero_copy && fgmm_reader_ready(feed->reader);
 }
 
 fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user) {
     fgmm_status status = FGMM_OK;
-    feed->progress.stage = stage;
-    feed->progress.rows_done = 0;
-    feed->pass_began = fgmm_now();
-    feed_slot ring[2] = {{0}, {0}}, *now = NULL, *next = NULL;
-    for (int64_t i = -1; i < feed->n_blocks; i++) {
-        /* Block i + 1 sets out before block i is worked on. */
-        next = NULL;
-        if (i + 1 < feed->n_blocks) {
+    feed_slot ring[2] = {{0}, {0}};
+    int64_t n_blocks = feed->room.n_blocks;
+    feed->now = NULL;
+    FGMM_GO(begin_run(feed, stage));
+    for (int64_t i = -1; i < n_blocks; i++) {
+        feed_slot *next = NULL;
+        int ahead = 0;
+        if (i + 1 < n_blocks) {
+            ahead = goes_ahead(feed, i + 1);
             next = i + 1 < feed->keep ? &feed->kept[i + 1] : &ring[(i + 1) & 1];
-            if (!next->block) FGMM_GO(slot_open(feed, next, i + 1));
+            if (ahead && !next->block) FGMM_GO(slot_open(feed, next, i + 1));
         }
-        if (now) {
-            FGMM_GO(visit_slot(feed, now, visit, user));
-            if (i >= feed->keep) slot_free(feed, now);
+        if (feed->now) {
+            FGMM_GO(visit_slot(feed, feed->now, visit, user));
+            if (i >= feed->keep) slot_free(feed, feed->now);
+            feed->now = NULL;
         }
-        now = next;
+        if (next && !ahead) FGMM_GO(slot_open(feed, next, i + 1));
+        feed->now = next;
     }
     if (!feed->scanned) FGMM_GO(finish_scan(feed));
     feed->progress.rows_done = feed->rows->n;
+    feed->runs++;
 done:
+    feed->now = NULL;
     slot_free(feed, &ring[0]);
     slot_free(feed, &ring[1]);
+    if (feed->reader) fgmm_reader_stop(feed->reader);
     return status;
 }
 
@@ -455,10 +483,10 @@ const fgmm_target *fgmm_feed_target(const fgmm_feed *feed) {
     return feed->target;
 }
 int64_t fgmm_feed_block_rows(const fgmm_feed *feed) {
-    return feed->block_rows;
+    return feed->room.block_rows;
 }
 int fgmm_feed_once(const fgmm_feed *feed) {
-    return feed->rows->once;
+    return fgmm_rows_once(feed->rows);
 }
 void fgmm_feed_quiet(fgmm_feed *feed) {
     feed->quiet = 1;
@@ -469,7 +497,7 @@ int64_t fgmm_feed_rows(const fgmm_feed *feed) {
 }
 
 int64_t fgmm_feed_skipped(const fgmm_feed *feed) {
-    return feed->n_bad;
+    return feed->bad.count;
 }
 double fgmm_feed_weight(const fgmm_feed *feed) {
     return feed->moments.weight;
@@ -484,6 +512,6 @@ fgmm_progress *fgmm_feed_progress(fgmm_feed *feed) {
     return &feed->progress;
 }
 int fgmm_feed_is_bad(const fgmm_feed *feed, int64_t row) {
-    int64_t at = bad_before(feed, row);
-    return at < feed->n_bad && feed->bad[at] == row;
+    int64_t at = fgmm_bad_rows_before(&feed->bad, row);
+    return at < feed->bad.count && feed->bad.rows[at] == row;
 }

@@ -6,7 +6,7 @@
 #define FGMM_LIB_FEED_H
 
 #include "dispatch.h"
-#include "rows.h"
+#include "reader.h"
 
 /* A block as its visitor sees it. */
 typedef struct fgmm_feed_block {
@@ -52,7 +52,5 @@ int fgmm_feed_once(const fgmm_feed *feed);           /* 1 if the rows can be rea
 fgmm_progress *fgmm_feed_progress(fgmm_feed *feed);
 /* Calls the progress callback; FGMM_ERR_CANCELLED if it, or fgmm_context_cancel, says stop. */
 fgmm_status fgmm_feed_report(fgmm_feed *feed);
-
-double fgmm_now(void); /* seconds, monotonic */
 
 #endif

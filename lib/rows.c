@@ -87,7 +87,7 @@ static fgmm_status callback_read(fgmm_context *ctx, void *opaque, int64_t first,
     if (code != 0)
         return fgmm_fail(ctx, FGMM_ERR_IO, "rows from callback: reading rows %lld to %lld failed with code %d",
                          (long long)first, (long long)(first + n - 1), code);
-    state->next = first + n;
+    if (state->callback.once) state->next = first + n; /* read by one thread at a time */
     return FGMM_OK;
 }
 
@@ -104,11 +104,16 @@ fgmm_status fgmm_rows_from_callback(fgmm_context *ctx, fgmm_rows **out, const fg
     *out = NULL;
     if (callback->struct_size != sizeof *callback || !callback->read)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from callback: struct_size or read is not set");
+    if (callback->threads < 0 || (callback->once && callback->threads > 1))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from callback: threads = %d%s", callback->threads,
+                         callback->threads < 0 ? " is negative"
+                                               : ": rows that are read once, in order, are read by one");
     callback_state *state = fgmm_calloc(ctx, 1, sizeof *state, "a callback");
     if (!state) return FGMM_ERR_MEMORY;
     state->callback = *callback;
     FGMM_TRY(fgmm_rows_new(ctx, out, &callback_ops, state, callback->type, callback->n, callback->d));
     (*out)->once = callback->once != 0;
+    (*out)->readers = callback->threads;
     return FGMM_OK;
 }
 
@@ -158,6 +163,24 @@ fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const doub
     }
     rows->weights = weights;
     return FGMM_OK;
+}
+
+static const fgmm_rows *whole_of(const fgmm_rows *rows) {
+    while (rows->parent) rows = rows->parent;
+    return rows;
+}
+
+int fgmm_rows_readers(const fgmm_rows *rows) {
+    return whole_of(rows)->readers;
+}
+
+int fgmm_rows_once(const fgmm_rows *rows) {
+    return whole_of(rows)->once;
+}
+
+fgmm_status fgmm_rows_prepare(fgmm_context *ctx, const fgmm_rows *rows, int64_t passes) {
+    const fgmm_rows *whole = whole_of(rows);
+    return whole->ops && whole->ops->prepare ? whole->ops->prepare(ctx, whole->state, passes) : FGMM_OK;
 }
 
 fgmm_status fgmm_rows_read(fgmm_context *ctx, const fgmm_rows *rows, int64_t first, int64_t n, void *dst) {

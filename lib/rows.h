@@ -6,9 +6,12 @@
 
 /* How a kind of rows is read; lib/io/ adds kinds through fgmm_rows_new. */
 typedef struct fgmm_rows_ops {
-    /* Fills dst with rows first .. first+n-1, packed, of the rows' type. Called in any order, one thread at a time. */
+    /* Fills dst with rows first .. first+n-1, packed, of the rows' type. Called in any order, and by as many threads at a
+     * time as fgmm_rows.readers says; ctx is the calling thread's own. */
     fgmm_status (*read)(fgmm_context *ctx, void *state, int64_t first, int64_t n, void *dst);
     void (*close)(fgmm_context *ctx, void *state); /* NULL if nothing to free */
+    /* Told, before rows are read, how often they will be; NULL where that makes no difference. */
+    fgmm_status (*prepare)(fgmm_context *ctx, void *state, int64_t passes);
 } fgmm_rows_ops;
 
 /* Room for the name of a distance, in a file's own words. */
@@ -27,6 +30,7 @@ struct fgmm_rows {
     const fgmm_rows_ops *ops; /* file or callback; NULL for memory and cl_mem */
     void *state;
     int once;                /* ranges can be read only once, in order */
+    int readers;             /* threads that may read at a time: 0, the caller's alone; 1 or more, others too */
     const fgmm_rows *parent; /* a slice reads through its parent */
     int64_t parent_first;
     const double *weights;         /* [n] borrowed, or NULL */
@@ -36,6 +40,15 @@ struct fgmm_rows {
 /* Rows over ops; on failure state is closed. */
 fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_ops *ops, void *state, fgmm_dtype type,
                           int64_t n, int64_t d);
+
+/* Gets ready for so many passes over the rows or a slice of them. */
+fgmm_status fgmm_rows_prepare(fgmm_context *ctx, const fgmm_rows *rows, int64_t passes);
+
+/* The same as fgmm_rows.once, of what a slice is of now. */
+int fgmm_rows_once(const fgmm_rows *rows);
+
+/* The same as fgmm_rows.readers, of what a slice is of too. */
+int fgmm_rows_readers(const fgmm_rows *rows);
 
 /* Packed copy of a range, for host kinds (memory, file, callback, slices of them). */
 fgmm_status fgmm_rows_read(fgmm_context *ctx, const fgmm_rows *rows, int64_t first, int64_t n, void *dst);

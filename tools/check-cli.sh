@@ -107,6 +107,7 @@ expect 2 '--init MODEL.npz' fit "$digits" -k 2 --freeze means
 expect 2 '--on-dead keep' fit "$digits" --init m.npz --freeze means --on-dead drop
 expect 2 "-o 's.npy'.*--labels 's.npy'" sample -m m.npz -n 5 -o s.npy --labels s.npy
 expect 2 'needs a value' fit "$digits" -k
+for bytes in 0 -1 4X 4GB G 1e99 0x; do expect 2 'option --host-memory' fit "$digits" -k 2 --host-memory $bytes; done
 expect 2 'one file name too many' fit "$digits" other.npy -k 2
 expect 2 "'-1' is not a whole number" fit "$digits" -k 2 --seed -1
 expect 2 'must end in .npz' fit "$digits" -k 2 -o model.txt
@@ -167,6 +168,55 @@ expect 0 '' fit "$digits" -k 10 --seed 1 --max-iter 200 -o again.npz --quiet
 holds 'the same seed gives the same file' cmp m.npz again.npz
 holds '--quiet prints nothing' [ ! -s out.txt ]
 expect 0 '10 components' fit "$digits" --init m.npz --freeze means,covariances --max-iter 2
+# ---- limits on memory
+fits="fit many.npy -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100"
+expect 0 '' $fits -o whole.npz
+expect 0 '' $fits -o limited.npz --host-memory 420K --json
+holds 'a limit on memory changes no bit' cmp whole.npz limited.npz
+holds 'the peak is within the limit' python3 -c 'import json; d = json.load(open("out.txt")); assert d["peak_host_bytes"] < 420 * 1024'
+# ---- the log
+expect 0 '' $fits --log run.jsonl -q
+expect 0 '' fit many.npy -k 3 --mini-batch 1000 --max-iter 3 --tol 0 --log batches.jsonl -q
+expect 0 '' kmeans many.npy -k 3 --max-iter 4 --n-init 2 --log means.jsonl -q
+holds 'the log has a line an iteration' python3 - << 'PYTHON'
+import json
+lines = [json.loads(line) for line in open("run.jsonl")]
+assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5], lines
+assert all(line["rows_per_second"] > 0 and line["compute_gbs"] > 0 for line in lines), lines
+assert lines[4]["change"] == lines[4]["lower_bound"] - lines[3]["lower_bound"], lines
+assert [json.loads(line)["iteration"] for line in open("batches.jsonl")] == [1, 2, 3]
+assert {json.loads(line)["restart"] for line in open("means.jsonl")} == {0, 1}
+PYTHON
+expect 1 "cannot write 'nowhere/run.jsonl'" $fits --log nowhere/run.jsonl
+expect 2 "would be written over 'many.npy'" $fits --log ./many.npy
+if [ -w /dev/full ]; then expect 0 "cannot write '/dev/full'.*it ends here" $fits --log /dev/full; fi
+# ---- shards and pipes
+python3 - << 'PYTHON'
+import os
+os.mkdir("shards")
+data = open("many.npy", "rb").read()[128:]
+for name, first, end in ("a", 0, 1), ("b", 1, 1500), ("c", 1500, 5000):
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 8), }" % (end - first)
+    header += " " * (117 - len(header)) + "\n"
+    with open("shards/%s.npy" % name, "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data[first * 32:end * 32])
+PYTHON
+for data in shards 'shards/?.npy'; do
+    expect 0 '5000 rows' fit "$data" -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100 -o shards.npz
+    holds "$data is one file" cmp whole.npz shards.npz
+done
+expect 2 'quoted pattern' fit shards/a.npy shards/b.npy -k 3
+expect 1 'no file has such a name' fit 'shards/x*.npy' -k 3
+piped() { gzip -c many.npy | gunzip | "$flashgmm" fit - -k 3 --seed 1 --max-iter 5 --tol 0 --init-sample 100 -q "$@"; }
+piped -o piped.npz
+holds 'a pipe is a file' cmp whole.npz piped.npz
+TMPDIR=$folder/none piped --host-memory 300K -o none.npz 2> err.txt
+holds 'rows too many for the memory are put aside in TMPDIR' grep -q "cannot put standard input aside in $folder/none" err.txt
+piped --host-memory 300K -o spooled.npz
+holds 'a pipe through a file is a file' cmp whole.npz spooled.npz
+head -c 5000 many.npy | "$flashgmm" score - -m whole.npz > out.txt 2> err.txt
+holds 'a pipe that ends in a row says which' grep -q 'ends inside row 152: 152 of 5000' err.txt
+expect 1 'limit on host memory is 40960 bytes, and .* need' $fits --host-memory 40K
 expect 0 '10 components x 64 features, spherical' info m.npz
 expect 0 '"kind": "model"' info d.npz --json
 expect 0 '1797 rows x 64 features, u8' info "$digits"

@@ -17,6 +17,7 @@ typedef enum cli_kind {
     CLI_INT64,  /* int64_t */
     CLI_SEED,   /* uint64_t, the whole range */
     CLI_REAL,   /* double, finite */
+    CLI_BYTES,  /* size_t: a number with K, M, G or T (of 1024) behind it, or without */
     CLI_TEXT,   /* const char * */
     CLI_CHOICE, /* int: which of `hint` */
     CLI_SET     /* unsigned: bit i for the i-th of `hint`; given as a comma-separated list */
@@ -61,19 +62,43 @@ void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 typedef struct cli_session {
     const char *device, *cpu_isa;
     int threads, quiet, json, verbose;
-    fgmm_progress_fn progress; /* in place of the bar */
+    size_t host_memory, device_memory;
+    const char *log;           /* filled by CLI_LOG_OPTION */
+    fgmm_progress_fn progress; /* in place of cli_progress */
     void *progress_user;
     fgmm_context *ctx;
+    int bar;                        /* a bar is drawn */
+    FILE *log_file;                 /* NULL where there is no log, or no more */
+    int log_restart, log_iteration; /* the last one logged */
 } cli_session;
 
 #define CLI_SESSION_OPTIONS(s)                                                                                         \
     {"device", 0, CLI_TEXT, &(s)->device, 0, 0, "NAME", "auto, cpu, opencl, opencl:NAME or opencl:P.D"},               \
         {"threads", 0, CLI_INT, &(s)->threads, 1, 65536, "N", "CPU threads (default: all)"},                           \
+        {"host-memory",                                                                                                \
+         0,                                                                                                            \
+         CLI_BYTES,                                                                                                    \
+         &(s)->host_memory,                                                                                            \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "BYTES",                                                                                                      \
+         "hold no more in the host's memory, e.g. 4G (default: no limit)"},                                            \
+        {"device-memory",                                                                                              \
+         0,                                                                                                            \
+         CLI_BYTES,                                                                                                    \
+         &(s)->device_memory,                                                                                          \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "BYTES",                                                                                                      \
+         "hold no more on an OpenCL device (default: 80% of it)"},                                                     \
         {"cpu-isa", 0, CLI_TEXT, &(s)->cpu_isa, 0, 0, "NAME", "scalar, baseline, avx2, avx512 or neon"},               \
         {"json", 0, CLI_FLAG, &(s)->json, 0, 0, 0, "print one JSON object on stdout"},                                 \
         {"quiet", 'q', CLI_FLAG, &(s)->quiet, 0, 0, 0, "no bar, no report, errors only"}, {                            \
         "verbose", 'v', CLI_FLAG, &(s)->verbose, 0, 0, 0, "say what is being done"                                     \
     }
+
+#define CLI_LOG_OPTION(s)                                                                                              \
+    { "log", 0, CLI_TEXT, &(s)->log, 0, 0, "FILE", "write a line of JSON an iteration" }
 
 #define CLI_COMPUTE_OPTIONS(c)                                                                                         \
     {"precision", 0, CLI_CHOICE, &(c)->precision, 0, 0, "exact|fast|double", "default exact"},                         \
@@ -114,7 +139,7 @@ int cli_same_file(const char *a, const char *b);
 
 /* Names of files, NULL where there is none. */
 typedef struct cli_files {
-    const char *name[4];
+    const char *name[5];
 } cli_files;
 
 /* Finds what would make writing `path` fail before the work is done: wrong ending, missing folder, no right, no
@@ -122,6 +147,11 @@ typedef struct cli_files {
  * from is none: it may go on in place.
  * @return CLI_DONE, or an exit code after a message. */
 int cli_check_output(const cli_command *self, const char *path, const char *ending, double bytes, cli_files inputs);
+
+/* Opens the log, if one is asked for, before any work. @return CLI_DONE, or an exit code after a message. */
+int cli_log_open(const cli_command *self, cli_session *s, cli_files inputs);
+/* Writes what p tells of an iteration; a log that cannot be written ends with a warning. */
+void cli_log_iteration(cli_session *s, const fgmm_progress *p);
 
 int cli_ends_with(const char *text, const char *ending);
 
@@ -145,6 +175,8 @@ double cli_now(void);
 /* A fgmm_progress_fn: draws on stderr, which the caller has found to be a terminal. */
 int progress_draw(void *user, const fgmm_progress *p);
 void progress_wipe(void);
+/* The context's progress callback: the log and the bar. user is the cli_session. */
+int cli_progress(void *user, const fgmm_progress *p);
 
 /* ---- JSON: one object on stdout ---------------------------------------------------------- */
 

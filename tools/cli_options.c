@@ -89,6 +89,24 @@ static int read_real(const cli_command *self, const cli_option *o, const char *t
     return CLI_GO_ON;
 }
 
+/* A number of bytes, such as 268435456, 256M or 1.5G. */
+static int read_bytes(const cli_command *self, const cli_option *o, const char *text) {
+    static const char units[] = "KMGT";
+    char *end;
+    double v = strtod(text, &end);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    if (unit) {
+        v = ldexp(v, 10 * (int)(unit - units + 1));
+        end++;
+    }
+    if (end == text || *end || text[0] < '0' || text[0] > '9' || !isfinite(v)) {
+        return wrong_value(self, o, text, "a number of bytes, such as 500M or 4G");
+    }
+    if (v < 1.0 || v > 9e18) return cli_usage(self, "option --%s: %s is outside 1 .. 8388607T", o->name, text);
+    *(size_t *)o->value = (size_t)v;
+    return CLI_GO_ON;
+}
+
 static int read_set(const cli_command *self, const cli_option *o, const char *text) {
     unsigned bits = 0;
     for (const char *c = text;;) {
@@ -111,6 +129,7 @@ static int read_value(const cli_command *self, const cli_option *o, const char *
     case CLI_INT64: return read_integer(self, o, text);
     case CLI_SEED: return read_seed(self, o, text);
     case CLI_REAL: return read_real(self, o, text);
+    case CLI_BYTES: return read_bytes(self, o, text);
     case CLI_SET: return read_set(self, o, text);
     case CLI_CHOICE: {
         int index = choice(o->hint, text, strlen(text));
@@ -148,7 +167,11 @@ int cli_parse(const cli_command *self, const cli_option *options, int argc, char
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value;
         if (only_operands || arg[0] != '-' || !arg[1]) {
-            if (found++ >= self->operands) return cli_usage(self, "'%s' is one file name too many", arg);
+            if (found++ >= self->operands)
+                return cli_usage(self,
+                                 "'%s' is one file name too many; several files of rows are given as a folder or as "
+                                 "'a quoted pattern*'",
+                                 arg);
             operand[found - 1] = arg;
             continue;
         }

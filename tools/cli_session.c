@@ -54,11 +54,13 @@ static int open_context(const cli_command *self, cli_session *s, const char *dev
     o.device = device;
     o.threads = threads;
     o.cpu_isa = s->cpu_isa;
+    o.host_memory_limit = s->host_memory;
+    o.device_memory_limit = s->device_memory;
     o.log = out == &s->ctx ? on_log : NULL;
     o.log_user = s;
     o.log_level = s->verbose ? FGMM_LOG_DEBUG : FGMM_LOG_WARNING;
     o.progress = progress;
-    o.progress_user = s->progress_user;
+    o.progress_user = s->progress ? s->progress_user : s;
     o.error = why;
     o.error_size = sizeof why;
     fgmm_status status = fgmm_context_create(out, &o);
@@ -81,7 +83,8 @@ int cli_open_another(const cli_command *self, cli_session *s, const char *device
 }
 
 int cli_open(const cli_command *self, cli_session *s) {
-    fgmm_progress_fn progress = s->progress ? s->progress : isatty(STDERR_FILENO) && !s->quiet ? progress_draw : NULL;
+    s->bar = isatty(STDERR_FILENO) && !s->quiet;
+    fgmm_progress_fn progress = s->progress ? s->progress : s->bar || s->log ? cli_progress : NULL;
     int rc = open_context(self, s, s->device, s->threads, progress, &s->ctx);
     if (rc != CLI_DONE) return rc;
     atomic_store(&interrupted_context, s->ctx);
@@ -100,6 +103,8 @@ void cli_close(cli_session *s) {
     atomic_store(&interrupted_context, NULL);
     fgmm_context_free(s->ctx);
     s->ctx = NULL;
+    if (s->log_file) fclose(s->log_file);
+    s->log_file = NULL;
 }
 
 int cli_failed(const cli_session *s, fgmm_status status) {

@@ -246,6 +246,7 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
     if (!cli_ranks_is_root(&a->ranks)) {
         s->quiet = 1;
         s->json = 0;
+        s->log = NULL;
     }
     if ((a->mini_batch || a->stats_only) && cli_ranks_count(&a->ranks) > 1) {
         const char *option = a->mini_batch ? "mini-batch" : "stats-only";
@@ -260,7 +261,10 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
     }
     s->device = cli_ranks_device(&a->ranks, s->device, id);
     s->threads = cli_devices_threads(s, &a->devices);
-    int rc = cli_ranks_agree(&a->ranks, cli_open(self, s));
+    int rc = cli_open(self, s);
+    if (rc == CLI_DONE)
+        rc = cli_log_open(self, s, (cli_files){{a->data, a->weights, a->output, a->init, a->checkpoint}});
+    rc = cli_ranks_agree(&a->ranks, rc);
     if (rc == CLI_DONE) rc = fit(self, a, o, &w);
     rc = cli_ranks_agree(&a->ranks, rc);
     cli_close(s);
@@ -297,6 +301,7 @@ static int run(const cli_command *self, int argc, char **argv) {
          "what each of several devices takes of the rows (default: by their speeds, measured)"},
         {"stats-only", 0, CLI_FLAG, &a.stats_only, 0, 0, 0,
          "write the statistics under --init MODEL.npz for 'flashgmm merge', not a model"},
+        CLI_LOG_OPTION(&a.session),
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},

@@ -121,6 +121,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"seed", 0, CLI_SEED, &a.seed, 0, 0, "S", "default 0"},
         {"weights", 0, CLI_TEXT, &a.weights, 0, 0, "W.npy", "a weight for each row"},
         {"keep-empty", 0, CLI_FLAG, &a.keep_empty, 0, 0, 0, "means without rows stay; they move to far rows otherwise"},
+        CLI_LOG_OPTION(&a.session),
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
         {0},
@@ -143,7 +144,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     rc = cli_open(self, &a.session);
     if (rc != CLI_DONE) return rc;
     kmeans_work w = {0};
-    rc = kmeans(self, &a, &o, &w);
+    rc = cli_log_open(self, &a.session, (cli_files){{a.data, a.weights, a.output, a.labels, a.init}});
+    if (rc == CLI_DONE) rc = kmeans(self, &a, &o, &w);
     fgmm_model_free(a.session.ctx, w.model);
     cli_inputs_free(&a.session, &w.in);
     free(w.counts);

@@ -21,6 +21,8 @@ int mini_batch_progress(void *user, const fgmm_progress *p) {
         shown.seconds = m->seconds + p->seconds;
         shown.lower_bound = m->passes ? m->bound : NAN;
         shown.change = m->change;
+        double done = (m->passes + (double)shown.rows_done / (double)shown.rows_total) / m->max_passes;
+        shown.seconds_left = done > 0.0 ? shown.seconds * (1.0 - done) / done : NAN;
     }
     return progress_draw(NULL, &shown);
 }
@@ -113,6 +115,19 @@ fgmm_status mini_batch_pass(mini_batch *m, fgmm_report *report) {
     return status;
 }
 
+static void log_pass(const mini_batch *m) {
+    double rows = (double)m->rows_done * m->passes;
+    fgmm_progress p = {.stage = "fit",
+                       .iteration = m->passes,
+                       .lower_bound = m->bound,
+                       .change = m->change,
+                       .rows_total = m->rows_done,
+                       .rows_per_second = m->seconds > 0.0 ? rows / m->seconds : 0.0,
+                       .seconds = m->seconds,
+                       .seconds_left = m->seconds * (m->max_passes - m->passes) / m->passes};
+    cli_log_iteration(m->session, &p);
+}
+
 fgmm_status mini_batch_run(mini_batch *m, double tol, fgmm_report *report) {
     fgmm_status status = FGMM_OK;
     m->bound = m->change = NAN;
@@ -123,6 +138,7 @@ fgmm_status mini_batch_run(mini_batch *m, double tol, fgmm_report *report) {
         if (status != FGMM_OK) break;
         m->passes++;
         report->converged = tol > 0 && fabs(m->change) < tol;
+        log_pass(m);
     }
     if (m->passes) report->seconds_per_iteration = m->seconds / m->passes;
     return status;

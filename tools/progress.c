@@ -9,10 +9,8 @@
 
 /* A program has one terminal, so the bar's state is the program's. */
 static struct {
-    int drawn;         /* a line is on the screen */
-    double last;       /* when it was drawn */
-    double fit_start;  /* seconds into the call at which this call's first iteration began; < 0 before it */
-    double call_start; /* clock at which the call began, to tell calls apart */
+    int drawn;   /* a line is on the screen */
+    double last; /* when it was drawn */
 } bar;
 
 double cli_now(void) {
@@ -57,11 +55,19 @@ static void put_rate(char *out, size_t size, double rate) {
     }
 }
 
-static void put_left(char *out, size_t size, double done, double spent, int at_most) {
+/* GB/s of the stages that can hold each other up. */
+static void put_stages(char *out, size_t size, const fgmm_progress *p) {
     out[0] = 0;
-    if (done <= 0.0 || spent < 0.5) return;
-    double left = spent * (1.0 - done) / done;
-    long s = (long)(left + 0.5);
+    if (p->read_gbs <= 0.0) return;
+    int used = snprintf(out, size, "  read %.3g", p->read_gbs);
+    if (p->copy_gbs > 0.0) used += snprintf(out + used, size - (size_t)used, " copy %.3g", p->copy_gbs);
+    snprintf(out + used, size - (size_t)used, " compute %.3g GB/s", p->compute_gbs);
+}
+
+static void put_left(char *out, size_t size, const fgmm_progress *p, int at_most) {
+    out[0] = 0;
+    if (!isfinite(p->seconds_left) || p->seconds < 0.5) return;
+    long s = (long)(p->seconds_left + 0.5);
     const char *sign = at_most ? "<" : "";
     if (s < 3600) {
         snprintf(out, size, "  %s%ld:%02ld left", sign, s / 60, s % 60);
@@ -73,17 +79,11 @@ static void put_left(char *out, size_t size, double done, double spent, int at_m
 int progress_draw(void *user, const fgmm_progress *p) {
     (void)user;
     double t = cli_now();
-    double began = t - p->seconds;
-    if (fabs(began - bar.call_start) > 0.2) { /* another call than before */
-        bar.call_start = began;
-        bar.fit_start = -1.0;
-    }
     int fitting = iterates(p);
-    if (fitting && bar.fit_start < 0.0) bar.fit_start = p->seconds;
     if (bar.drawn && t - bar.last < 0.1) return 0;
     bar.last = t;
 
-    char line[512], restart[48] = "", what[64] = "", rate[32], left[48], graph[24];
+    char line[512], restart[48] = "", what[64] = "", rate[32], stages[96], left[48], graph[24];
     double done = fraction(p);
     if (p->n_init > 1) snprintf(restart, sizeof restart, " %d/%d", p->init + 1, p->n_init);
     if (fitting) snprintf(what, sizeof what, "  iteration %d/%d", p->iteration, p->max_iter);
@@ -91,13 +91,14 @@ int progress_draw(void *user, const fgmm_progress *p) {
     const char *name = strcmp(p->stage, "kmeans") == 0 ? "minus mean square" : "log-likelihood";
     if (isfinite(p->lower_bound)) snprintf(likelihood, sizeof likelihood, "  %s %.6g", name, p->lower_bound);
     put_rate(rate, sizeof rate, p->rows_per_second);
-    put_left(left, sizeof left, done, fitting ? p->seconds - bar.fit_start : p->seconds, fitting);
+    put_stages(stages, sizeof stages, p);
+    put_left(left, sizeof left, p, fitting);
     int cells = (int)(done * 20.0);
     for (int i = 0; i < 20; i++) graph[i] = i < cells ? '#' : '.';
     graph[20] = 0;
 
-    int length =
-        snprintf(line, sizeof line, "%-7s%s [%s]%s%s  %s%s", p->stage, restart, graph, what, likelihood, rate, left);
+    int length = snprintf(line, sizeof line, "%-7s%s [%s]%s%s  %s%s%s", p->stage, restart, graph, what, likelihood,
+                          rate, left, stages);
     int room = columns() - 1; /* a full line would wrap and stay */
     if (length > room) line[room > 0 && room < (int)sizeof line ? room : 0] = 0;
     fprintf(stderr, "\r%s\033[K", line);

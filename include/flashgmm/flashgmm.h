@@ -83,6 +83,12 @@ typedef struct fgmm_progress {
     int64_t rows_total;     /**< rows in a pass */
     double rows_per_second; /**< over the pass so far */
     double seconds;         /**< since the call began */
+    double seconds_left;    /**< to the end of the pass, or of max_iter iterations, which a fit that converges does not
+                                 need; NaN where it cannot be told yet */
+    double read_gbs;    /**< 1e9 bytes of rows a second, in this pass, while they were read from a file or callback; 0
+                                 if none were. Stages run beside each other, so the slowest sets the pace */
+    double copy_gbs;    /**< the same while they were brought to a device; 0 where rows are used in place */
+    double compute_gbs; /**< the same while they were worked on */
 } fgmm_progress;
 
 /** @return 0 to go on, anything else to cancel (the call returns FGMM_ERR_CANCELLED). */
@@ -114,10 +120,15 @@ typedef struct fgmm_context_options {
     size_t device_memory_limit; /**< bytes flashgmm may hold on a device; 0: 80% of it */
     char *error;                /**< where fgmm_context_create writes its message when it fails; may be NULL */
     size_t error_size;          /**< bytes at `error` */
+    /**  Bytes that everything made with the context may hold in the host's memory together, the caller's own arrays aside;
+     *  0: no limit, and rows of files and callbacks take at most a quarter of the machine's. Rows that do not fit are
+     *  read again in each iteration. What cannot be done within it is FGMM_ERR_MEMORY, and the message says what is
+     *  needed. Libraries that flashgmm calls (OpenCL, libzip, HDF5, OpenMP) take what they take beside it. */
+    size_t host_memory_limit;
 } fgmm_context_options;
 
 #define FGMM_CONTEXT_OPTIONS_INIT                                                                                      \
-    { sizeof(fgmm_context_options), 0, 0, 0, 0, 0, (fgmm_log_level)0, 0, 0, {0, 0, 0}, 0, 0, 0 }
+    { sizeof(fgmm_context_options), 0, 0, 0, 0, 0, (fgmm_log_level)0, 0, 0, {0, 0, 0}, 0, 0, 0, 0 }
 
 /** Makes a context. @param options NULL for defaults. @return FGMM_ERR_DEVICE if a named device is absent
  *  or cannot be opened, FGMM_ERR_INVALID for an unknown name, FGMM_ERR_MEMORY; `*out` is then NULL. */
@@ -188,9 +199,14 @@ typedef struct fgmm_rows fgmm_rows;
 FGMM_API fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, const void *data, fgmm_dtype type,
                                            int64_t n, int64_t d, int64_t stride);
 
-/** Rows in a file, read by blocks; kept between the iterations of a fit only if they take less than a quarter of
- *  the memory.
+/** Rows in a file, read by blocks while the device computes. Between the iterations of a fit as many are kept as fit in a
+ *  quarter of the memory or within host_memory_limit; the others are read again.
  *  @param format NULL by extension, else "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "hdf5".
+ *  @param path a file; a folder, or a pattern such as "part-*.npy" (glob(7)), for all files in or of it as one source of
+ *  rows in the order of their names, any number of rows each, of the same type and number of features (of a folder
+ *  without a format, those whose ending is one of these); or "-" for standard input: "npy" (the default), "fbin", "u8bin"
+ *  or "i8bin" through a pipe. A pipe comes once: rows that a call needs several times are put aside first, in memory if
+ *  they take less than a quarter of it or half of what host_memory_limit leaves, else in a file without a name in TMPDIR.
  *  An HDF5 path may end in ":DATASET" (default "train"). Every other format is read as if its writer meant harm; HDF5 is
  *  parsed by libhdf5, which a file made for it can crash.
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT (the message names what is wrong with the file). */
@@ -210,13 +226,17 @@ typedef struct fgmm_rows_callback {
     /**  1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such
      *  rows cannot be repeated where a component turns out to have moved very far: a warning then says so. */
     int once;
+    /** 0: `read` is called from the thread that called into flashgmm alone. 1 or more: also from threads of flashgmm's own,
+     *  at most so many at once, while the device computes; at most 1 with `once`. The ranges, and with more than 1 their
+     *  order, are flashgmm's choice. */
+    int threads;
 } fgmm_rows_callback;
 
 #define FGMM_ROWS_CALLBACK_INIT                                                                                        \
-    { sizeof(fgmm_rows_callback), 0, 0, FGMM_F32, 0, 0, 0 }
+    { sizeof(fgmm_rows_callback), 0, 0, FGMM_F32, 0, 0, 0, 0 }
 
-/** Rows that a function delivers, called from the thread that called into flashgmm. The struct is copied.
- *  @return FGMM_ERR_INVALID for a missing function, size or type. */
+/** Rows that a function delivers. The struct is copied. @return FGMM_ERR_INVALID for a missing function, size or type,
+ *  or threads that cannot be. */
 FGMM_API fgmm_status fgmm_rows_from_callback(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_callback *callback);
 
 /** Rows first .. first+n-1 of another source, which must outlive the slice. Weights come along as they are now. */

@@ -34,8 +34,16 @@ fgmm_status fgmm_infile_open(fgmm_context *ctx, const char *path, int *out, stru
     return status;
 }
 
+void fgmm_infile_streams(fgmm_infile *file, int64_t whole) {
+    file->passing = (double)(whole ? whole : file->size) > fgmm_memory_quarter();
+#ifdef POSIX_FADV_SEQUENTIAL
+    posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* advice: it changes nothing but the speed */
+#endif
+}
+
 fgmm_status fgmm_infile_read(fgmm_context *ctx, const fgmm_infile *file, void *dst, size_t bytes, int64_t offset) {
     char *at = dst;
+    int64_t from = offset;
     while (bytes > 0) {
         ssize_t n = pread(file->fd, at, bytes < (1u << 30) ? bytes : 1u << 30, offset);
         if (n < 0 && errno == EINTR) continue;
@@ -47,6 +55,11 @@ fgmm_status fgmm_infile_read(fgmm_context *ctx, const fgmm_infile *file, void *d
         offset += n;
         bytes -= (size_t)n;
     }
+#ifdef POSIX_FADV_DONTNEED
+    if (file->passing) posix_fadvise(file->fd, from, offset - from, POSIX_FADV_DONTNEED);
+#else
+    (void)from;
+#endif
     return FGMM_OK;
 }
 

@@ -14,7 +14,13 @@ typedef struct fgmm_infile {
     const char *path;
     int fd;
     int64_t size; /* bytes when it was opened */
+    int passing;  /* 1: what has been read is let go from the system's cache */
 } fgmm_infile;
+
+/* Says that the file will be read from front to back. One that takes more than a quarter of the memory passes through: it
+ * would push out of the system's cache what is used again, and itself with it. @param whole bytes of all files that are
+ * read with it; 0: of this one. */
+void fgmm_infile_streams(fgmm_infile *file, int64_t whole);
 
 /* Exactly that many bytes; FGMM_ERR_IO if the file has shrunk since. */
 fgmm_status fgmm_infile_read(fgmm_context *ctx, const fgmm_infile *file, void *dst, size_t bytes, int64_t offset);

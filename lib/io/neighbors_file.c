@@ -199,7 +199,7 @@ static const struct neighbors_format {
 
 static fgmm_status load_as(fgmm_context *ctx, fgmm_neighbors_memory **out, const char *path,
                            const struct neighbors_format *format) {
-    fgmm_infile in = {path, -1, 0};
+    fgmm_infile in = {.path = path, .fd = -1};
     struct stat info;
     fgmm_status status;
     FGMM_TRY(fgmm_infile_open(ctx, path, &in.fd, &info));

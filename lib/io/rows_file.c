@@ -123,29 +123,34 @@ static fgmm_status check_size(fgmm_context *ctx, const file_rows *file) {
     return FGMM_OK;
 }
 
-static fgmm_status open_npy(fgmm_context *ctx, file_rows *file) {
+fgmm_status fgmm_rows_npy_type(fgmm_context *ctx, const char *label, const fgmm_npy_header *header, fgmm_dtype *out) {
     static const fgmm_dtype rows_types[] = {FGMM_F32, FGMM_F64, FGMM_F16, FGMM_U8, FGMM_I8};
-    fgmm_npy_header header;
     char why[128];
     bool known = false;
-    FGMM_TRY(fgmm_npy_file_header(ctx, &file->in, &header));
     for (size_t i = 0; i < sizeof rows_types / sizeof *rows_types; i++) {
         const char *descr = fgmm_npy_descr(rows_types[i]);
-        if (header.order != '>' && header.kind == descr[1] && (int)header.item == descr[2] - '0') {
-            file->type = rows_types[i];
+        if (header->order != '>' && header->kind == descr[1] && (int)header->item == descr[2] - '0') {
+            *out = rows_types[i];
             known = true;
         }
     }
     if (!known) {
-        if (fgmm_npy_is_numeric(&header, why, sizeof why) || header.order != '>')
+        if (fgmm_npy_is_numeric(header, why, sizeof why) || header->order != '>')
             return fgmm_fail(ctx, FGMM_ERR_FORMAT,
                              "%s: its dtype is %s; rows are f4, f8, f2, u1 or i1: convert it with x.astype('float32')",
-                             file->path, header.descr);
-        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: %s", file->path, why);
+                             label, header->descr);
+        return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: %s", label, why);
     }
-    if (header.ndim != 2)
+    if (header->ndim != 2)
         return fgmm_fail(ctx, FGMM_ERR_FORMAT, "%s: has %d dimensions; rows are [N, D]: use x.reshape(len(x), -1)",
-                         file->path, header.ndim);
+                         label, header->ndim);
+    return FGMM_OK;
+}
+
+static fgmm_status open_npy(fgmm_context *ctx, file_rows *file) {
+    fgmm_npy_header header;
+    FGMM_TRY(fgmm_npy_file_header(ctx, &file->in, &header));
+    FGMM_TRY(fgmm_rows_npy_type(ctx, file->path, &header, &file->type));
     file->layout = header.fortran ? COLUMNS : PACKED;
     file->offset = header.offset;
     file->n = header.shape[0];
@@ -210,7 +215,8 @@ static fgmm_status make_buffer(fgmm_context *ctx, file_rows *file) {
     return file->buffer ? FGMM_OK : FGMM_ERR_MEMORY;
 }
 
-static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path, const struct file_format *format) {
+static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path, const struct file_format *format,
+                           int64_t whole) {
     file_rows *file = fgmm_calloc(ctx, 1, sizeof *file, "a file of rows");
     struct stat info;
     fgmm_status status;
@@ -228,23 +234,45 @@ static fgmm_status open_as(fgmm_context *ctx, fgmm_rows **out, const char *path,
     file->item = fgmm_dtype_size(format->type);
     FGMM_GO(format->open(ctx, file));
     FGMM_GO(make_buffer(ctx, file));
-    return fgmm_rows_new(ctx, out, &layouts[file->layout], file, file->type, file->n, file->d);
+    fgmm_infile_streams(&file->in, whole);
+    int readers = file->layout == PACKED ? 2 : 1; /* the other layouts are turned in a buffer, which is one */
+    FGMM_TRY(fgmm_rows_new(ctx, out, &layouts[file->layout], file, file->type, file->n, file->d));
+    (*out)->readers = readers;
+    return FGMM_OK;
 done:
     close_file(ctx, file);
     return status;
 }
 
+int fgmm_rows_is_name(const char *path) {
+    if (fgmm_hdf5_is_path(path)) return 1;
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcasecmp(fgmm_path_ending(path), formats[i].name) == 0) return 1;
+    return 0;
+}
+
+fgmm_status fgmm_rows_open_file(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format,
+                                int64_t whole) {
+    const char *name = format ? format : fgmm_hdf5_is_path(path) ? "hdf5" : fgmm_path_ending(path);
+    if (strcasecmp(name, "hdf5") == 0) return fgmm_rows_open_hdf5(ctx, out, path);
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcasecmp(name, formats[i].name) == 0) return open_as(ctx, out, path, &formats[i], whole);
+    if (format)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID, "unknown format \"%s\" of rows; known: %s", format, FGMM_ROWS_FORMATS);
+    return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: the ending tells no known format of rows (%s)", path,
+                     FGMM_ROWS_FORMATS);
+}
+
 fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format) {
-    static const char *const list = "npy, fvecs, bvecs, fbin, u8bin, i8bin, hdf5";
-    const char *name = format;
+    struct stat info;
     if (!ctx) return FGMM_ERR_INVALID;
     fgmm_enter(ctx);
     if (!out || !path) return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows from a file: a pointer is NULL");
     *out = NULL;
-    if (!name) name = fgmm_hdf5_is_path(path) ? "hdf5" : fgmm_path_ending(path);
-    if (strcasecmp(name, "hdf5") == 0) return fgmm_rows_open_hdf5(ctx, out, path);
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-        if (strcasecmp(name, formats[i].name) == 0) return open_as(ctx, out, path, &formats[i]);
-    if (format) return fgmm_fail(ctx, FGMM_ERR_INVALID, "unknown format \"%s\" of rows; known: %s", format, list);
-    return fgmm_fail(ctx, FGMM_ERR_INVALID, "%s: the ending tells no known format of rows (%s)", path, list);
+    if (strcmp(path, "-") == 0) return fgmm_rows_open_pipe(ctx, out, format);
+    int there = stat(path, &info) == 0;
+    /* A name with such characters may be a file's own. */
+    if (there ? S_ISDIR(info.st_mode) : strpbrk(path, "*?[") != NULL)
+        return fgmm_rows_open_shards(ctx, out, path, format);
+    return fgmm_rows_open_file(ctx, out, path, format, 0);
 }

@@ -1,10 +1,29 @@
-/* Kinds of rows in files that rows_file.c hands on. */
+/* Kinds of rows that come from outside; fgmm_rows_open chooses. */
 #ifndef FGMM_LIB_IO_ROWS_FILE_H
 #define FGMM_LIB_IO_ROWS_FILE_H
 
 #include "../rows.h"
+#include "npy.h"
 
-/* @param path as the user gave it: "PATH" or "PATH:DATASET". */
+#define FGMM_ROWS_FORMATS "npy, fvecs, bvecs, fbin, u8bin, i8bin, hdf5"
+
+/* Whether the ending is that of a format of rows. */
+int fgmm_rows_is_name(const char *path);
+
+/* One file. @param format NULL by extension. @param whole bytes of all files that are read with it; 0: of this one. */
+fgmm_status fgmm_rows_open_file(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format,
+                                int64_t whole);
+
+/* The files of a folder, or those that a pattern names. */
+fgmm_status fgmm_rows_open_shards(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format);
+
+/* Standard input. */
+fgmm_status fgmm_rows_open_pipe(fgmm_context *ctx, fgmm_rows **out, const char *format);
+
+/* FILE or FILE:DATASET. FGMM_ERR_UNSUPPORTED in a build without HDF5. */
 fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *path);
+
+/* The type of rows in an .npy; FGMM_ERR_FORMAT where it holds none. */
+fgmm_status fgmm_rows_npy_type(fgmm_context *ctx, const char *label, const fgmm_npy_header *header, fgmm_dtype *out);
 
 #endif

@@ -132,6 +132,7 @@ fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *
     status = fgmm_rows_new(ctx, out, &hdf5_ops, rows, rows->type, (int64_t)rows->n, (int64_t)rows->d);
     rows = NULL; /* owned by *out, or closed already */
     if (status == FGMM_OK) memcpy((*out)->metric, metric, sizeof metric);
+    if (status == FGMM_OK) (*out)->readers = 1;
 done:
     if (rows) close_rows(ctx, rows);
     fgmm_free(ctx, file);

@@ -1,0 +1,83 @@
+#include "row_room.h"
+
+#include <math.h>
+
+/* Of a limit on memory, the share a block takes at most; with its buffers and what a backend adds this is a third. */
+static const double block_share = 1.0 / 16;
+/* The share that rows take at most, and how much more than so far work space may come to need. */
+static const double rows_share = 0.75, work_growth = 1.25;
+/* Work space is known when a pass of each kind has been: looking the rows over, and an iteration. */
+enum { RUNS_BEFORE_KEEPING = 2, BUFFERS = 3 };
+
+static double row_bytes(const fgmm_rows *rows) {
+    return (double)rows->d * (double)fgmm_dtype_size(rows->type);
+}
+
+/* What the limit leaves for rows and work on them; infinite without one. */
+static double left_of_limit(const fgmm_context *ctx) {
+    return ctx->bytes_limit ? (double)(ctx->bytes_limit - atomic_load(&ctx->bytes)) : INFINITY;
+}
+
+static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows, const fgmm_device_facts *facts,
+                                 int64_t asked) {
+    int64_t block = asked, bytes_a_row = (int64_t)row_bytes(rows);
+    if (block <= 0) {
+        /* Streamed blocks are small enough to overlap, rows in place are cut only for progress and cancel. */
+        double bytes = facts->zero_copy ? 64e6 : rows->data || rows->cl_mem ? 512e6 : 128e6;
+        if (facts->memory_bytes > 0) bytes = fmin(bytes, 0.2 * (double)facts->memory_bytes);
+        block = (int64_t)(bytes / (double)bytes_a_row);
+    }
+    if (facts->max_block_bytes > 0 && !rows->cl_mem && block > facts->max_block_bytes / bytes_a_row)
+        block = facts->max_block_bytes / bytes_a_row / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
+    double most = block_share * left_of_limit(ctx) / (double)bytes_a_row;
+    if ((double)block > most) block = (int64_t)most / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
+    /* Per-row results of a block are held by its caller. */
+    if (block > (int64_t)1 << 22) block = (int64_t)1 << 22;
+    if (block > rows->n) block = rows->n;
+    int64_t chunks = (block + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
+    return (chunks > 0 ? chunks : 1) * FGMM_CHUNK_ROWS;
+}
+
+fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fgmm_rows *rows,
+                                 const fgmm_device_facts *facts, int64_t asked) {
+    *out = (fgmm_row_room){.staged = !rows->data && !rows->cl_mem};
+    out->block_rows = choose_block_rows(ctx, rows, facts, asked);
+    out->n_blocks = (rows->n + out->block_rows - 1) / out->block_rows;
+    double rows_in_block = (double)(rows->n < out->block_rows ? rows->n : out->block_rows);
+    double block = row_bytes(rows) * rows_in_block, left = left_of_limit(ctx);
+    out->buffers = BUFFERS * block < 0.5 * left ? BUFFERS : 2;
+    int needed = out->n_blocks < 2 ? 1 : 2;
+    if (out->staged && needed * block > left)
+        return fgmm_fail(ctx, FGMM_ERR_MEMORY,
+                         "the limit on host memory is %lld bytes, and %lld are in use: %d block%s of %.0f rows of %lld "
+                         "features need %.0f more, and the work on them its own",
+                         ctx->bytes_limit, (long long)atomic_load(&ctx->bytes), needed, needed > 1 ? "s" : "",
+                         rows_in_block, (long long)rows->d, needed * block);
+    return FGMM_OK;
+}
+
+/* What rows may take of the host's memory now. */
+static double host_room(fgmm_context *ctx, fgmm_row_room *room, int64_t run) {
+    if (!ctx->bytes_limit) return fgmm_memory_quarter();
+    double beside = (double)atomic_load(&ctx->peak_bytes) - room->held;
+    if (room->beside < beside) room->beside = beside;
+    double limit = (double)ctx->bytes_limit;
+    return run < RUNS_BEFORE_KEEPING ? 0 : fmin(rows_share * limit, limit - work_growth * room->beside);
+}
+
+int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
+                           const fgmm_device_facts *facts, int64_t passes, int64_t run) {
+    int in_place = rows->cl_mem || (facts->zero_copy && rows->data);
+    if (passes < 2 || fgmm_rows_once(rows)) return 0;
+    if (in_place) return room->n_blocks;
+    /* Of a block that stays, a device remembers what it found for each row. */
+    double block = (row_bytes(rows) + sizeof(int32_t)) * (double)room->block_rows;
+    double whole = (row_bytes(rows) + sizeof(int32_t)) * (double)rows->n;
+    double most = facts->memory_bytes > 0 ? 0.6 * (double)facts->memory_bytes : INFINITY;
+    if (facts->zero_copy) most = host_room(ctx, room, run);
+    /* The blocks that come and go take their part where not all can stay. */
+    double blocks = whole <= most ? (double)room->n_blocks : floor(most / block) - room->buffers;
+    int64_t keep = blocks > 0 ? (int64_t)blocks : 0;
+    if (facts->zero_copy) room->held = keep == room->n_blocks ? whole : block * (double)(keep + room->buffers);
+    return keep;
+}

@@ -1,0 +1,24 @@
+/* How much memory rows take: the size of their blocks, and how many blocks stay between runs. */
+#ifndef FGMM_LIB_ROW_ROOM_H
+#define FGMM_LIB_ROW_ROOM_H
+
+#include "dispatch.h"
+#include "rows.h"
+
+typedef struct fgmm_row_room {
+    int64_t block_rows, n_blocks;
+    int buffers;   /* blocks staged at a time */
+    int staged;    /* 1: rows are copied to the host's memory, as those of a file; 0: they lie in memory already */
+    double held;   /* bytes of the blocks that stay and of the buffers, in the host's memory */
+    double beside; /* the most that work space has taken beside them so far */
+} fgmm_row_room;
+
+/* @param asked rows a block, 0 for a choice. */
+fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fgmm_rows *rows,
+                                 const fgmm_device_facts *facts, int64_t asked);
+
+/* How many blocks, from the first, may stay now. @param passes all that will be run; @param run how many have been. */
+int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
+                           const fgmm_device_facts *facts, int64_t passes, int64_t run);
+
+#endif
