@@ -307,7 +307,7 @@ static fgmm_status run_em(fit_state *fit) {
 done:
     drop_stats(fit);
     now->seconds_per_iteration = fgmm_laps_median(&fit->laps);
-    if (status == FGMM_OK && fit->place.restart == fit->n_init - 1) save_place(fit);
+    if (status == FGMM_OK) save_place(fit);
     if (status == FGMM_ERR_CANCELLED) {
         char who[128];
         snprintf(who, sizeof who, "%s", fgmm_context_message(fit->ctx));

@@ -28,7 +28,7 @@ fgmm_status fgmm_group_open(fgmm_context *ctx, fgmm_group *group, const fgmm_ran
     enum { MOST = 1 << 20 };
     group->ctx = ctx;
     group->over = 1;
-    if (ranks->size == 0 && ranks->rank == 0) return FGMM_OK;
+    if (ranks->size <= 1 && ranks->rank == 0 && !ranks->sum) return FGMM_OK;
     if (ranks->size < 1 || ranks->size > MOST || ranks->rank < 0 || ranks->rank >= ranks->size)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: rank %d of %d ranks", ranks->rank, ranks->size);
     if (!ranks->sum) return fgmm_fail(ctx, FGMM_ERR_INVALID, "fit: ranks without a function that sums over them");

@@ -7,7 +7,8 @@
 typedef struct fgmm_seeder fgmm_seeder;
 
 /* Draws the sample from the rows of all ranks of `group` (NULL: there is one); only rank 0 then has it, and is the one to
- * call the functions below. Which rows are drawn does not depend on how they are shared. At most `sample` rows (0: max(8192, 16 K)), at least k, spread evenly over the rows with weight.
+ * call the functions below. Which rows are drawn does not depend on how they are shared. At most `sample` rows (0:
+ * max(8192, 16 K)), at least k, spread evenly over the rows with weight.
  * The feed must have run once.
  * @return FGMM_ERR_INVALID if fewer than k rows have weight. */
 fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *feed, const fgmm_rows *rows, int64_t k,

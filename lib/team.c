@@ -28,6 +28,7 @@ typedef struct {
     fgmm_report *report;
     double *sums;
     int64_t room; /* of sums */
+    int short_of_memory;
     fgmm_model *model;
     fgmm_status status;
 } member;
@@ -55,6 +56,7 @@ static int add_up(void *user, double *values, int64_t count) {
         fgmm_free(self->ctx, self->sums);
         self->sums = fgmm_alloc(self->ctx, (size_t)count * sizeof *self->sums, "sums over the devices");
         self->room = self->sums ? count : 0;
+        self->short_of_memory = !self->sums;
     }
     m->values[self->rank] = values;
     m->counts[self->rank] = self->sums ? count : -1;
@@ -90,6 +92,7 @@ static void *run_member(void *user) {
 
 /* Runs all members to their end. */
 static fgmm_status run_team(member *members, meeting *m) {
+    fgmm_context *ctx = members[0].ctx;
     int made = 0;
     while (made < m->size && pthread_create(&members[made].thread, NULL, run_member, &members[made]) == 0) made++;
     pthread_mutex_lock(&m->lock);
@@ -98,8 +101,13 @@ static fgmm_status run_team(member *members, meeting *m) {
     pthread_mutex_unlock(&m->lock);
     for (int r = 0; r < made; r++) pthread_join(members[r].thread, NULL);
     if (made < m->size)
-        return fgmm_fail(members[0].ctx, FGMM_ERR_MEMORY, "fit on devices: no thread for device %d of %d", made,
-                         m->size);
+        return fgmm_fail(ctx, FGMM_ERR_MEMORY, "fit on devices: no thread for device %d of %d", made, m->size);
+    /* The sum failed for want of memory, or because a device had left for want of it. */
+    for (int r = 0; r < m->size && members[0].status == FGMM_ERR_IO; r++) {
+        if (!members[r].short_of_memory && members[r].status != FGMM_ERR_MEMORY) continue;
+        fgmm_enter(ctx);
+        return fgmm_fail(ctx, FGMM_ERR_MEMORY, "rank %d: no memory for the sums over the devices", r);
+    }
     return members[0].status;
 }
 
@@ -144,7 +152,9 @@ fgmm_status fgmm_fit_devices(fgmm_context *const *contexts, int n, fgmm_model **
                               .report = reports ? &reports[r] : NULL};
         members[r].options.ranks = (fgmm_ranks){add_up, &members[r], r, n};
     }
+    for (int r = 0; r < n; r++) contexts[r]->sharers = n;
     status = run_team(members, &m);
+    for (int r = 0; r < n; r++) contexts[r]->sharers = 0;
     for (int r = 0; r < n; r++) {
         fgmm_free(contexts[r], members[r].sums);
         if (r > 0) fgmm_model_free(contexts[r], members[r].model);

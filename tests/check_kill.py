@@ -57,4 +57,4 @@ with tempfile.TemporaryDirectory() as folder:
     os.chdir("/")
 print(f"{kills} kills in {trial} fits, {resumed} with a checkpoint to go on from: {trial - different} of {trial} models are the "
       "one of a fit left alone")
-sys.exit(different > 0 or not same_first)
+sys.exit(different > 0 or not same_first or resumed == 0)

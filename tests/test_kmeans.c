@@ -175,7 +175,10 @@ START_TEST(descends_to_a_fixed_point) {
         options.max_iter = iterations;
         CHECK_OK(ctx, fgmm_kmeans(ctx, &model, rows, &options, &result, counts, NULL));
         check_outcome(p, model, &result, counts);
-        ck_assert_msg(result.inertia <= before * (1 + 1e-9), "inertia %.12g after %.12g", result.inertia, before);
+        /* Lloyd's fixed point, where rows as far from two means as from each other go either way: rounding is all that is
+         * left, that of f32 on a device without doubles. */
+        ck_assert_msg(result.inertia <= before * (1 + (harness_is_cpu() ? 1e-9 : 1e-7)), "inertia %.12g after %.12g",
+                      result.inertia, before);
         before = result.inertia;
         fgmm_model_free(ctx, model);
         model = NULL;

@@ -121,6 +121,8 @@ expect 2 '--every needs --checkpoint' fit "$digits" -k 2 --every 3
 expect 2 'not a list of 2 positive numbers' fit "$digits" -k 2 --device cpu,cpu --shares 1
 expect 2 'needs several devices' fit "$digits" -k 2 --shares 1
 expect 2 'empty or too long' fit "$digits" -k 2 --device cpu,
+expect 2 'needs --shares' fit "$digits" -k 2 --device cpu,cpu --checkpoint c.npz
+expect 2 'makes no model' fit "$digits" --init m.npz --stats-only -k 3 -o s.npz
 expect 2 'is for one device' fit "$digits" -k 2 --device cpu,cpu --mini-batch 100
 expect 0 'share       0.750, 1348 rows: cpu' fit "$digits" -k 3 --device cpu,cpu --shares 3,1 -o shared.npz
 expect 0 '"share": 0.75' fit "$digits" -k 3 --device cpu,cpu --shares 3,1 -o again.npz --json

@@ -63,6 +63,7 @@ typedef struct cli_session {
     const char *device, *cpu_isa;
     int threads, quiet, json, verbose;
     size_t host_memory, device_memory;
+    int sharers;               /* contexts on this machine that share host_memory; 0: one */
     const char *log;           /* filled by CLI_LOG_OPTION */
     fgmm_progress_fn progress; /* in place of cli_progress */
     void *progress_user;

@@ -13,20 +13,29 @@ static int add_name(const cli_command *self, cli_devices *d, const char *name, s
     return CLI_GO_ON;
 }
 
-/* The CPU and all that OpenCL has beside it. */
-static int add_all(const cli_command *self, cli_devices *d) {
-    fgmm_context_options cpu = FGMM_CONTEXT_OPTIONS_INIT;
+int cli_list_gpus(char (*ids)[32], int most) {
+    fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
+    const char *kept = getenv("FLASHGMM_DEVICE");
     fgmm_context *ctx = NULL;
     fgmm_device_info *list = NULL;
-    int count = 0, rc = add_name(self, d, "cpu", 3);
-    cpu.device = "cpu"; /* to look around with */
-    if (fgmm_context_create(&ctx, &cpu) != FGMM_OK) return rc;
+    int count = 0, found = 0;
+    options.device = "auto"; /* opens nothing, and sees everything */
+    if (kept && strcmp(kept, "cpu") == 0) return 0;
+    if (fgmm_context_create(&ctx, &options) != FGMM_OK) return 0;
     if (fgmm_device_list(ctx, &list, &count, NULL, 0) != FGMM_OK) count = 0;
-    for (int i = 0; i < count && rc == CLI_GO_ON; i++)
+    for (int i = 0; i < count && found < most; i++)
         if (list[i].usable && !list[i].native && strcmp(list[i].kind, "cpu") != 0)
-            rc = add_name(self, d, list[i].id, strlen(list[i].id));
+            memcpy(ids[found++], list[i].id, sizeof *ids);
     fgmm_device_list_free(ctx, list);
     fgmm_context_free(ctx);
+    return found;
+}
+
+/* The CPU and all that OpenCL has beside it. */
+static int add_all(const cli_command *self, cli_devices *d) {
+    char ids[CLI_DEVICES_MAX - 1][32];
+    int count = cli_list_gpus(ids, CLI_DEVICES_MAX - 1), rc = add_name(self, d, "cpu", 3);
+    for (int i = 0; i < count && rc == CLI_GO_ON; i++) rc = add_name(self, d, ids[i], strlen(ids[i]));
     return rc;
 }
 
@@ -109,9 +118,9 @@ void cli_devices_close(cli_devices *d) {
 
 /* ---- shares ---- */
 
-enum { TRIAL_ROWS = 1 << 17 };
+enum { TRIAL_ROWS = 1 << 17, TRIALS = 4 };
 
-/* Seconds that the device takes for the first rows, once it has seen them: the first time builds kernels. */
+/* Seconds that the device takes for the first rows at best; the first time, which builds kernels, does not count. */
 static fgmm_status time_device(const cli_device *one, const fgmm_model *model, const fgmm_compute_options *compute,
                                double *seconds) {
     fgmm_rows *some = NULL;
@@ -119,62 +128,81 @@ static fgmm_status time_device(const cli_device *one, const fgmm_model *model, c
     int64_t n = fgmm_rows_count(one->rows);
     fgmm_status status = fgmm_rows_slice(one->ctx, &some, one->rows, 0, n < TRIAL_ROWS ? n : TRIAL_ROWS);
     if (status == FGMM_OK) status = fgmm_stats_create(one->ctx, &stats, model);
-    for (int turn = 0; turn < 2 && status == FGMM_OK; turn++) {
+    for (int turn = 0; turn < TRIALS && status == FGMM_OK; turn++) {
+        status = fgmm_stats_reset(one->ctx, stats, NULL);
         double began = cli_now();
-        if (turn) status = fgmm_stats_reset(one->ctx, stats, NULL);
         if (status == FGMM_OK) status = fgmm_stats_accumulate(one->ctx, stats, some, compute, NULL);
-        *seconds = cli_now() - began;
+        double took = cli_now() - began;
+        if (turn <= 1 || took < *seconds) *seconds = took;
     }
     fgmm_stats_free(one->ctx, stats);
     fgmm_rows_free(one->ctx, some);
     return status;
 }
 
-/* Shares in proportion to the devices' speeds. A failure is told in the session's words. */
-static fgmm_status measure(const cli_session *s, cli_devices *d, const fgmm_rows *rows,
-                           const fgmm_fit_options *options) {
+/* Shares in proportion to the devices' speeds. *culprit: the device that failed. */
+static fgmm_status measure(const cli_session *s, cli_devices *d, const fgmm_rows *rows, const fgmm_fit_options *options,
+                           int *culprit) {
     fgmm_model *model = NULL;
     double total = 0;
     fgmm_status status = fgmm_initial_model(s->ctx, &model, rows, options);
     for (int i = 0; i < d->n && status == FGMM_OK; i++) {
         double seconds = 0;
         status = time_device(&d->list[i], model, &options->compute, &seconds);
-        if (status != FGMM_OK && i > 0) cli_say("%s: %s", d->list[i].name, fgmm_context_message(d->list[i].ctx));
         d->list[i].share = 1 / (seconds + 1e-9);
         total += d->list[i].share;
+        *culprit = i;
     }
     for (int i = 0; i < d->n; i++) d->list[i].share /= total;
     fgmm_model_free(s->ctx, model);
     return status;
 }
 
-fgmm_status cli_devices_fit(const cli_session *s, cli_devices *d, const cli_inputs *in, const fgmm_fit_options *options,
-                            fgmm_model **out, fgmm_report *report) {
-    fgmm_context *contexts[CLI_DEVICES_MAX];
-    const fgmm_rows *parts[CLI_DEVICES_MAX];
-    fgmm_report reports[CLI_DEVICES_MAX];
-    int64_t n = fgmm_rows_count(in->rows);
+static fgmm_status share_out(const cli_session *s, cli_devices *d, const fgmm_rows *rows,
+                             const fgmm_fit_options *options, int *culprit) {
+    int64_t n = fgmm_rows_count(rows);
     double until = 0;
-    fgmm_status status = d->given ? FGMM_OK : measure(s, d, in->rows, options);
+    fgmm_status status = d->given ? FGMM_OK : measure(s, d, rows, options, culprit);
     for (int i = 0; i < d->n && status == FGMM_OK; i++) {
         cli_device *one = &d->list[i];
         one->first = i ? d->list[i - 1].first + d->list[i - 1].n : 0;
         until += one->share;
         int64_t end = i == d->n - 1 ? n : (int64_t)(until * (double)n + 0.5), left = d->n - 1 - i;
-        /* A row each, if there are so many. */
+        /* A row each at least. */
         if (end <= one->first) end = one->first + 1;
         if (end > n - left) end = n - left;
         one->n = end - one->first;
+        *culprit = i;
         status = fgmm_rows_slice(one->ctx, &one->part, one->rows, one->first, one->n);
-        contexts[i] = one->ctx;
-        parts[i] = one->part;
+    }
+    return status;
+}
+
+int cli_devices_fit(const cli_session *s, cli_devices *d, const cli_inputs *in, const fgmm_fit_options *options,
+                    fgmm_model **out, fgmm_report *report, fgmm_status *status) {
+    fgmm_context *contexts[CLI_DEVICES_MAX];
+    const fgmm_rows *parts[CLI_DEVICES_MAX];
+    fgmm_report reports[CLI_DEVICES_MAX];
+    int culprit = 0;
+    if (fgmm_rows_count(in->rows) < d->n) {
+        cli_say("%lld rows are too few for %d devices", (long long)fgmm_rows_count(in->rows), d->n);
+        return CLI_FAILED;
+    }
+    *status = share_out(s, d, in->rows, options, &culprit);
+    if (*status != FGMM_OK && culprit > 0) {
+        cli_say("%s: %s", d->list[culprit].name, fgmm_context_message(d->list[culprit].ctx));
+        return CLI_FAILED;
+    }
+    if (*status != FGMM_OK) return CLI_DONE;
+    for (int i = 0; i < d->n; i++) {
+        contexts[i] = d->list[i].ctx;
+        parts[i] = d->list[i].part;
         reports[i] = (fgmm_report)FGMM_REPORT_INIT;
     }
-    if (status != FGMM_OK) return status;
-    status = fgmm_fit_devices(contexts, d->n, out, parts, options, reports);
+    *status = fgmm_fit_devices(contexts, d->n, out, parts, options, reports);
     for (int i = 0; i < d->n; i++) d->list[i].report = reports[i];
     *report = reports[0];
-    return status;
+    return CLI_DONE;
 }
 
 /* ---- telling ---- */

@@ -21,6 +21,10 @@ typedef struct cli_devices {
     cli_device list[CLI_DEVICES_MAX];
 } cli_devices;
 
+/* The ids of the OpenCL devices that are no CPU and can be used, at most `most`: none where FLASHGMM_DEVICE keeps OpenCL
+ * alone. @return how many. */
+int cli_list_gpus(char (*ids)[32], int most);
+
 /* Reads the values of --device and --shares, which may be NULL. *device becomes the first one's name, if there are
  * several. @return CLI_GO_ON, or an exit code after a message. */
 int cli_devices_parse(const cli_command *self, cli_devices *d, const char **device, const char *shares);
@@ -32,9 +36,10 @@ int cli_devices_threads(const cli_session *s, const cli_devices *d);
 int cli_devices_open(const cli_command *self, cli_session *s, cli_devices *d, const cli_inputs *in, const char *data,
                      const char *format);
 
-/* Shares the rows out: as given, or by how fast each device takes a part of them under the fit's first model. Fits. */
-fgmm_status cli_devices_fit(const cli_session *s, cli_devices *d, const cli_inputs *in, const fgmm_fit_options *options,
-                            fgmm_model **out, fgmm_report *report);
+/* Shares the rows out, as given, or by how fast each device takes a part of them under the fit's first model, and fits:
+ * *status is fgmm_fit_devices'. @return CLI_DONE, or CLI_FAILED after a message. */
+int cli_devices_fit(const cli_session *s, cli_devices *d, const cli_inputs *in, const fgmm_fit_options *options,
+                    fgmm_model **out, fgmm_report *report, fgmm_status *status);
 
 void cli_devices_print(const cli_devices *d);
 void json_devices(json_out *j, const cli_devices *d);

@@ -1,5 +1,7 @@
 #include "cli_ranks.h"
 
+#include "cli_devices.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,30 +25,19 @@ int cli_ranks_share(const cli_ranks *r, int64_t total, int64_t *first, int64_t *
 }
 
 const char *cli_ranks_device(const cli_ranks *r, const char *device, char id[32]) {
-    fgmm_context_options cpu = FGMM_CONTEXT_OPTIONS_INIT;
-    fgmm_context *ctx = NULL;
-    fgmm_device_info *list = NULL;
-    int count = 0, gpus = 0;
+    enum { MOST = 64 };
+    char ids[MOST][32];
     if (cli_ranks_count(r) == 1 || !device || strcmp(device, "opencl") != 0) return device;
-    cpu.device = "cpu"; /* to look around with */
-    if (fgmm_context_create(&ctx, &cpu) != FGMM_OK) return device;
-    if (fgmm_device_list(ctx, &list, &count, NULL, 0) != FGMM_OK) count = 0;
-    for (int i = 0; i < count; i++) gpus += list[i].usable && strcmp(list[i].kind, "gpu") == 0;
-    int turn = gpus ? r->local % gpus : -1;
-    for (int i = 0; i < count && turn >= 0; i++) {
-        if (!list[i].usable || strcmp(list[i].kind, "gpu") != 0) continue;
-        if (turn-- == 0) memcpy(id, list[i].id, sizeof list[i].id);
-    }
-    fgmm_device_list_free(ctx, list);
-    fgmm_context_free(ctx);
-    return gpus ? id : device;
+    int count = cli_list_gpus(ids, MOST);
+    if (count == 0) return device;
+    return memcpy(id, ids[r->local % count], sizeof ids[0]);
 }
 
 #ifndef FLASHGMM_HAVE_MPI
 
 int cli_ranks_open(const cli_command *self, cli_ranks *r) {
-    /* Open MPI, then MPICH and its kin. */
-    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+    /* Open MPI, then MPICH and its kin, then Slurm's own. */
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
     (void)r;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *size = getenv(names[i]);

@@ -6,9 +6,9 @@
 
 /* Zero-initialise: one rank alone. */
 typedef struct cli_ranks {
-    fgmm_ranks ranks; /* for fgmm_fit_options */
-    int local;        /* number of this rank on its machine */
-    void *mpi;        /* what MPI needs, or NULL */
+    fgmm_ranks ranks;  /* for fgmm_fit_options */
+    int local, locals; /* number of this rank on its machine, and how many are there */
+    void *mpi;         /* what MPI needs, or NULL */
 } cli_ranks;
 
 /* Joins the other ranks where mpirun has started this process. @return CLI_DONE, or an exit code after a message. */

@@ -54,7 +54,7 @@ static int open_context(const cli_command *self, cli_session *s, const char *dev
     o.device = device;
     o.threads = threads;
     o.cpu_isa = s->cpu_isa;
-    o.host_memory_limit = s->host_memory;
+    o.host_memory_limit = s->host_memory / (size_t)(s->sharers > 1 ? s->sharers : 1);
     o.device_memory_limit = s->device_memory;
     o.log = out == &s->ctx ? on_log : NULL;
     o.log_user = s;

@@ -101,7 +101,7 @@ static int save_and_tell(const fit_args *a, const fit_work *w, const fgmm_report
     }
     if (status == FGMM_OK) return CLI_DONE;
     if (status != FGMM_ERR_CANCELLED) return cli_failed(s, status);
-    if (a->checkpoint) cli_say("the same command goes on from '%s'", a->checkpoint);
+    if (a->checkpoint && access(a->checkpoint, F_OK) == 0) cli_say("the same command goes on from '%s'", a->checkpoint);
     const char *what = a->mini_batch ? "step" : "iteration";
     if (a->output) {
         cli_say("cancelled; '%s' holds the model of %s %d", a->output, what, fgmm_model_iterations(w->model));
@@ -118,7 +118,8 @@ static int fit_and_save(fit_args *a, const fgmm_fit_options *o, fit_work *w) {
     if (a->mini_batch) {
         status = fit_in_batches(a, o, w, &report);
     } else if (a->devices.n > 0) {
-        status = cli_devices_fit(s, &a->devices, &w->in, o, &w->fitted, &report);
+        int rc = cli_devices_fit(s, &a->devices, &w->in, o, &w->fitted, &report, &status);
+        if (rc != CLI_DONE) return rc;
         w->model = w->fitted;
     } else {
         status = fgmm_fit(s->ctx, &w->fitted, w->share ? w->share : w->in.rows, o, &report);
@@ -233,7 +234,7 @@ static int check_args(const cli_command *self, const fit_args *a) {
         return cli_usage(self, "--stats-only needs --init MODEL.npz and -o STATS.npz");
     }
     if (a->stats_only && (a->n_init || a->max_iter || a->freeze || a->on_dead || a->on_collapse || a->mini_batch ||
-                          a->checkpoint || !isnan(a->tol) || !isnan(a->reg_covar))) {
+                          a->checkpoint || a->k || a->init_sample || !isnan(a->tol) || !isnan(a->reg_covar))) {
         return cli_usage(self, "--stats-only makes no model: 'flashgmm merge' takes --reg-covar and --freeze");
     }
     return mini_batch_check_kappa(self, a->kappa);
@@ -248,19 +249,22 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
         s->json = 0;
         s->log = NULL;
     }
-    if ((a->mini_batch || a->stats_only) && cli_ranks_count(&a->ranks) > 1) {
-        const char *option = a->mini_batch ? "mini-batch" : "stats-only";
-        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "--%s is for one rank alone", option) : CLI_USAGE;
+    const char *alone = a->mini_batch      ? "--mini-batch"
+                        : a->stats_only    ? "--stats-only"
+                        : a->devices.n > 0 ? "a list of devices"
+                                           : NULL;
+    if (cli_ranks_agree(&a->ranks, alone && cli_ranks_count(&a->ranks) > 1 ? CLI_USAGE : CLI_DONE) != CLI_DONE) {
+        if (cli_ranks_is_root(&a->ranks))
+            cli_usage(self, "%s is for one rank alone", alone ? alone : "what another was given");
+        return CLI_USAGE;
     }
     if (a->mini_batch && isatty(STDERR_FILENO) && !s->quiet) {
         s->progress = mini_batch_progress;
         s->progress_user = &w.batches;
     }
-    if (a->devices.n > 0 && cli_ranks_count(&a->ranks) > 1) {
-        return cli_ranks_is_root(&a->ranks) ? cli_usage(self, "ranks take one device each") : CLI_USAGE;
-    }
     s->device = cli_ranks_device(&a->ranks, s->device, id);
     s->threads = cli_devices_threads(s, &a->devices);
+    s->sharers = a->devices.n > 0 ? a->devices.n : a->ranks.locals;
     int rc = cli_open(self, s);
     if (rc == CLI_DONE)
         rc = cli_log_open(self, s, (cli_files){{a->data, a->weights, a->output, a->init, a->checkpoint}});
@@ -298,7 +302,7 @@ static int run(const cli_command *self, int argc, char **argv) {
          "keep the place of the fit here; where FILE is there already, go on from it"},
         {"every", 0, CLI_REAL, &a.every, 0, 1e9, "SECONDS", "between checkpoints (default 60; 0: each iteration)"},
         {"shares", 0, CLI_TEXT, &a.shares, 0, 0, "A,B,...",
-         "what each of several devices takes of the rows (default: by their speeds, measured)"},
+         "of the rows, to each device of --device A,B,... or all (default: by their speeds, measured)"},
         {"stats-only", 0, CLI_FLAG, &a.stats_only, 0, 0, 0,
          "write the statistics under --init MODEL.npz for 'flashgmm merge', not a model"},
         CLI_LOG_OPTION(&a.session),
@@ -316,6 +320,8 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (rc == CLI_GO_ON) rc = cli_devices_parse(self, &a.devices, &a.session.device, a.shares);
     if (rc == CLI_GO_ON && a.devices.n > 0 && (a.mini_batch || a.stats_only))
         rc = cli_usage(self, "%s is for one device", a.mini_batch ? "--mini-batch" : "--stats-only");
+    if (rc == CLI_GO_ON && a.devices.n > 0 && a.checkpoint && !a.shares)
+        rc = cli_usage(self, "--checkpoint on several devices needs --shares: measured ones are others each time");
     if (rc != CLI_GO_ON) return rc;
     o.n_components = a.k;
     o.init_sample = a.init_sample;

@@ -55,13 +55,12 @@ static int sum(void *user, double *values, int64_t count) {
     return 0;
 }
 
-static int local_number(void) {
+static void look_around(cli_ranks *r) {
     MPI_Comm machine;
-    int number = 0;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
-    MPI_Comm_rank(machine, &number);
+    MPI_Comm_rank(machine, &r->local);
+    MPI_Comm_size(machine, &r->locals);
     MPI_Comm_free(&machine);
-    return number;
 }
 
 int cli_ranks_open(const cli_command *self, cli_ranks *r) {
@@ -89,7 +88,7 @@ int cli_ranks_open(const cli_command *self, cli_ranks *r) {
     m->same = m->places + m->size;
     m->rows = m->same + m->size;
     r->mpi = m;
-    r->local = local_number();
+    look_around(r);
     r->ranks = (fgmm_ranks){sum, m, m->rank, m->size};
     return CLI_DONE;
 }

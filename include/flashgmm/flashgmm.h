@@ -120,10 +120,10 @@ typedef struct fgmm_context_options {
     size_t device_memory_limit; /**< bytes flashgmm may hold on a device; 0: 80% of it */
     char *error;                /**< where fgmm_context_create writes its message when it fails; may be NULL */
     size_t error_size;          /**< bytes at `error` */
-    /**  Bytes that everything made with the context may hold in the host's memory together, the caller's own arrays aside;
-     *  0: no limit, and rows of files and callbacks take at most a quarter of the machine's. Rows that do not fit are
-     *  read again in each iteration. What cannot be done within it is FGMM_ERR_MEMORY, and the message says what is
-     *  needed. Libraries that flashgmm calls (OpenCL, libzip, HDF5, OpenMP) take what they take beside it. */
+    /** Bytes that everything made with the context may hold in the host's memory together, the caller's own arrays
+     *  aside; 0: no limit, and rows of files and callbacks take at most a quarter of the machine's. Rows that do not
+     *  fit are read again in each iteration. What cannot be done within it is FGMM_ERR_MEMORY, and the message says
+     *  what is needed. Libraries that flashgmm calls (OpenCL, libzip, HDF5, OpenMP) take what they take beside it. */
     size_t host_memory_limit;
 } fgmm_context_options;
 
@@ -199,16 +199,16 @@ typedef struct fgmm_rows fgmm_rows;
 FGMM_API fgmm_status fgmm_rows_from_memory(fgmm_context *ctx, fgmm_rows **out, const void *data, fgmm_dtype type,
                                            int64_t n, int64_t d, int64_t stride);
 
-/** Rows in a file, read by blocks while the device computes. Between the iterations of a fit as many are kept as fit in a
- *  quarter of the memory or within host_memory_limit; the others are read again.
+/** Rows in a file, read by blocks while the device computes. Between the iterations of a fit as many are kept as fit
+ *  in a quarter of the memory or within host_memory_limit; the others are read again.
  *  @param format NULL by extension, else "npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin", "hdf5".
- *  @param path a file; a folder, or a pattern such as "part-*.npy" (glob(7)), for all files in or of it as one source of
- *  rows in the order of their names, any number of rows each, of the same type and number of features (of a folder
- *  without a format, those whose ending is one of these); or "-" for standard input: "npy" (the default), "fbin", "u8bin"
- *  or "i8bin" through a pipe. A pipe comes once: rows that a call needs several times are put aside first, in memory if
- *  they take less than a quarter of it or half of what host_memory_limit leaves, else in a file without a name in TMPDIR.
- *  An HDF5 path may end in ":DATASET" (default "train"). Every other format is read as if its writer meant harm; HDF5 is
- *  parsed by libhdf5, which a file made for it can crash.
+ *  @param path a file; a folder, or a pattern such as "part-*.npy" (glob(7)), for all files in or of it as one
+ *  source of rows in the order of their names, any number of rows each, of the same type and number of features (of
+ *  a folder without a format, those whose ending is one of these); or "-" for standard input: "npy" (the default),
+ *  "fbin", "u8bin" or "i8bin" through a pipe. A pipe comes once: rows that a call needs several times are put aside
+ *  first, in memory if they take less than a quarter of it or half of what host_memory_limit leaves, else in a file
+ *  without a name in TMPDIR. An HDF5 path may end in ":DATASET" (default "train"). Every other format is read as if
+ *  its writer meant harm; HDF5 is parsed by libhdf5, which a file made for it can crash.
  *  @return FGMM_ERR_IO, FGMM_ERR_FORMAT (the message names what is wrong with the file). */
 FGMM_API fgmm_status fgmm_rows_open(fgmm_context *ctx, fgmm_rows **out, const char *path, const char *format);
 
@@ -226,9 +226,9 @@ typedef struct fgmm_rows_callback {
     /**  1: each range can be asked for only once, in order: accumulate, score, predict, but not fit. A pass over such
      *  rows cannot be repeated where a component turns out to have moved very far: a warning then says so. */
     int once;
-    /** 0: `read` is called from the thread that called into flashgmm alone. 1 or more: also from threads of flashgmm's own,
-     *  at most so many at once, while the device computes; at most 1 with `once`. The ranges, and with more than 1 their
-     *  order, are flashgmm's choice. */
+    /** 0: `read` is called from the thread that called into flashgmm alone. 1 or more: also from threads of
+     *  flashgmm's own, at most so many at once, while the device computes; at most 1 with `once`. The ranges, and
+     *  with more than 1 their order, are flashgmm's choice. */
     int threads;
 } fgmm_rows_callback;
 
@@ -251,8 +251,9 @@ FGMM_API fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, c
 FGMM_API int64_t fgmm_rows_count(const fgmm_rows *rows);
 FGMM_API int64_t fgmm_rows_features(const fgmm_rows *rows);
 FGMM_API fgmm_dtype fgmm_rows_type(const fgmm_rows *rows);
-/** The distance that the file names for its rows, in its own word: "angular" or "euclidean" in ann-benchmarks' HDF5 files,
- *  whose attribute `distance` it is; "" if there is none. Nothing is done about it. Owned by the rows, never NULL. */
+/** The distance that the file names for its rows, in its own word: "angular" or "euclidean" in ann-benchmarks' HDF5
+ *  files, whose attribute `distance` it is; "" if there is none. Nothing is done about it. Owned by the rows, never
+ *  NULL. */
 FGMM_API const char *fgmm_rows_metric(const fgmm_rows *rows);
 FGMM_API void fgmm_rows_free(fgmm_context *ctx, fgmm_rows *rows);
 
@@ -375,9 +376,10 @@ typedef enum fgmm_policy {
 
 enum { FGMM_FREEZE_WEIGHTS = 1, FGMM_FREEZE_MEANS = 2, FGMM_FREEZE_COVARIANCES = 4 };
 
-/** Adds up `count` numbers over all ranks, in place: each then has the same sums, to the bit, which repeat if they are added
- *  in the same order each time. All ranks call it equally often with the same counts, from the thread that called into
- *  flashgmm. MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm) is one.
+/** Adds up `count` numbers over all ranks, in place: each then has the same sums, to the bit, which repeat if they
+ *  are added in the same order each time. All ranks call it equally often with the same counts, from the thread that
+ *  called into flashgmm. MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm) is one, in pieces of
+ *  at most INT_MAX.
  *  @return 0, or anything else to fail the call with FGMM_ERR_IO. */
 typedef int (*fgmm_sum_fn)(void *user, double *values, int64_t count);
 
@@ -386,7 +388,7 @@ typedef struct fgmm_ranks {
     fgmm_sum_fn sum;
     void *user;
     int rank; /**< this one's, from 0 */
-    int size; /**< how many there are; 0 or 1: one alone */
+    int size; /**< how many there are; 0, or 1 without `sum`: one alone */
 } fgmm_ranks;
 
 typedef struct fgmm_fit_options {
@@ -405,19 +407,22 @@ typedef struct fgmm_fit_options {
     fgmm_policy on_dead;          /**< RESEED and DROP only with freeze 0 */
     fgmm_policy on_collapse;      /**< KEEP or DROP; collapsed: every variance of a component at the floor */
     fgmm_compute_options compute; /**< zeroed: defaults */
-    /**  NULL, or a file (an .npz) that fgmm_fit keeps its place in, and goes on from if it is there. A fit that was killed
-     *  and is called again with the same options and rows gives the model, to the bit, that it would have given. Written
-     *  beside, flushed and renamed, so that there is always a whole one; where writing fails a warning says so, the old one
-     *  stays, and the fit goes on. Written for the last time when the fit is done or cancelled, and never removed.
-     *  max_iter and tol may have changed since where n_init is 1. Also a model file, of the iteration it was written in.
-     *  @return FGMM_ERR_INVALID if it belongs to other options or rows, naming what differs; FGMM_ERR_FORMAT if it is
-     *  damaged; FGMM_ERR_IO if none can be written there. fgmm_initial_model leaves it alone. */
+    /** NULL, or a file (an .npz) that fgmm_fit keeps its place in, and goes on from if it is there. A fit that was
+     *  killed and is called again with the same options, rows, device and ranks gives the model, to the bit, that it
+     *  would have given. Written beside, flushed and renamed, so that there is always a whole one; where writing
+     *  fails a warning says so, the old one stays, and the fit goes on. Written for the last time when the fit is
+     *  done or cancelled, and never removed. max_iter and tol may have changed since where n_init is 1. Also a model
+     *  file, of the iteration it was written in.
+     *  @return FGMM_ERR_INVALID if it belongs to other options or rows, naming what differs (of the rows their
+     *  number, weight, means and variances are compared); FGMM_ERR_FORMAT if it is damaged; FGMM_ERR_IO if none can
+     *  be written there. fgmm_initial_model leaves it alone. */
     const char *checkpoint;
     double checkpoint_seconds; /**< between two; 0: 60; negative: after each iteration */
-    /**  Ranks: all call fgmm_fit with the same options and get the same model, of the rows of all. The order of rows is that
-     *  of ranks. A rank needs a row, but may have fewer than K. One all-reduce of the statistics an iteration. Rank 0 seeds,
-     *  reads and writes the checkpoint. What a rank fails with, or is cancelled with, comes back on all of them,
-     *  behind "rank N: "; a rank that ends without calling is for `sum` to notice. */
+    /** Ranks: all call fgmm_fit (or fgmm_initial_model) with the same options and get the same model, of the rows of
+     *  all. The order of rows is that of ranks. A rank needs a row, but may have fewer than K. One all-reduce of the
+     *  statistics an iteration. Rank 0 seeds, reads and writes the checkpoint. What a rank fails with, or is
+     *  cancelled with, comes back on all of them, behind "rank N: "; a rank that ends without calling is for `sum`
+     *  to notice. */
     fgmm_ranks ranks;
 } fgmm_fit_options;
 
@@ -467,13 +472,14 @@ typedef struct fgmm_report {
 FGMM_API fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,
                               const fgmm_fit_options *options, fgmm_report *report);
 
-/**  fgmm_fit on several devices at once: each context runs on its share of the rows, in a thread of its own, and its sums are added
- *  in memory, in the order of the contexts. With the same shares and devices the same bits each time.
- *  @param contexts [n], each another one. Those on the CPU share its cores: give them threads. A progress callback is
- *  called from the thread of its context; fgmm_context_cancel on any of them ends all.
+/** fgmm_fit on several devices at once: each context runs on its share of the rows, in a thread of its own, and its
+ *  sums are added in memory, in the order of the contexts. With the same shares and devices the same bits each time.
+ *  @param contexts [n], each another one. Those on the CPU share its cores: give them threads. All that a context
+ *  calls (progress, log, allocator) and all that delivers its rows is called from the thread of that context, at the
+ *  same time as the others'; fgmm_context_cancel on any of them ends all.
  *  @param rows [n]: rows[i], made with contexts[i], is its share; their order is that of the shares.
  *  @param out belongs to contexts[0]. @param options init_model may be of any context; ranks must be zeroed.
- *  @param reports NULL, or [n] initialised, one a device.
+ *  @param reports NULL, or [n] initialised, one a device; n_rows and n_skipped are those of all.
  *  @return as fgmm_fit, with the message in contexts[0]; what another device failed with stands behind "rank i: ".
  *  FGMM_ERR_INVALID also for one context twice, FGMM_ERR_MEMORY where no thread is to be had. */
 FGMM_API fgmm_status fgmm_fit_devices(fgmm_context *const *contexts, int n, fgmm_model **out,
@@ -724,9 +730,9 @@ typedef struct fgmm_neighbors {
 FGMM_API fgmm_status fgmm_neighbors_load(fgmm_context *ctx, fgmm_neighbors **out, const char *path, const char *format);
 FGMM_API void fgmm_neighbors_free(fgmm_context *ctx, fgmm_neighbors *neighbors);
 
-/** Writes neighbours as "*.ivecs", "*.ibin", "*.npy", "*.hdf5" or "*.h5", as described for load, beside and renamed. Ids
- *  are int64 in npy and HDF5 and must fit int32 in the others. Distances, if there are any, go to ibin and HDF5, the
- *  metric to HDF5; the others hold ids alone.
+/** Writes neighbours as "*.ivecs", "*.ibin", "*.npy", "*.hdf5" or "*.h5", as described for load, beside and renamed.
+ *  Ids are int64 in npy and HDF5 and must fit int32 in the others. Distances, if there are any, go to ibin and HDF5,
+ *  the metric to HDF5; the others hold ids alone.
  *  @return FGMM_ERR_INVALID for an id below -1 or too large, FGMM_ERR_IO, FGMM_ERR_UNSUPPORTED. */
 FGMM_API fgmm_status fgmm_neighbors_save(fgmm_context *ctx, const char *path, const fgmm_neighbors *neighbors);
 

@@ -121,8 +121,8 @@ typedef struct fgmm_ivf_lists {
     uint8_t *ranks; /**< [n_entries]: 0 where the list is the row's best one, 1 for its second, ... */
 } fgmm_ivf_lists;
 
-/**  Gives each row its lists in one pass over the rows; beside the result it holds N x max_lists list numbers and a tile of
- *  distances.
+/** Gives each row its lists in one pass over the rows; beside the result it holds N x max_lists list numbers and a
+ *  tile of distances.
  *  @param model of fgmm_ivf_train, or any mixture of `rows`' features; responsibilities need the whole of it, the
  *  other rules its means. @param options NULL for defaults. @param report NULL or initialised.
  *  @return FGMM_ERR_INVALID (bad option, shapes, list_max * K < N), FGMM_ERR_DATA (NaN or Inf, a row of zeros where
@@ -203,8 +203,8 @@ typedef struct fgmm_ivf_list_view {
 /** @return FGMM_ERR_INVALID unless 0 <= list < K. */
 FGMM_API fgmm_status fgmm_ivf_list(fgmm_context *ctx, const fgmm_ivf *index, int64_t list, fgmm_ivf_list_view *out);
 
-/** An own format, versioned, with a checksum; written beside and renamed. @return FGMM_ERR_IO; load also FGMM_ERR_FORMAT
- *  saying what is wrong with the file, before memory is taken for what it claims to hold. */
+/** An own format, versioned, with a checksum; written beside and renamed. @return FGMM_ERR_IO; load also
+ *  FGMM_ERR_FORMAT saying what is wrong with the file, before memory is taken for what it claims to hold. */
 FGMM_API fgmm_status fgmm_ivf_save(fgmm_context *ctx, const fgmm_ivf *index, const char *path);
 FGMM_API fgmm_status fgmm_ivf_load(fgmm_context *ctx, fgmm_ivf **out, const char *path);
 
@@ -240,10 +240,11 @@ typedef struct fgmm_ivf_counts {
     int64_t probes;             /**< lists */
 } fgmm_ivf_counts;
 
-/**  The k best rows for each query among those in the lists probed. Queries go in batches, list by list; threads share
- *  the batches. The result does not depend on either.
- *  @param queries of any type. @param k 1 .. 2^20. @param options NULL: one list. @param ids [nq, k], -1 where there are
- *  fewer. @param distances [nq, k] or NULL: infinity there (-infinity for inner products). @param counts NULL, or set.
+/** The k best rows for each query among those in the lists probed. Queries go in batches, list by list; threads
+ *  share the batches. The result does not depend on either.
+ *  @param queries of any type. @param k 1 .. 2^20. @param options NULL: one list. @param ids [nq, k], -1 where there
+ *  are fewer. @param distances [nq, k] or NULL: infinity there (-infinity for inner products). @param counts NULL,
+ *  or set.
  *  @return FGMM_ERR_INVALID (options, shapes, a target without calibration), FGMM_ERR_DATA (NaN or Inf, zeros where
  *  angular), FGMM_ERR_IO, FGMM_ERR_MEMORY, FGMM_ERR_CANCELLED. */
 FGMM_API fgmm_status fgmm_ivf_search(fgmm_context *ctx, const fgmm_ivf *index, const fgmm_rows *queries, int64_t k,
@@ -263,10 +264,11 @@ typedef struct fgmm_ivf_searcher fgmm_ivf_searcher;
 FGMM_API fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out, const fgmm_ivf *index);
 FGMM_API void fgmm_ivf_searcher_free(fgmm_context *ctx, fgmm_ivf_searcher *searcher);
 
-/**  fgmm_ivf_search on the searcher's device, with its arguments and results; distances are in f32 there too, in whole numbers where
- *  rows and queries are bytes, and may be rounded otherwise. @param ctx the one that made the searcher.
- *  @return also FGMM_ERR_INVALID for another context, and where rows were added to the index or removed since the searcher was made,
- *  FGMM_ERR_DEVICE. */
+/** fgmm_ivf_search on the searcher's device, with its arguments and results; distances are in f32 there too, in
+ *  whole numbers where rows and queries are bytes, and may be rounded otherwise. @param ctx the one that made the
+ *  searcher.
+ *  @return also FGMM_ERR_INVALID for another context, and where rows were added to the index or removed since the
+ *  searcher was made, FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searcher, const fgmm_rows *queries,
                                               int64_t k, const fgmm_ivf_search_options *options, int64_t *ids,
                                               float *distances, fgmm_ivf_counts *counts);
@@ -275,7 +277,8 @@ FGMM_API fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_search
  *  the index: a row is found if and only if one of its lists is probed, so the quantiles of the gaps to the true
  *  neighbours' lists are the answer. A gap may be measured against a power of the distance of the two centroids, where
  *  that finds the neighbours in fewer entries. At least 100 queries make sense. Stored in the index and its file, where
- *  it stays when rows are added or removed; on failure the index may be left uncalibrated. Takes queries x K floats twice.
+ *  it stays when rows are added or removed; on failure the index may be left uncalibrated. Takes queries x K floats
+ *  twice.
  *  @param k at most the rows of the index. @return as fgmm_ivf_search, whose price with all lists probed this is;
  *  FGMM_ERR_INVALID also for queries that can be read only once, or more than 2e9 queries x lists. */
 FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, const fgmm_rows *queries, int k);
@@ -284,9 +287,10 @@ FGMM_API fgmm_status fgmm_ivf_calibrate(fgmm_context *ctx, fgmm_ivf *index, cons
  *  @return FGMM_ERR_INVALID unless calibrated and 0 < target < 1. */
 FGMM_API fgmm_status fgmm_ivf_target_gap(fgmm_context *ctx, const fgmm_ivf *index, double target, double *gap);
 
-/**  The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of differences, in whole numbers where
- *  rows and queries are bytes; devices may round those in f32 differently.
- *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than k.
+/** The k nearest of all rows, by blocks; nothing is built or kept. Sums are in f32 of differences, in whole numbers
+ *  where rows and queries are bytes; devices may round those in f32 differently.
+ *  @param rows, queries from any source but cl_mem. @param ids [nq, k]: row numbers, -1 where there are fewer than
+ *  k.
  *  @param distances [nq, k] or NULL. @return as fgmm_ivf_search; FGMM_ERR_UNSUPPORTED for rows in a cl_mem,
  *  FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fgmm_rows *queries,

@@ -198,6 +198,7 @@ static fgmm_status load_state(const checkpoint_file *file, const fgmm_fit_identi
     FGMM_TRY(load_saw(file, state, NOW, &place->now));
     FGMM_TRY(load_saw(file, state, BEST, &place->best));
     if (state[BEST_ITERATIONS] == 0) return FGMM_OK;
+    if (!isfinite(state[BEST_BOUND])) return impossible(file, "state", BEST_BOUND, state[BEST_BOUND]);
     static const char *const names[3] = {"best_weights", "best_means", "best_covariances"};
     FGMM_TRY(load_model(file, names, (fgmm_covariance)fit[FGMM_FIT_COVARIANCE], (int64_t)fit[FGMM_FIT_COMPONENTS],
                         identity->d, &place->best.model));
