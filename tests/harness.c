@@ -141,6 +141,12 @@ int harness_is_cpu(void) {
 int64_t harness_scale(void) {
     return test.scale;
 }
+int harness_is_slow(void) {
+    return test.scale < 1000000;
+}
+int harness_passes_over(int turn) {
+    return harness_is_slow() && !harness_takes(turn);
+}
 
 int64_t harness_rows(int64_t want, int64_t k, int64_t d) {
     int64_t most = test.scale / (k * d);

@@ -28,8 +28,10 @@ fgmm_status harness_open(fgmm_context **out, const fgmm_context_options *options
 
 int harness_is_cpu(void);
 int harness_is_short(void);
-int harness_takes(int turn); /* whether it is this problem's turn in a short run; always in a long one */
-int64_t harness_scale(void); /* most multiply-adds a case */
+int harness_passes_over(int turn); /* on a slow device, as harness_takes does in a short run */
+int harness_takes(int turn);       /* whether it is this problem's turn in a short run; always in a long one */
+int64_t harness_scale(void);       /* most multiply-adds a case */
+int harness_is_slow(void);         /* the device takes so few that each launch counts */
 
 /* Rows for a case of k x d: `want`, or fewer where the scale asks for it. */
 int64_t harness_rows(int64_t want, int64_t k, int64_t d);

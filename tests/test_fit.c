@@ -64,7 +64,7 @@ START_TEST(finds_planted_clusters) {
     fgmm_report report = FGMM_REPORT_INIT;
     fgmm_rows *rows = problem_rows(ctx, p);
     fgmm_model *model = NULL;
-    options.init = inits[_i % 3];
+    options.init = inits[_i % (harness_is_slow() ? 2 : 3)]; /* the third takes many restarts */
     /* A start from random rows has two in one cluster four times of five. */
     options.n_init = options.init == FGMM_INIT_RANDOM_FROM_DATA ? 40 : 5;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, &report));
@@ -88,6 +88,7 @@ END_TEST
 
 /* Random responsibilities start from one blurred cluster, so only that EM climbs from there is certain. */
 START_TEST(random_start_climbs) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     problem *p = problem_clusters(30, 1500, 3, 4, (fgmm_covariance)_i, FGMM_F32);
     fgmm_fit_options options = options_for(p);
@@ -131,14 +132,16 @@ END_TEST
 
 /* More restarts never end lower; a lower tol never stops earlier. */
 START_TEST(restarts_and_tolerance) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     problem *p = problem_clusters(31, 1200, 6, 2, (fgmm_covariance)_i, FGMM_F32);
     fgmm_fit_options options = options_for(p);
     fgmm_rows *rows = problem_rows(ctx, p);
     fgmm_model *once = NULL, *often = NULL, *longer = NULL;
     options.init = FGMM_INIT_RANDOM_FROM_DATA;
+    options.max_iter = harness_is_slow() ? 15 : 0;
     CHECK_OK(ctx, fgmm_fit(ctx, &once, rows, &options, NULL));
-    options.n_init = 5;
+    options.n_init = harness_is_slow() ? 2 : 5;
     CHECK_OK(ctx, fgmm_fit(ctx, &often, rows, &options, NULL));
     ck_assert(fgmm_model_lower_bound(often) >= fgmm_model_lower_bound(once));
     options.n_init = 1;
@@ -155,6 +158,7 @@ END_TEST
 
 /* What is frozen stays to the bit; what is not moves. */
 START_TEST(freezing) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     unsigned freeze = (unsigned)(_i / COVARIANCE_TYPES);
     problem *p = problem_clusters(32, 800, 4, 3, (fgmm_covariance)(_i % COVARIANCE_TYPES), FGMM_F32);
@@ -222,6 +226,7 @@ static void check_sane(const fgmm_model *model) {
 
 /* Component 2 starts where no row is. */
 START_TEST(dead_component) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     fgmm_policy policy = (fgmm_policy)(_i / COVARIANCE_TYPES);
     problem *p = problem_clusters(33, 900, 4, 3, (fgmm_covariance)(_i % COVARIANCE_TYPES), FGMM_F32);
@@ -256,6 +261,7 @@ END_TEST
 /* Component 1 sits on forty copies of one row. Two iterations: once it is gone, another may settle there. A tied matrix
  * is also of the other rows and does not collapse. */
 START_TEST(collapsed_component) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     fgmm_policy policy = _i / COVARIANCE_TYPES ? FGMM_DROP : FGMM_KEEP;
     problem *p = problem_clusters(34, 600, 3, 3, (fgmm_covariance)(_i % COVARIANCE_TYPES), FGMM_F32);
@@ -312,6 +318,7 @@ enum { DEGENERATE = 6, POLICIES = 3 };
 
 /* Any policy and start, with reg_covar a finite model; without, that or a clear error. */
 START_TEST(degenerate) {
+    if (harness_passes_over(_i)) return;
     static const fgmm_policy dead[POLICIES] = {FGMM_KEEP, FGMM_RESEED, FGMM_DROP};
     static const fgmm_policy collapse[POLICIES] = {FGMM_KEEP, FGMM_KEEP, FGMM_DROP};
     fgmm_context *ctx = harness_context();
@@ -355,6 +362,7 @@ END_TEST
 
 /* reg_covar is added to each variance, nothing else changes. */
 START_TEST(regularised) {
+    if (harness_passes_over(_i)) return;
     fgmm_context *ctx = harness_context();
     problem *p = problem_clusters(35, 800, 3, 3, (fgmm_covariance)_i, FGMM_F32);
     fgmm_rows *rows = problem_rows(ctx, p);

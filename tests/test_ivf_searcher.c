@@ -261,7 +261,7 @@ END_TEST
 
 /* More queries than a batch takes, and the same results whatever goes together. */
 START_TEST(batches) {
-    if (harness_scale() < 1000000) return; /* a slow device */
+    if (harness_is_slow()) return;
     fgmm_context *ctx = harness_context();
     fixture f = fixture_make(ctx, 1, 200, 4500, FGMM_IVF_SOAR, 2);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
