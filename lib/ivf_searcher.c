@@ -269,8 +269,6 @@ fgmm_status fgmm_ivf_searcher_search(fgmm_context *ctx, fgmm_ivf_searcher *searc
     FGMM_TRY(fgmm_ivf_plan_read(ctx, index, options, &s.plan));
     s.query.filter = s.plan.filter;
     s.query.filter_size = s.plan.filter_size < index->next_id ? s.plan.filter_size : index->next_id;
-    s.batch =
-        BATCH_FLOATS / index->k < BATCH_RESULTS / s.query.room ? BATCH_FLOATS / index->k : BATCH_RESULTS / s.query.room;
     s.batch = BATCH_FLOATS / index->k < BATCH_RESULTS / k ? BATCH_FLOATS / index->k : BATCH_RESULTS / k;
     s.batch = s.batch < 1 ? 1 : s.batch > BATCH_MAX ? BATCH_MAX : s.batch;
     if (s.batch > queries->n) s.batch = queries->n;
