@@ -122,6 +122,11 @@ fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const voi
     return cl_write_at(device, buffer, 0, bytes, data, what);
 }
 
+fgmm_status cl_send(fgmm_device *device, cl_room *room, size_t bytes, const void *data, const char *what) {
+    CL_TRY(cl_room_fit(device, room, bytes, what));
+    return bytes ? cl_write(device, room->mem, bytes, data, what) : FGMM_OK;
+}
+
 /* Rows of f64, as f32 about the centre. */
 static void narrow(float *out, const fgmm_block_source *source) {
     for (int64_t i = 0; i < source->n; i++) {

@@ -110,8 +110,7 @@ static fgmm_status send_starts(fgmm_device *device, const cl_group *group, int64
         starts[s] = i;
     }
     starts[slots] = group->n;
-    fgmm_status status = cl_room_fit(device, room, bytes, "superchunks");
-    if (status == FGMM_OK) status = cl_write(device, room->mem, bytes, starts, "superchunks");
+    fgmm_status status = cl_send(device, room, bytes, starts, "superchunks");
     cl_release_memory(device, starts);
     return status;
 }

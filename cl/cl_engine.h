@@ -158,6 +158,8 @@ fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t byt
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what);
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,
                         const char *what);
+/* Makes room for `bytes` and writes them there. */
+fgmm_status cl_send(fgmm_device *device, cl_room *room, size_t bytes, const void *data, const char *what);
 int cl_threads(const fgmm_device *device, size_t cells); /* of the host that work on so many cells pays for */
 size_t cl_round_up(size_t value, size_t step);
 int64_t cl_power_of_two(int64_t least); /* the first that is not less */

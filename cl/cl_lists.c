@@ -224,11 +224,6 @@ static fgmm_status lay_group(fgmm_device *device, const fgmm_lists *lists, query
     return FGMM_OK;
 }
 
-static fgmm_status send(fgmm_device *device, cl_room *room, const void *data, size_t bytes, const char *what) {
-    CL_TRY(cl_room_fit(device, room, bytes, what));
-    return bytes ? cl_write(device, room->mem, bytes, data, what) : FGMM_OK;
-}
-
 static fgmm_status send_group(fgmm_device *device, fgmm_lists *lists, const query_group *g) {
     const fgmm_lists_query *query = g->query;
     size_t n = (size_t)g->n, d = (size_t)lists->d, words = (size_t)query->words, candidates = g->starts[n];
@@ -237,14 +232,14 @@ static fgmm_status send_group(fgmm_device *device, fgmm_lists *lists, const quer
     if (!packed) return FGMM_ERR_MEMORY;
     for (size_t i = 0; i < n; i++)
         memcpy(packed + i * d, query->queries + (g->first + (int64_t)i) * query->stride, d * sizeof *packed);
-    fgmm_status status = send(device, &lists->queries, packed, n * d * sizeof *packed, "queries");
+    fgmm_status status = cl_send(device, &lists->queries, n * d * sizeof *packed, packed, "queries");
     cl_release_memory(device, packed);
     CL_TRY(status);
-    CL_TRY(send(device, &lists->probed, query->probed + g->first * query->words, n * words * sizeof *query->probed,
-                "the lists to probe"));
-    CL_TRY(send(device, &lists->askers, g->askers, (size_t)g->pairs * sizeof *g->askers, "the lists to probe"));
-    CL_TRY(send(device, &lists->tasks, g->tasks, tasks * sizeof *g->tasks, "the lists to probe"));
-    CL_TRY(send(device, &lists->starts, g->starts, (n + 1) * sizeof *g->starts, "the lists to probe"));
+    CL_TRY(cl_send(device, &lists->probed, n * words * sizeof *query->probed, query->probed + g->first * query->words,
+                   "the lists to probe"));
+    CL_TRY(cl_send(device, &lists->askers, (size_t)g->pairs * sizeof *g->askers, g->askers, "the lists to probe"));
+    CL_TRY(cl_send(device, &lists->tasks, tasks * sizeof *g->tasks, g->tasks, "the lists to probe"));
+    CL_TRY(cl_send(device, &lists->starts, (n + 1) * sizeof *g->starts, g->starts, "the lists to probe"));
     CL_TRY(cl_room_fit(device, &lists->counts, tasks * sizeof(cl_uint), "counts of distances"));
     CL_TRY(cl_room_fit(device, &lists->distances, candidates * sizeof(float), "distances"));
     CL_TRY(cl_room_fit(device, &lists->rows_of, candidates * sizeof(cl_uint), "distances"));
@@ -333,7 +328,7 @@ done:
 
 fgmm_status cl_lists_search(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query) {
     if (query->filter)
-        CL_TRY(send(device, &lists->filter, query->filter, (size_t)(query->filter_size + 7) / 8, "the filter"));
+        CL_TRY(cl_send(device, &lists->filter, (size_t)(query->filter_size + 7) / 8, query->filter, "the filter"));
     for (int64_t first = 0; first < query->n;) {
         query_group g = {.query = query, .first = first};
         CL_TRY(search_group(device, lists, &g, query));

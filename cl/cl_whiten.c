@@ -164,13 +164,11 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
     }
     if (engine->full) {
         full_bounds(engine);
-        CL_GO(cl_room_fit(device, &engine->screen_c, 4 * matrices * sizeof *constants, "the screen's constants"));
-        CL_GO(cl_write(device, engine->screen_c.mem, 4 * matrices * sizeof *constants, constants,
-                       "the screen's constants"));
+        CL_GO(
+            cl_send(device, &engine->screen_c, 4 * matrices * sizeof *constants, constants, "the screen's constants"));
     } else {
         for (size_t f = 0; f < d; f++) matrix.scale[f] = cl_screen_centre(params, frame, (int64_t)f);
-        CL_GO(cl_room_fit(device, &engine->white_centre, d * sizeof(float), "the screen's centre"));
-        CL_GO(cl_write(device, engine->white_centre.mem, d * sizeof(float), matrix.scale, "the screen's centre"));
+        CL_GO(cl_send(device, &engine->white_centre, d * sizeof(float), matrix.scale, "the screen's centre"));
     }
 done:
     cl_release_memory(device, doubles);
