@@ -210,6 +210,18 @@ static void check_component(const problem *p, const reference *r, int64_t k, con
     if (matrix) check_whitened(p, r, k, covariances + covariance_index(p->covariance, d, k, 0, 0), e);
 }
 
+void contract_check_same(const fgmm_model *a, const fgmm_model *b) {
+    size_t k = (size_t)fgmm_model_components(a), d = (size_t)fgmm_model_features(a);
+    ck_assert_uint_eq(k, (size_t)fgmm_model_components(b));
+    ck_assert_mem_eq(fgmm_model_weights(a), fgmm_model_weights(b), k * sizeof(double));
+    ck_assert_mem_eq(fgmm_model_means(a), fgmm_model_means(b), k * d * sizeof(double));
+    ck_assert_mem_eq(fgmm_model_covariances(a), fgmm_model_covariances(b),
+                     (size_t)fgmm_model_covariances_size(a) * sizeof(double));
+    ck_assert(fgmm_model_lower_bound(a) == fgmm_model_lower_bound(b));
+    ck_assert_int_eq(fgmm_model_iterations(a), fgmm_model_iterations(b));
+    ck_assert_int_eq(fgmm_model_converged(a), fgmm_model_converged(b));
+}
+
 void contract_check_model(const problem *p, const reference *r, const fgmm_model *model, double e) {
     const double *weights = fgmm_model_weights(model), *means = fgmm_model_means(model);
     const double *covariances = fgmm_model_covariances(model);

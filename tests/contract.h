@@ -21,4 +21,7 @@ void contract_check_stats(const problem *p, const reference *r, const fgmm_stats
  */
 void contract_check_model(const problem *p, const reference *r, const fgmm_model *model, double e);
 
+/* Both models are the same to the bit. */
+void contract_check_same(const fgmm_model *a, const fgmm_model *b);
+
 #endif

@@ -113,6 +113,36 @@ void results_free(results *r) {
     free(r->distances);
 }
 
+ivf_fixture ivf_fixture_make(fgmm_context *ctx, const ivf_recipe *of) {
+    rng r = rng_make(of->stream);
+    ivf_fixture f = {.metric = of->metric};
+    f.base = ivf_data_make(&r, of->n, of->d, of->type);
+    f.queries = ivf_data_make(&r, of->nq, of->d, of->asked);
+    f.rows = ivf_data_rows(ctx, f.base);
+    f.asked = ivf_data_rows(ctx, f.queries);
+    f.model = ivf_model(ctx, &r, f.base, of->n_lists, f.metric);
+    fgmm_ivf_options o = FGMM_IVF_OPTIONS_INIT;
+    o.metric = f.metric;
+    o.rule = of->rule;
+    o.max_lists = of->max_lists;
+    CHECK_OK(ctx, fgmm_ivf_create(ctx, &f.index, f.model, &o));
+    f.want = results_make(of->nq, 10);
+    f.got = results_make(of->nq, 10);
+    return f;
+}
+
+void ivf_fixture_free(fgmm_context *ctx, ivf_fixture *f) {
+    results_free(&f->got);
+    results_free(&f->want);
+    fgmm_ivf_searcher_free(ctx, f->searcher);
+    fgmm_ivf_free(ctx, f->index);
+    fgmm_model_free(ctx, f->model);
+    fgmm_rows_free(ctx, f->asked);
+    fgmm_rows_free(ctx, f->rows);
+    ivf_data_free(f->queries);
+    ivf_data_free(f->base);
+}
+
 void check_nearest(const ivf_data *base, const ivf_data *queries, fgmm_metric metric, const results *r,
                    const unsigned char *wanted) {
     for (int64_t q = 0; q < r->nq; q++) {

@@ -39,6 +39,29 @@ typedef struct results {
 results results_make(int64_t nq, int64_t k);
 void results_free(results *r);
 
+/* What an index to try things on, and its queries, are of. */
+typedef struct ivf_recipe {
+    uint64_t stream; /* of random numbers */
+    fgmm_metric metric;
+    fgmm_dtype type, asked;
+    int64_t n, nq, d, n_lists;
+    fgmm_ivf_rule rule;
+    int max_lists;
+} ivf_recipe;
+
+typedef struct ivf_fixture {
+    fgmm_metric metric;
+    ivf_data *base, *queries;
+    fgmm_rows *rows, *asked; /* of them */
+    fgmm_model *model;
+    fgmm_ivf *index;             /* still empty */
+    fgmm_ivf_searcher *searcher; /* NULL, for those who make one */
+    results want, got;           /* [nq, 10] */
+} ivf_fixture;
+
+ivf_fixture ivf_fixture_make(fgmm_context *ctx, const ivf_recipe *of);
+void ivf_fixture_free(fgmm_context *ctx, ivf_fixture *f);
+
 /*
  * ids must be k different rows that are the nearest but for rounding, in order, with their distances. wanted: NULL, or
  * which rows may be found at all, by number. ids are row numbers.

@@ -31,18 +31,6 @@ static fgmm_fit_options restless(const problem *p) {
     return options;
 }
 
-static void check_same(const fgmm_model *a, const fgmm_model *b) {
-    size_t k = (size_t)fgmm_model_components(a), d = (size_t)fgmm_model_features(a);
-    ck_assert_uint_eq(k, (size_t)fgmm_model_components(b));
-    ck_assert_mem_eq(fgmm_model_weights(a), fgmm_model_weights(b), k * sizeof(double));
-    ck_assert_mem_eq(fgmm_model_means(a), fgmm_model_means(b), k * d * sizeof(double));
-    ck_assert_mem_eq(fgmm_model_covariances(a), fgmm_model_covariances(b),
-                     (size_t)fgmm_model_covariances_size(a) * sizeof(double));
-    ck_assert(fgmm_model_lower_bound(a) == fgmm_model_lower_bound(b));
-    ck_assert_int_eq(fgmm_model_iterations(a), fgmm_model_iterations(b));
-    ck_assert_int_eq(fgmm_model_converged(a), fgmm_model_converged(b));
-}
-
 /* Stops at the n-th call of the callback, whatever that falls into. */
 static int stop_after(void *user, const fgmm_progress *progress) {
     int *calls_left = user;
@@ -80,7 +68,7 @@ START_TEST(goes_on_to_the_same_bits) {
             model = NULL;
         } else {
             ck_assert_msg(status == FGMM_OK, "%s", fgmm_context_message(other));
-            check_same(whole, model);
+            contract_check_same(whole, model);
             fgmm_model_free(other, model);
             fgmm_rows_free(other, again);
             fgmm_context_free(other);
@@ -94,7 +82,7 @@ START_TEST(goes_on_to_the_same_bits) {
     fgmm_report report = FGMM_REPORT_INIT;
     model = NULL;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, &report));
-    check_same(whole, model);
+    contract_check_same(whole, model);
     ck_assert_int_eq(report.n_warnings, 0);
     fgmm_model_free(ctx, model);
     fgmm_model_free(ctx, whole);
@@ -121,13 +109,13 @@ START_TEST(goes_on_for_longer) {
     options.tol = -1;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, NULL));
     CHECK_OK(ctx, fgmm_model_load(ctx, &held, checkpoint_path()));
-    check_same(model, held);
+    contract_check_same(model, held);
     fgmm_model_free(ctx, model);
     fgmm_model_free(ctx, held);
     options.max_iter = 300;
     options.tol = 1e-4;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, NULL));
-    check_same(whole, model);
+    contract_check_same(whole, model);
     fgmm_model_free(ctx, model);
     options.max_iter = 2;
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_fit(ctx, &model, rows, &options, NULL));
@@ -188,7 +176,7 @@ START_TEST(belongs_to_one_fit) {
     refused(wider, &options, "features");
     fgmm_model *again = NULL;
     CHECK_OK(ctx, fgmm_fit(ctx, &again, rows, &options, NULL));
-    check_same(model, again);
+    contract_check_same(model, again);
     fgmm_model_free(ctx, model);
     fgmm_model_free(ctx, again);
     fgmm_rows_free(ctx, rows);
@@ -237,7 +225,7 @@ START_TEST(damaged) {
         put_bytes(checkpoint_path(), bad, left);
         fgmm_status status = fgmm_fit(ctx, &model, rows, &options, NULL);
         if (status == FGMM_OK) {
-            check_same(whole, model);
+            contract_check_same(whole, model);
             fgmm_model_free(ctx, model);
         } else {
             refusals++;
@@ -286,7 +274,7 @@ START_TEST(full_disk) {
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
     signal(SIGXFSZ, old);
     ck_assert_msg(status == FGMM_OK, "%s", fgmm_context_message(ctx));
-    check_same(whole, model);
+    contract_check_same(whole, model);
     ck_assert_int_ge(report.n_warnings, 4);
     int said = 0;
     for (int i = 0; i < 8; i++) said |= strstr(report.warnings[i], "no checkpoint of iteration 3: ") != NULL;
@@ -297,7 +285,7 @@ START_TEST(full_disk) {
     fgmm_model_free(ctx, model);
     /* With room again it goes on from there. */
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, NULL));
-    check_same(whole, model);
+    contract_check_same(whole, model);
     fgmm_model_free(ctx, model);
     fgmm_model_free(ctx, whole);
     free(before);

@@ -11,51 +11,26 @@ enum { TYPES = sizeof types / sizeof *types, METRICS = 3 };
 
 /* ---- an index to try things on ---- */
 
-typedef struct fixture {
-    fgmm_metric metric;
-    ivf_data *base, *queries;
-    fgmm_rows *rows, *asked;
-    fgmm_model *model;
-    fgmm_ivf *index;
-    results exact, got;
-} fixture;
-
-static fixture fixture_make(fgmm_context *ctx, int which, int64_t n, int64_t k_lists, fgmm_ivf_rule rule,
-                            int max_lists) {
-    rng r = rng_make(700 + (uint64_t)which);
-    fixture f = {.metric = (fgmm_metric)(which % METRICS)};
-    int64_t d = 5 + which % 4 * 9;
-    f.base = ivf_data_make(&r, n, d, types[which % TYPES]);
-    f.queries = ivf_data_make(&r, 37, d, types[which / 2 % TYPES]);
-    f.rows = ivf_data_rows(ctx, f.base);
-    f.asked = ivf_data_rows(ctx, f.queries);
-    f.model = ivf_model(ctx, &r, f.base, k_lists, f.metric);
-    fgmm_ivf_options o = FGMM_IVF_OPTIONS_INIT;
-    o.metric = f.metric;
-    o.rule = rule;
-    o.max_lists = max_lists;
-    CHECK_OK(ctx, fgmm_ivf_create(ctx, &f.index, f.model, &o));
-    f.exact = results_make(f.queries->n, 10);
-    f.got = results_make(f.queries->n, 10);
-    return f;
+static ivf_fixture fixture_make(fgmm_context *ctx, int which, int64_t n, int64_t k_lists, fgmm_ivf_rule rule,
+                                int max_lists) {
+    const ivf_recipe of = {.stream = 700 + (uint64_t)which,
+                           .metric = (fgmm_metric)(which % METRICS),
+                           .type = types[which % TYPES],
+                           .asked = types[which / 2 % TYPES],
+                           .n = n,
+                           .nq = 37,
+                           .d = 5 + which % 4 * 9,
+                           .n_lists = k_lists,
+                           .rule = rule,
+                           .max_lists = max_lists};
+    return ivf_fixture_make(ctx, &of);
 }
 
-static void fixture_free(fgmm_context *ctx, fixture *f) {
-    results_free(&f->got);
-    results_free(&f->exact);
-    fgmm_ivf_free(ctx, f->index);
-    fgmm_model_free(ctx, f->model);
-    fgmm_rows_free(ctx, f->asked);
-    fgmm_rows_free(ctx, f->rows);
-    ivf_data_free(f->queries);
-    ivf_data_free(f->base);
-}
-
-static void search(fgmm_context *ctx, fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
+static void search(fgmm_context *ctx, ivf_fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
     CHECK_OK(ctx, fgmm_ivf_search(ctx, f->index, f->asked, f->got.k, o, f->got.ids, f->got.distances, counts));
 }
 
-static fgmm_ivf_search_options all_lists(const fixture *f) {
+static fgmm_ivf_search_options all_lists(const ivf_fixture *f) {
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     o.n_probe = fgmm_model_components(f->model);
     return o;
@@ -75,15 +50,15 @@ START_TEST(full_probing_is_exact) {
     } cases[] = {{FGMM_IVF_SINGLE, 1}, {FGMM_IVF_SOAR, 2}, {FGMM_IVF_NEAREST, 3},
                  {FGMM_IVF_RAIR, 2},   {FGMM_IVF_GAP, 8},  {FGMM_IVF_RESPONSIBILITY, 2}};
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 700, 15, cases[_i % 6].rule, cases[_i % 6].max_lists);
+    ivf_fixture f = fixture_make(ctx, _i, 700, 15, cases[_i % 6].rule, cases[_i % 6].max_lists);
     fgmm_ivf_search_options o = all_lists(&f);
     fgmm_ivf_counts counts;
     fgmm_ivf_info info;
     CHECK_OK(ctx, fgmm_ivf_add(ctx, f.index, f.rows, NULL, NULL));
-    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.exact.ids, f.exact.distances));
+    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.want.ids, f.want.distances));
     search(ctx, &f, &o, &counts);
     check_nearest(f.base, f.queries, f.metric, &f.got, NULL);
-    ck_assert(same(&f.got, &f.exact));
+    ck_assert(same(&f.got, &f.want));
     fgmm_ivf_describe(f.index, &info);
     ck_assert_int_eq(info.n_rows, 700);
     ck_assert_int_eq(counts.distances, 700 * counts.queries);
@@ -95,17 +70,17 @@ START_TEST(full_probing_is_exact) {
     o.n_probe = 0;
     o.gap = 1e30;
     search(ctx, &f, &o, NULL);
-    ck_assert(same(&f.got, &f.exact));
-    fixture_free(ctx, &f);
+    ck_assert(same(&f.got, &f.want));
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 /* What few probes find is what the lists probed hold: recomputed from fgmm_ivf_assign and the distances to centroids. */
 START_TEST(some_lists) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 3 * _i + _i / 3 % 2, 500, 12, FGMM_IVF_SOAR, 2 + _i % 2);
+    ivf_fixture f = fixture_make(ctx, 3 * _i + _i / 3 % 2, 500, 12, FGMM_IVF_SOAR, 2 + _i % 2);
     if (f.metric != FGMM_L2 || f.queries->type == FGMM_F64) {
-        fixture_free(ctx, &f);
+        ivf_fixture_free(ctx, &f);
         return;
     }
     fgmm_ivf_assign_options a = FGMM_IVF_ASSIGN_OPTIONS_INIT;
@@ -152,14 +127,14 @@ START_TEST(some_lists) {
         ck_assert_int_eq(counts.distances, sum.distances);
     }
     fgmm_ivf_lists_free(ctx, lists);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 /* Added in parts under ids of one's own, removed in parts: what is left is found, and nothing else. */
 START_TEST(add_and_remove) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 600, 11, FGMM_IVF_SOAR, 1 + _i % 4);
+    ivf_fixture f = fixture_make(ctx, _i, 600, 11, FGMM_IVF_SOAR, 1 + _i % 4);
     int64_t ids[600], gone[300], removed = -1;
     unsigned char *wanted = test_alloc(600, 1);
     fgmm_rows *part = NULL;
@@ -198,14 +173,14 @@ START_TEST(add_and_remove) {
     check_nearest(f.base, f.queries, f.metric, &f.got, wanted);
     fgmm_rows_free(ctx, part);
     free(wanted);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 /* A filter leaves what it names, in every list and behind every link. */
 START_TEST(filters) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 400, 9, FGMM_IVF_SOAR, 1 + _i % 3);
+    ivf_fixture f = fixture_make(ctx, _i, 400, 9, FGMM_IVF_SOAR, 1 + _i % 3);
     unsigned char *wanted = test_alloc(400, 1);
     uint8_t bits[50] = {0};
     rng r = rng_make(800 + (uint64_t)_i);
@@ -222,7 +197,7 @@ START_TEST(filters) {
     search(ctx, &f, &o, NULL);
     check_nearest(f.base, f.queries, f.metric, &f.got, wanted);
     free(wanted);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -230,7 +205,7 @@ END_TEST
 START_TEST(targets) {
     static const double wanted[] = {0.5, 0.8, 0.9, 0.95, 0.99};
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 900, 30, FGMM_IVF_SOAR, 2);
+    ivf_fixture f = fixture_make(ctx, _i, 900, 30, FGMM_IVF_SOAR, 2);
     double before = 0, gap = 0;
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     o.target_recall = 0.9;
@@ -238,13 +213,13 @@ START_TEST(targets) {
     CHECK_FAILS(ctx, FGMM_ERR_INVALID,
                 fgmm_ivf_search(ctx, f.index, f.asked, 10, &o, f.got.ids, f.got.distances, NULL));
     CHECK_OK(ctx, fgmm_ivf_calibrate(ctx, f.index, f.asked, 10));
-    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.exact.ids, f.exact.distances));
+    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.want.ids, f.want.distances));
     for (int t = 0; t < 5; t++) {
         int64_t hits = 0;
         o.target_recall = wanted[t];
         search(ctx, &f, &o, NULL);
         for (int64_t i = 0; i < 370; i++)
-            for (int64_t j = 0; j < 10; j++) hits += f.got.ids[i] == f.exact.ids[i / 10 * 10 + j];
+            for (int64_t j = 0; j < 10; j++) hits += f.got.ids[i] == f.want.ids[i / 10 * 10 + j];
         /* One neighbour of 370 more or less, and half the step of the levels between which gaps are interpolated. */
         ck_assert_msg((double)hits / 370 >= wanted[t] - 2.0 / 370 - 0.003, "recall %g where %g was asked for",
                       (double)hits / 370, wanted[t]);
@@ -252,14 +227,14 @@ START_TEST(targets) {
         ck_assert(gap >= before);
         before = gap;
     }
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 /* The result depends neither on the threads nor on who asks with whom. */
 START_TEST(alone_and_together) {
     fgmm_context *ctx = harness_context(), *other = NULL;
-    fixture f = fixture_make(ctx, _i, 800, 14, FGMM_IVF_SOAR, 2);
+    ivf_fixture f = fixture_make(ctx, _i, 800, 14, FGMM_IVF_SOAR, 2);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
     options.threads = 3;
@@ -269,23 +244,22 @@ START_TEST(alone_and_together) {
     for (int64_t q = 0; q < f.queries->n; q++) {
         fgmm_rows *one = NULL;
         CHECK_OK(ctx, fgmm_rows_slice(ctx, &one, f.asked, q, 1));
-        CHECK_OK(ctx,
-                 fgmm_ivf_search(ctx, f.index, one, 10, &o, f.exact.ids + q * 10, f.exact.distances + q * 10, NULL));
+        CHECK_OK(ctx, fgmm_ivf_search(ctx, f.index, one, 10, &o, f.want.ids + q * 10, f.want.distances + q * 10, NULL));
         fgmm_rows_free(ctx, one);
     }
-    ck_assert(same(&f.got, &f.exact));
+    ck_assert(same(&f.got, &f.want));
     CHECK_OK(ctx, harness_open(&other, &options));
     fgmm_rows *asked = ivf_data_rows(other, f.queries);
-    CHECK_OK(other, fgmm_ivf_search(other, f.index, asked, 10, &o, f.exact.ids, f.exact.distances, NULL));
-    ck_assert(same(&f.got, &f.exact));
+    CHECK_OK(other, fgmm_ivf_search(other, f.index, asked, 10, &o, f.want.ids, f.want.distances, NULL));
+    ck_assert(same(&f.got, &f.want));
     fgmm_rows_free(other, asked);
     fgmm_context_free(other);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 typedef struct asker {
-    fixture *f;
+    ivf_fixture *f;
     results got;
     fgmm_status status;
 } asker;
@@ -313,7 +287,7 @@ static void *ask(void *user) {
 START_TEST(many_searchers) {
     enum { ASKERS = 4 };
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 6, 800, 14, FGMM_IVF_SOAR, 2);
+    ivf_fixture f = fixture_make(ctx, 6, 800, 14, FGMM_IVF_SOAR, 2);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     pthread_t threads[ASKERS];
     asker askers[ASKERS];
@@ -330,7 +304,7 @@ START_TEST(many_searchers) {
         ck_assert(same(&askers[i].got, &f.got));
         results_free(&askers[i].got);
     }
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -374,7 +348,7 @@ END_TEST
 /* No list grows beyond its limit, in whatever portions rows come; what is full refuses, and all lists still hold all. */
 START_TEST(limited_lists) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 300, 8, FGMM_IVF_SOAR, 1 + _i % 3);
+    ivf_fixture f = fixture_make(ctx, _i, 300, 8, FGMM_IVF_SOAR, 1 + _i % 3);
     fgmm_ivf_options options = FGMM_IVF_OPTIONS_INIT;
     fgmm_ivf_search_options all = all_lists(&f);
     fgmm_ivf_info info;
@@ -393,9 +367,9 @@ START_TEST(limited_lists) {
         ck_assert_int_le(info.longest, options.list_max);
         ck_assert_int_eq(info.list_max, options.list_max);
     }
-    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.exact.ids, f.exact.distances));
+    CHECK_OK(ctx, fgmm_exact_search(ctx, f.rows, f.asked, f.metric, 10, f.want.ids, f.want.distances));
     CHECK_OK(ctx, fgmm_ivf_search(ctx, index, f.asked, 10, &all, f.got.ids, f.got.distances, NULL));
-    ck_assert(same(&f.got, &f.exact));
+    ck_assert(same(&f.got, &f.want));
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_add(ctx, index, f.rows, NULL, NULL));
     ck_assert_ptr_nonnull(strstr(fgmm_context_message(ctx), "have room for"));
     fgmm_ivf_info after;
@@ -404,13 +378,13 @@ START_TEST(limited_lists) {
     fgmm_ivf_free(ctx, index);
     options.list_max = -1;
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_create(ctx, &index, f.model, &options));
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 START_TEST(refused) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 0, 60, 4, FGMM_IVF_SINGLE, 1);
+    ivf_fixture f = fixture_make(ctx, 0, 60, 4, FGMM_IVF_SINGLE, 1);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     int64_t negative[60] = {0};
     CHECK_OK(ctx, fgmm_ivf_search(ctx, f.index, f.asked, 10, NULL, f.got.ids, f.got.distances, NULL));
@@ -438,7 +412,7 @@ START_TEST(refused) {
     o.gap = 1;
     o.target_recall = 0.9;
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_search(ctx, f.index, f.asked, 10, &o, f.got.ids, NULL, NULL));
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 

@@ -11,87 +11,51 @@ enum { TYPES = sizeof types / sizeof *types, METRICS = 3, LISTS = 13, NEIGHBOURS
 /* How many of the comparisons that rounding may spoil were made. */
 static struct { int compared; } test;
 
-typedef struct fixture {
-    fgmm_metric metric;
-    ivf_data *base, *queries;
-    fgmm_rows *rows, *asked;
-    fgmm_model *model;
-    fgmm_ivf *index;
-    fgmm_ivf_searcher *searcher;
-    results host, got;
-} fixture;
-
-/* What an index and its queries are of. */
-typedef struct recipe {
-    fgmm_metric metric;
-    fgmm_dtype type, asked;
-    int64_t n, nq, d;
-    fgmm_ivf_rule rule;
-    int max_lists;
-} recipe;
-
-static fixture fixture_of(fgmm_context *ctx, uint64_t stream, const recipe *of) {
-    rng r = rng_make(900 + stream);
-    fixture f = {.metric = of->metric};
-    f.base = ivf_data_make(&r, of->n, of->d, of->type);
-    f.queries = ivf_data_make(&r, of->nq, of->d, of->asked);
-    f.rows = ivf_data_rows(ctx, f.base);
-    f.asked = ivf_data_rows(ctx, f.queries);
-    f.model = ivf_model(ctx, &r, f.base, LISTS, f.metric);
-    fgmm_ivf_options o = FGMM_IVF_OPTIONS_INIT;
-    o.metric = f.metric;
-    o.rule = of->rule;
-    o.max_lists = of->max_lists;
-    CHECK_OK(ctx, fgmm_ivf_create(ctx, &f.index, f.model, &o));
+/* With the rows added, and a searcher. */
+static ivf_fixture fixture_of(fgmm_context *ctx, const ivf_recipe *of) {
+    ivf_fixture f = ivf_fixture_make(ctx, of);
     CHECK_OK(ctx, fgmm_ivf_add(ctx, f.index, f.rows, NULL, NULL));
     CHECK_OK(ctx, fgmm_ivf_searcher_create(ctx, &f.searcher, f.index));
-    f.host = results_make(of->nq, NEIGHBOURS);
-    f.got = results_make(of->nq, NEIGHBOURS);
     return f;
 }
 
 /* All metrics, types and some numbers of features in turn. */
-static fixture fixture_make(fgmm_context *ctx, int which, int64_t n, int64_t nq, fgmm_ivf_rule rule, int max_lists) {
+static ivf_fixture fixture_make(fgmm_context *ctx, int which, int64_t n, int64_t nq, fgmm_ivf_rule rule,
+                                int max_lists) {
     static const int64_t ds[] = {5, 14, 23, 32, 1};
-    recipe of = {.metric = (fgmm_metric)(which % METRICS), .n = n, .nq = nq, .rule = rule, .max_lists = max_lists};
-    of.d = ds[which % 5];
+    ivf_recipe of = {.stream = 900 + (uint64_t)which,
+                     .metric = (fgmm_metric)(which % METRICS),
+                     .n = n,
+                     .nq = nq,
+                     .d = ds[which % 5],
+                     .n_lists = LISTS,
+                     .rule = rule,
+                     .max_lists = max_lists};
     if (of.d == 1 && of.metric == FGMM_ANGULAR) of.d = 2; /* a row of zeros would be likely */
     of.type = types[which / 3 % TYPES];
     of.asked = which % 2 ? of.type : types[which / 2 % TYPES];
-    return fixture_of(ctx, (uint64_t)which, &of);
+    return fixture_of(ctx, &of);
 }
 
-static void fixture_free(fgmm_context *ctx, fixture *f) {
-    results_free(&f->got);
-    results_free(&f->host);
-    fgmm_ivf_searcher_free(ctx, f->searcher);
-    fgmm_ivf_free(ctx, f->index);
-    fgmm_model_free(ctx, f->model);
-    fgmm_rows_free(ctx, f->asked);
-    fgmm_rows_free(ctx, f->rows);
-    ivf_data_free(f->queries);
-    ivf_data_free(f->base);
-}
-
-static void search(fgmm_context *ctx, fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
+static void search(fgmm_context *ctx, ivf_fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
     CHECK_OK(ctx,
              fgmm_ivf_searcher_search(ctx, f->searcher, f->asked, NEIGHBOURS, o, f->got.ids, f->got.distances, counts));
 }
 
-static void search_host(fgmm_context *ctx, fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
-    CHECK_OK(ctx, fgmm_ivf_search(ctx, f->index, f->asked, NEIGHBOURS, o, f->host.ids, f->host.distances, counts));
+static void search_host(fgmm_context *ctx, ivf_fixture *f, const fgmm_ivf_search_options *o, fgmm_ivf_counts *counts) {
+    CHECK_OK(ctx, fgmm_ivf_search(ctx, f->index, f->asked, NEIGHBOURS, o, f->want.ids, f->want.distances, counts));
 }
 
-static double tolerance(const fixture *f, int64_t q, int64_t id) {
+static double tolerance(const ivf_fixture *f, int64_t q, int64_t id) {
     int64_t d = f->base->d;
     return 2 * ivf_tolerance(f->metric, f->base->values + id * d, f->queries->values + q * d, d);
 }
 
 /* Distance by distance the same but for rounding, and the same ids but where distances are too close to call. */
-static void check_same(const fixture *f) {
+static void check_same(const ivf_fixture *f) {
     for (int64_t q = 0; q < f->got.nq; q++) {
-        const int64_t *a = f->host.ids + q * NEIGHBOURS, *b = f->got.ids + q * NEIGHBOURS;
-        const float *x = f->host.distances + q * NEIGHBOURS, *y = f->got.distances + q * NEIGHBOURS;
+        const int64_t *a = f->want.ids + q * NEIGHBOURS, *b = f->got.ids + q * NEIGHBOURS;
+        const float *x = f->want.distances + q * NEIGHBOURS, *y = f->got.distances + q * NEIGHBOURS;
         for (int i = 0; i < NEIGHBOURS; i++) {
             EXPECT((a[i] < 0) == (b[i] < 0), "query %d, neighbour %d: id %lld, not %lld", (int)q, i, (long long)b[i],
                    (long long)a[i]);
@@ -116,7 +80,7 @@ static void check_counts(const fgmm_ivf_counts *got, const fgmm_ivf_counts *host
 }
 
 /* How far query q is from centroid j, smaller nearer, as probing has it. */
-static void list_distances(const fixture *f, int64_t q, double *out) {
+static void list_distances(const ivf_fixture *f, int64_t q, double *out) {
     int64_t d = f->base->d;
     if (f->metric != FGMM_INNER_PRODUCT) {
         ivf_list_distances(f->queries, q, f->model, f->metric, out);
@@ -127,7 +91,7 @@ static void list_distances(const fixture *f, int64_t q, double *out) {
 }
 
 /* Whether rounding may decide which lists some query probes: two centroids, or a centroid and the gap, too close. */
-static int is_close_call(const fixture *f, double gap) {
+static int is_close_call(const ivf_fixture *f, double gap) {
     for (int64_t q = 0; q < f->queries->n; q++) {
         double distance[LISTS], least = INFINITY, size = 0;
         list_distances(f, q, distance);
@@ -153,7 +117,7 @@ static const struct {
 START_TEST(all_lists) {
     if (!harness_takes(_i)) return;
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, _i, 300 + _i, 33, rules[_i % 4].rule, rules[_i % 4].max_lists);
+    ivf_fixture f = fixture_make(ctx, _i, 300 + _i, 33, rules[_i % 4].rule, rules[_i % 4].max_lists);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     fgmm_ivf_counts counts, host;
     o.n_probe = LISTS;
@@ -163,7 +127,7 @@ START_TEST(all_lists) {
     check_same(&f);
     check_counts(&counts, &host);
     ck_assert_int_eq(counts.distances, f.base->n * f.queries->n);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -171,7 +135,7 @@ END_TEST
 START_TEST(some_lists) {
     if (!harness_takes(_i)) return;
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 100 + _i, 400, 21, rules[_i % 4].rule, rules[_i % 4].max_lists);
+    ivf_fixture f = fixture_make(ctx, 100 + _i, 400, 21, rules[_i % 4].rule, rules[_i % 4].max_lists);
     fgmm_ivf_counts counts, host;
     rng r = rng_make(1000 + (uint64_t)_i);
     uint8_t filter[40]; /* of the first 320 ids: the rest is not wanted */
@@ -202,7 +166,7 @@ START_TEST(some_lists) {
         }
     }
     test.compared += compared;
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -210,18 +174,18 @@ END_TEST
 START_TEST(bytes_are_exact) {
     static const fgmm_dtype bytes[] = {FGMM_U8, FGMM_I8};
     fgmm_context *ctx = harness_context();
-    recipe of = {.metric = _i / 4 ? FGMM_INNER_PRODUCT : FGMM_L2, .n = 500, .nq = 40, .d = 23};
+    ivf_recipe of = {.stream = 950 + (uint64_t)_i, .n = 500, .nq = 40, .d = 23, .n_lists = LISTS, .max_lists = 2};
+    of.metric = _i / 4 ? FGMM_INNER_PRODUCT : FGMM_L2;
     of.type = bytes[_i % 2];
     of.asked = bytes[_i / 2 % 2];
-    of.max_lists = 2;
-    fixture f = fixture_of(ctx, 50 + (uint64_t)_i, &of);
+    ivf_fixture f = fixture_of(ctx, &of);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     o.n_probe = LISTS;
     search(ctx, &f, &o, NULL);
     search_host(ctx, &f, &o, NULL);
-    ck_assert_mem_eq(f.got.ids, f.host.ids, (size_t)(40 * NEIGHBOURS) * sizeof *f.got.ids);
-    ck_assert_mem_eq(f.got.distances, f.host.distances, (size_t)(40 * NEIGHBOURS) * sizeof(float));
-    fixture_free(ctx, &f);
+    ck_assert_mem_eq(f.got.ids, f.want.ids, (size_t)(40 * NEIGHBOURS) * sizeof *f.got.ids);
+    ck_assert_mem_eq(f.got.distances, f.want.distances, (size_t)(40 * NEIGHBOURS) * sizeof(float));
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -263,7 +227,7 @@ END_TEST
 START_TEST(batches) {
     if (harness_is_slow()) return;
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 1, 200, 4500, FGMM_IVF_SOAR, 2);
+    ivf_fixture f = fixture_make(ctx, 1, 200, 4500, FGMM_IVF_SOAR, 2);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     int64_t ids[NEIGHBOURS];
     float distances[NEIGHBOURS];
@@ -277,14 +241,14 @@ START_TEST(batches) {
         ck_assert(memcmp(distances, f.got.distances + q * NEIGHBOURS, sizeof distances) == 0);
         fgmm_rows_free(ctx, one);
     }
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 /* More neighbours than rows, and nothing to find. */
 START_TEST(few_rows) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 0, 4, 9, FGMM_IVF_SINGLE, 1);
+    ivf_fixture f = fixture_make(ctx, 0, 4, 9, FGMM_IVF_SINGLE, 1);
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     const uint8_t none = 0;
     fgmm_ivf_counts counts;
@@ -304,13 +268,13 @@ START_TEST(few_rows) {
     for (int i = 0; i < 9 * NEIGHBOURS; i++) ck_assert_int_eq(f.got.ids[i], -1);
     fgmm_ivf_searcher_free(ctx, searcher);
     fgmm_ivf_free(ctx, index);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
 START_TEST(refused) {
     fgmm_context *ctx = harness_context();
-    fixture f = fixture_make(ctx, 0, 50, 3, FGMM_IVF_SOAR, 2);
+    ivf_fixture f = fixture_make(ctx, 0, 50, 3, FGMM_IVF_SOAR, 2);
     fgmm_ivf_searcher *searcher = NULL;
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
     int64_t *ids = f.got.ids;
@@ -330,7 +294,7 @@ START_TEST(refused) {
     CHECK_OK(ctx, fgmm_ivf_remove(ctx, f.index, gone, 1, &removed));
     ck_assert_int_eq(removed, 1);
     CHECK_FAILS(ctx, FGMM_ERR_INVALID, fgmm_ivf_searcher_search(ctx, f.searcher, f.asked, 1, NULL, ids, NULL, NULL));
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 
@@ -339,8 +303,8 @@ START_TEST(little_room) {
     if (harness_is_cpu()) return;
     enum { OPENING = 8 << 20 }; /* what opening a device takes */
     fgmm_context *ctx = harness_context();
-    recipe of = {.n = 8000, .nq = 600, .d = 23, .max_lists = 2};
-    fixture f = fixture_of(ctx, 80, &of);
+    ivf_recipe of = {.stream = 980, .n = 8000, .nq = 600, .d = 23, .n_lists = LISTS, .max_lists = 2};
+    ivf_fixture f = fixture_of(ctx, &of);
     fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
     fgmm_context *small = NULL;
     fgmm_ivf_search_options o = FGMM_IVF_SEARCH_OPTIONS_INIT;
@@ -352,16 +316,17 @@ START_TEST(little_room) {
     fgmm_rows *asked = ivf_data_rows(small, f.queries);
     CHECK_OK(small, fgmm_ivf_searcher_create(small, &searcher, f.index));
     CHECK_OK(small,
-             fgmm_ivf_searcher_search(small, searcher, asked, NEIGHBOURS, &o, f.host.ids, f.host.distances, NULL));
-    ck_assert_mem_eq(f.got.ids, f.host.ids, (size_t)(600 * NEIGHBOURS) * sizeof *f.got.ids);
-    ck_assert_mem_eq(f.got.distances, f.host.distances, (size_t)(600 * NEIGHBOURS) * sizeof(float));
+             fgmm_ivf_searcher_search(small, searcher, asked, NEIGHBOURS, &o, f.want.ids, f.want.distances, NULL));
+    ck_assert_mem_eq(f.got.ids, f.want.ids, (size_t)(600 * NEIGHBOURS) * sizeof *f.got.ids);
+    ck_assert_mem_eq(f.got.distances, f.want.distances, (size_t)(600 * NEIGHBOURS) * sizeof(float));
     fgmm_ivf_searcher_free(small, searcher);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
+    of.stream = 981;
     of.n = 100000;
     of.nq = 3;
     of.max_lists = 1;
     of.rule = FGMM_IVF_SINGLE;
-    f = fixture_of(ctx, 81, &of);
+    f = fixture_of(ctx, &of);
     fgmm_status status = fgmm_ivf_searcher_create(small, &searcher, f.index);
     ck_assert_msg(status == FGMM_ERR_MEMORY && strstr(fgmm_context_message(small), "the rows of an index"), "%s",
                   fgmm_context_message(small));
@@ -371,7 +336,7 @@ START_TEST(little_room) {
                 fgmm_ivf_searcher_search(small, f.searcher, asked, 1, NULL, f.got.ids, NULL, NULL));
     fgmm_rows_free(small, asked);
     fgmm_context_free(small);
-    fixture_free(ctx, &f);
+    ivf_fixture_free(ctx, &f);
 }
 END_TEST
 

@@ -181,23 +181,11 @@ static void free_ranks(rank_job *jobs, int size) {
 
 /* ---- comparisons ---- */
 
-static void check_same(const fgmm_model *a, const fgmm_model *b) {
-    size_t k = (size_t)fgmm_model_components(a), d = (size_t)fgmm_model_features(a);
-    ck_assert_uint_eq(k, (size_t)fgmm_model_components(b));
-    ck_assert_mem_eq(fgmm_model_weights(a), fgmm_model_weights(b), k * sizeof(double));
-    ck_assert_mem_eq(fgmm_model_means(a), fgmm_model_means(b), k * d * sizeof(double));
-    ck_assert_mem_eq(fgmm_model_covariances(a), fgmm_model_covariances(b),
-                     (size_t)fgmm_model_covariances_size(a) * sizeof(double));
-    ck_assert(fgmm_model_lower_bound(a) == fgmm_model_lower_bound(b));
-    ck_assert_int_eq(fgmm_model_iterations(a), fgmm_model_iterations(b));
-    ck_assert_int_eq(fgmm_model_converged(a), fgmm_model_converged(b));
-}
-
 static void check_all_well(const rank_job *jobs, int size) {
     for (int r = 0; r < size; r++)
         ck_assert_msg(jobs[r].status == FGMM_OK, "rank %d of %d: %s", r, size, jobs[r].message);
     for (int r = 1; r < size; r++) {
-        check_same(jobs[0].model, jobs[r].model);
+        contract_check_same(jobs[0].model, jobs[r].model);
         ck_assert_int_eq(jobs[r].report.n_rows, jobs[0].report.n_rows);
     }
 }
@@ -237,7 +225,7 @@ START_TEST(same_as_alone) {
         share_out(again, size, p, &options);
         run_ranks(again, size, &second);
         check_all_well(again, size);
-        check_same(jobs[0].model, again[0].model);
+        contract_check_same(jobs[0].model, again[0].model);
         free_ranks(jobs, size);
         free_ranks(again, size);
     }
@@ -406,7 +394,7 @@ START_TEST(one_fails_all_end) {
         if (fault == CANCELLED) {
             ck_assert_ptr_nonnull(jobs[r].model);
             ck_assert_int_eq(fgmm_model_iterations(jobs[r].model), 2);
-            check_same(jobs[0].model, jobs[r].model);
+            contract_check_same(jobs[0].model, jobs[r].model);
         } else {
             ck_assert_ptr_null(jobs[r].model);
         }
@@ -533,7 +521,7 @@ START_TEST(checkpoint_of_ranks) {
             ck_assert_int_eq(jobs[0].status, FGMM_ERR_CANCELLED);
         } else {
             check_all_well(jobs, 2);
-            check_same(jobs[0].model, whole[0].model);
+            contract_check_same(jobs[0].model, whole[0].model);
         }
         free_ranks(jobs, 2);
         if (stop == 0) {
