@@ -10,6 +10,56 @@ void fgmm_fit_place_free(fgmm_context *ctx, fgmm_fit_place *place) {
     *place = (fgmm_fit_place){0};
 }
 
+/* ---- a place as numbers ---- */
+
+static void saw_numbers(const fgmm_fit_result *result, double *numbers) {
+    numbers[0] = (double)result->engine;
+    numbers[1] = result->counts.survivors_per_row;
+    numbers[2] = result->counts.dropped_mass;
+    numbers[3] = result->counts.dense_fraction;
+}
+
+static void take_saw(fgmm_fit_result *result, const double *numbers) {
+    result->engine = (fgmm_engine)numbers[0];
+    result->counts =
+        (fgmm_pass_counts){.survivors_per_row = numbers[1], .dropped_mass = numbers[2], .dense_fraction = numbers[3]};
+}
+
+void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {
+    const fgmm_model *best = place->best.model;
+    numbers[FGMM_PLACE_RESTART] = place->restart;
+    numbers[FGMM_PLACE_ENGINE] = (double)place->choice.now;
+    numbers[FGMM_PLACE_SCREEN_FAILURES] = place->choice.screen_failures;
+    numbers[FGMM_PLACE_CUT] = place->choice.cut;
+    numbers[FGMM_PLACE_MOVED] = (double)place->moved;
+    numbers[FGMM_PLACE_CHANGE] = place->change;
+    numbers[FGMM_PLACE_CHANGED] = place->changed;
+    saw_numbers(&place->now, numbers + FGMM_PLACE_NOW);
+    saw_numbers(&place->best, numbers + FGMM_PLACE_BEST);
+    numbers[FGMM_PLACE_BEST_ITERATIONS] = best ? best->n_iter : 0;
+    numbers[FGMM_PLACE_BEST_BOUND] = best ? best->lower_bound : NAN;
+    numbers[FGMM_PLACE_BEST_CONVERGED] = best ? best->converged : 0;
+}
+
+void fgmm_fit_place_take(fgmm_fit_place *place, const double *numbers) {
+    fgmm_model *best = place->best.model;
+    place->restart = (int)numbers[FGMM_PLACE_RESTART];
+    place->choice.now = (fgmm_engine)numbers[FGMM_PLACE_ENGINE];
+    place->choice.screen_failures = (int)numbers[FGMM_PLACE_SCREEN_FAILURES];
+    place->choice.cut = numbers[FGMM_PLACE_CUT];
+    place->moved = (int64_t)numbers[FGMM_PLACE_MOVED];
+    place->change = numbers[FGMM_PLACE_CHANGE];
+    place->changed = numbers[FGMM_PLACE_CHANGED] != 0;
+    take_saw(&place->now, numbers + FGMM_PLACE_NOW);
+    take_saw(&place->best, numbers + FGMM_PLACE_BEST);
+    if (!best) return;
+    best->n_iter = (int)numbers[FGMM_PLACE_BEST_ITERATIONS];
+    best->lower_bound = numbers[FGMM_PLACE_BEST_BOUND];
+    best->converged = numbers[FGMM_PLACE_BEST_CONVERGED] != 0;
+}
+
+/* ---- which fit it is ---- */
+
 void fgmm_fit_halves(uint64_t value, double *low_then_high) {
     low_then_high[0] = (double)(value & UINT32_MAX);
     low_then_high[1] = (double)(value >> 32);
@@ -102,54 +152,25 @@ fgmm_status fgmm_model_share(fgmm_group *group, fgmm_model **model, fgmm_covaria
     return fgmm_group_share(group, FGMM_MEET_MODEL, (*model)->covariances, fgmm_covariances_size(type, k, d));
 }
 
-/* Components, iterations, bound, whether converged, and what the last pass saw. */
-enum { RESULT_NUMBERS = 8 };
-
-static void result_numbers(const fgmm_fit_result *result, double *numbers) {
-    const fgmm_model *model = result->model;
-    const double all[RESULT_NUMBERS] = {model ? (double)model->k : 0,
-                                        model ? model->n_iter : 0,
-                                        model ? model->lower_bound : 0,
-                                        model ? model->converged : 0,
-                                        result->engine,
-                                        result->counts.survivors_per_row,
-                                        result->counts.dropped_mass,
-                                        result->counts.dense_fraction};
-    memcpy(numbers, all, sizeof all);
-}
-
-static fgmm_status share_result(fgmm_group *group, fgmm_fit_result *result, const double *numbers, fgmm_covariance type,
-                                int64_t d) {
-    if (numbers[0] == 0) return FGMM_OK;
-    FGMM_TRY(fgmm_model_share(group, &result->model, type, (int64_t)numbers[0], d));
-    result->model->n_iter = (int)numbers[1];
-    result->model->lower_bound = numbers[2];
-    result->model->converged = (int)numbers[3];
-    result->engine = (fgmm_engine)numbers[4];
-    result->counts = (fgmm_pass_counts){numbers[5], numbers[6], numbers[7]};
-    return FGMM_OK;
-}
-
 fgmm_status fgmm_fit_place_share(fgmm_group *group, fgmm_fit_place *place, fgmm_covariance type, int64_t d) {
-    enum { RESTART, ENGINE, SCREEN_FAILURES, CUT, MOVED, CHANGE, CHANGED, NOW, BEST = NOW + RESULT_NUMBERS };
-    double numbers[BEST + RESULT_NUMBERS] = {
-        [RESTART] = place->restart, [ENGINE] = place->choice.now,   [SCREEN_FAILURES] = place->choice.screen_failures,
-        [CUT] = place->choice.cut,  [MOVED] = (double)place->moved, [CHANGE] = place->change,
-        [CHANGED] = place->changed};
-    result_numbers(&place->now, numbers + NOW);
-    result_numbers(&place->best, numbers + BEST);
-    FGMM_TRY(fgmm_group_share(group, FGMM_MEET_PLACE, numbers, BEST + RESULT_NUMBERS));
-    int64_t k = (int64_t)numbers[NOW];
+    enum { NOW_K = FGMM_PLACE_NUMBERS, NOW_ITERATIONS, NOW_BOUND, NOW_CONVERGED, BEST_K, NUMBERS };
+    double numbers[NUMBERS] = {0};
+    const fgmm_model *now = place->now.model, *best = place->best.model;
+    fgmm_fit_place_numbers(place, numbers);
+    numbers[NOW_K] = now ? (double)now->k : 0;
+    numbers[NOW_ITERATIONS] = now ? now->n_iter : 0;
+    numbers[NOW_BOUND] = now ? now->lower_bound : 0;
+    numbers[NOW_CONVERGED] = now ? now->converged : 0;
+    numbers[BEST_K] = best ? (double)best->k : 0;
+    FGMM_TRY(fgmm_group_share(group, FGMM_MEET_PLACE, numbers, NUMBERS));
+    int64_t k = (int64_t)numbers[NOW_K], best_k = (int64_t)numbers[BEST_K];
     if (k == 0) return FGMM_OK;
-    place->restart = (int)numbers[RESTART];
-    place->choice.now = (fgmm_engine)numbers[ENGINE];
-    place->choice.screen_failures = (int)numbers[SCREEN_FAILURES];
-    place->choice.cut = numbers[CUT];
-    place->moved = (int64_t)numbers[MOVED];
-    place->change = numbers[CHANGE];
-    place->changed = (int)numbers[CHANGED];
-    FGMM_TRY(share_result(group, &place->now, numbers + NOW, type, d));
-    FGMM_TRY(share_result(group, &place->best, numbers + BEST, type, d));
+    FGMM_TRY(fgmm_model_share(group, &place->now.model, type, k, d));
+    place->now.model->n_iter = (int)numbers[NOW_ITERATIONS];
+    place->now.model->lower_bound = numbers[NOW_BOUND];
+    place->now.model->converged = (int)numbers[NOW_CONVERGED];
+    if (best_k > 0) FGMM_TRY(fgmm_model_share(group, &place->best.model, type, best_k, d));
+    fgmm_fit_place_take(place, numbers);
     double *fates = fgmm_alloc(group->ctx, (size_t)k * sizeof *fates, "fates of components");
     if (!fates) return FGMM_ERR_MEMORY;
     for (int64_t i = 0; i < k; i++) fates[i] = place->fates ? place->fates[i] : 0;

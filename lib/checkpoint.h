@@ -27,6 +27,28 @@ typedef struct fgmm_fit_place {
 
 void fgmm_fit_place_free(fgmm_context *ctx, fgmm_fit_place *place);
 
+/* A place as numbers, but for its models and fates: of the best model what goes with the arrays. */
+enum {
+    FGMM_PLACE_RESTART,
+    FGMM_PLACE_ENGINE,
+    FGMM_PLACE_SCREEN_FAILURES,
+    FGMM_PLACE_CUT,
+    FGMM_PLACE_MOVED,
+    FGMM_PLACE_CHANGE,
+    FGMM_PLACE_CHANGED,
+    FGMM_PLACE_NOW, /* what the last pass saw: an engine and three numbers */
+    FGMM_PLACE_SAW = 4,
+    FGMM_PLACE_BEST = FGMM_PLACE_NOW + FGMM_PLACE_SAW,
+    FGMM_PLACE_BEST_ITERATIONS = FGMM_PLACE_BEST + FGMM_PLACE_SAW, /* 0: there is no best yet */
+    FGMM_PLACE_BEST_BOUND,
+    FGMM_PLACE_BEST_CONVERGED,
+    FGMM_PLACE_NUMBERS
+};
+
+void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers);
+/* The other way round; the best model must be there by then if there is one. */
+void fgmm_fit_place_take(fgmm_fit_place *place, const double *numbers);
+
 /* What makes a fit this fit: numbers that must be equal, and the rows by their moments, which must be close. */
 enum {
     FGMM_FIT_COMPONENTS,

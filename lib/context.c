@@ -170,6 +170,11 @@ char *fgmm_strdup(fgmm_context *ctx, const char *text) {
     return copy ? memcpy(copy, text, size) : NULL;
 }
 
+double fgmm_memory_left(const fgmm_context *ctx) {
+    if (ctx->root) ctx = ctx->root;
+    return ctx->bytes_limit ? (double)(ctx->bytes_limit - atomic_load(&ctx->bytes)) : INFINITY;
+}
+
 double fgmm_memory_quarter(void) {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     return pages > 0 && page > 0 ? 0.25 * (double)pages * (double)page : 1e9;

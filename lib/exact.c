@@ -147,25 +147,22 @@ static fgmm_status search_group(exact_call *call, const void *queries, int64_t f
     int64_t block = fgmm_block_rows(call->rows), most = call->target->facts.max_block_bytes, row = call->d * 4 + 20;
     if (most > 0 && block > most / 2 / row) block = most / 2 / row < 1 ? 1 : most / 2 / row;
     const char *what = "queries";
-    float *best_distance = fgmm_alloc(ctx, n * k * sizeof *best_distance, what);
-    int64_t *best_id = fgmm_alloc(ctx, n * k * sizeof *best_id, what);
-    call->best = fgmm_calloc(ctx, n, sizeof *call->best, what);
+    call->best = fgmm_bests_new(ctx, call->n, call->k);
     call->pack = (fgmm_query_pack){.stride = call->stride};
     call->pack.floats = fgmm_alloc(ctx, n * (size_t)call->stride * sizeof(float), what);
     call->out = fgmm_alloc(ctx, (size_t)call->threads * BATCH * FGMM_SCAN_ROWS * sizeof(float), what);
     int64_t converted = call->type == call->rows->type ? call->threads : block;
     call->converted = fgmm_alloc(ctx, (size_t)(converted * call->stride) * sizeof(float), "a block as floats");
-    if (!best_distance || !best_id || !call->best || !call->pack.floats || !call->out || !call->converted) goto done;
-    if (call->whole && !(call->pack.words = fgmm_alloc(ctx, n * (size_t)call->stride * sizeof(int16_t), what)))
-        goto done;
+    if (!call->best || !call->pack.floats || !call->out || !call->converted) goto done;
+    /* Only the host's scan takes words. */
+    int words = call->whole && call->target->backend->scan;
+    if (words && !(call->pack.words = fgmm_alloc(ctx, n * (size_t)call->stride * sizeof(int16_t), what))) goto done;
     if (call->metric == FGMM_ANGULAR &&
         !(call->inverse = fgmm_alloc(ctx, (size_t)block * sizeof(float), "lengths of rows")))
         goto done;
-    for (size_t i = 0; i < n; i++)
-        call->best[i] = (fgmm_best){.k = call->k, .distance = best_distance + i * k, .id = best_id + i * k};
     FGMM_GO(fgmm_rows_to_floats(ctx, call->queries->type, queries, first, call->n, call->d,
                                 call->metric == FGMM_ANGULAR, call->pack.floats));
-    if (call->whole) fgmm_rows_to_words(call->queries->type, queries, call->n, call->d, call->pack.words);
+    if (words) fgmm_rows_to_words(call->queries->type, queries, call->n, call->d, call->pack.words);
     FGMM_GO(fgmm_each_block(ctx, call->rows, block, exact_block, call));
     for (size_t i = 0; i < n; i++) {
         size_t at = ((size_t)first + i) * k;
@@ -178,9 +175,7 @@ done:
     fgmm_free(ctx, call->converted);
     fgmm_free(ctx, call->out);
     fgmm_free(ctx, call->pack.floats);
-    fgmm_free(ctx, call->best);
-    fgmm_free(ctx, best_id);
-    fgmm_free(ctx, best_distance);
+    fgmm_bests_free(ctx, call->best);
     call->inverse = NULL;
     return status;
 }

@@ -189,7 +189,7 @@ static fgmm_status slot_take(fgmm_feed *feed, feed_slot *slot, int64_t index) {
     FGMM_TRY(fgmm_reader_take(feed->reader, &slot->staged, while_waiting, feed));
     slot->lent = 1;
     if (index >= feed->keep || !feed->target->facts.zero_copy) return FGMM_OK;
-    fgmm_status status = fgmm_reader_keep(feed->reader, slot->staged);
+    fgmm_status status = fgmm_reader_keep(feed->reader);
     slot->lent = status != FGMM_OK;
     if (status != FGMM_ERR_MEMORY) return status;
     feed->keep = index;

@@ -196,7 +196,7 @@ static fgmm_status run_batch(search_batch *b, search_call *call, int64_t from) {
 static fgmm_status batch_open(search_batch *b, const search_call *call) {
     fgmm_context *ctx = call->ctx;
     const char *what = "a batch of queries";
-    size_t n = (size_t)call->batch, k = (size_t)call->index->k, stride = (size_t)call->stride, best = (size_t)call->k;
+    size_t n = (size_t)call->batch, k = (size_t)call->index->k, stride = (size_t)call->stride;
     b->call = call;
     b->words = (int64_t)(k + 63) / 64;
     b->pack.stride = call->stride;
@@ -212,14 +212,9 @@ static fgmm_status batch_open(search_batch *b, const search_call *call) {
     NEED(b->askers, n * (k < (size_t)call->plan.probing.most ? k : (size_t)call->plan.probing.most));
     NEED(b->out, n * FGMM_SCAN_ROWS);
     NEED(b->query, n);
-    NEED(b->best, n);
-    NEED(b->best[0].distance, n * best);
-    NEED(b->best[0].id, n * best);
 #undef NEED
-    for (size_t q = 0; q < n; q++)
-        b->best[q] =
-            (fgmm_best){.k = call->k, .distance = b->best[0].distance + q * best, .id = b->best[0].id + q * best};
-    return FGMM_OK;
+    b->best = fgmm_bests_new(ctx, call->batch, call->k);
+    return b->best ? FGMM_OK : FGMM_ERR_MEMORY;
 }
 
 static void batch_close(search_batch *b, search_call *call) {
@@ -227,11 +222,7 @@ static void batch_close(search_batch *b, search_call *call) {
     atomic_fetch_add(&call->computed, b->computed);
     atomic_fetch_add(&call->entries, b->entries);
     atomic_fetch_add(&call->probes, b->probes);
-    if (b->best) {
-        fgmm_free(ctx, b->best[0].distance);
-        fgmm_free(ctx, b->best[0].id);
-    }
-    fgmm_free(ctx, b->best);
+    fgmm_bests_free(ctx, b->best);
     fgmm_free(ctx, b->query);
     fgmm_free(ctx, b->out);
     fgmm_free(ctx, b->askers);

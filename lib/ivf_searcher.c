@@ -144,7 +144,7 @@ typedef struct {
     int64_t batch, k;
     int64_t *ids;
     float *distances;
-    fgmm_lists_query query;             /* its arrays are room for a batch */
+    fgmm_lists_query query;
     float *floats, *to_lists, *sorting; /* [batch, stride], [batch, K], [threads, K] */
     uint64_t *probed;                   /* [batch, words] */
     fgmm_best *best;                    /* [batch] */
@@ -155,29 +155,20 @@ static fgmm_status search_open(device_search *s) {
     fgmm_context *ctx = s->ctx;
     const char *what = "a batch of queries";
     size_t n = (size_t)s->batch, k = (size_t)s->searcher->index->k, threads = (size_t)s->threads;
-    size_t best = (size_t)s->k;
 #define NEED(pointer, count)                                                                                           \
     if (!((pointer) = fgmm_calloc(ctx, (count), sizeof *(pointer), what))) return FGMM_ERR_MEMORY
     NEED(s->floats, n * (size_t)s->query.stride);
     NEED(s->to_lists, n * k);
     NEED(s->sorting, threads * k);
     NEED(s->probed, n * (size_t)s->query.words);
-    NEED(s->best, n);
-    NEED(s->best[0].distance, n * best);
-    NEED(s->best[0].id, n * best);
 #undef NEED
-    for (size_t i = 0; i < n; i++)
-        s->best[i] = (fgmm_best){.k = s->k, .distance = s->best[0].distance + i * best, .id = s->best[0].id + i * best};
-    return FGMM_OK;
+    s->best = fgmm_bests_new(ctx, s->batch, s->k);
+    return s->best ? FGMM_OK : FGMM_ERR_MEMORY;
 }
 
 static void search_close(device_search *s) {
     fgmm_context *ctx = s->ctx;
-    if (s->best) {
-        fgmm_free(ctx, s->best[0].id);
-        fgmm_free(ctx, s->best[0].distance);
-    }
-    fgmm_free(ctx, s->best);
+    fgmm_bests_free(ctx, s->best);
     fgmm_free(ctx, s->probed);
     fgmm_free(ctx, s->sorting);
     fgmm_free(ctx, s->to_lists);

@@ -206,6 +206,28 @@ fgmm_status fgmm_rows_unit(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows *
 
 /* ---- the k best ---- */
 
+fgmm_best *fgmm_bests_new(fgmm_context *ctx, int64_t n, int64_t k) {
+    const char *what = "the nearest rows";
+    fgmm_best *bests = fgmm_calloc(ctx, (size_t)n, sizeof *bests, what);
+    if (!bests) return NULL;
+    bests->distance = fgmm_alloc(ctx, (size_t)(n * k) * sizeof *bests->distance, what);
+    bests->id = fgmm_alloc(ctx, (size_t)(n * k) * sizeof *bests->id, what);
+    if (!bests->distance || !bests->id) {
+        fgmm_bests_free(ctx, bests);
+        return NULL;
+    }
+    for (int64_t i = 0; i < n; i++)
+        bests[i] = (fgmm_best){.k = k, .distance = bests->distance + i * k, .id = bests->id + i * k};
+    return bests;
+}
+
+void fgmm_bests_free(fgmm_context *ctx, fgmm_best *bests) {
+    if (!bests) return;
+    fgmm_free(ctx, bests->distance);
+    fgmm_free(ctx, bests->id);
+    fgmm_free(ctx, bests);
+}
+
 static inline int is_worse(float a, int64_t a_id, float b, int64_t b_id) {
     return a > b || (a == b && a_id > b_id);
 }

@@ -63,6 +63,10 @@ typedef struct fgmm_best {
     int64_t *id;     /* [k] */
 } fgmm_best;
 
+/* n of them, empty, with room for k each; to be freed with fgmm_bests_free, which takes NULL. @return NULL for no memory. */
+fgmm_best *fgmm_bests_new(fgmm_context *ctx, int64_t n, int64_t k);
+void fgmm_bests_free(fgmm_context *ctx, fgmm_best *bests);
+
 /* Nothing larger gets in. */
 static inline float fgmm_best_bound(const fgmm_best *best) {
     return best->n < best->k ? INFINITY : best->distance[0];

@@ -281,8 +281,7 @@ void fgmm_reader_give(fgmm_reader *reader, void *data) {
     pthread_mutex_unlock(&reader->lock);
 }
 
-fgmm_status fgmm_reader_keep(fgmm_reader *reader, void *data) {
-    (void)data;
+fgmm_status fgmm_reader_keep(fgmm_reader *reader) {
     pthread_mutex_lock(&reader->lock);
     int64_t left = reader->end - reader->head; /* blocks that are still to be taken */
     int spare = reader->n_buffers - 1 >= left;

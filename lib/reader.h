@@ -35,9 +35,9 @@ fgmm_status fgmm_reader_take(fgmm_reader *reader, void **data, fgmm_status (*idl
 /* Gives a block back; its buffer is filled again. */
 void fgmm_reader_give(fgmm_reader *reader, void *data);
 
-/* Leaves a block to the caller for good, to be freed by fgmm_free, with a new buffer in its place if one is still
+/* Leaves a block that is out to the caller for good, to be freed by fgmm_free, with a new buffer in its place if one is still
  * needed. FGMM_ERR_MEMORY: there is no other, and the block is to be given back. */
-fgmm_status fgmm_reader_keep(fgmm_reader *reader, void *data);
+fgmm_status fgmm_reader_keep(fgmm_reader *reader);
 
 fgmm_reader_cost fgmm_reader_spent(fgmm_reader *reader);
 

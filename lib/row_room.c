@@ -13,11 +13,6 @@ static double row_bytes(const fgmm_rows *rows) {
     return (double)rows->d * (double)fgmm_dtype_size(rows->type);
 }
 
-/* What the limit leaves for rows and work on them; infinite without one. */
-static double left_of_limit(const fgmm_context *ctx) {
-    return ctx->bytes_limit ? (double)(ctx->bytes_limit - atomic_load(&ctx->bytes)) : INFINITY;
-}
-
 static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows, const fgmm_device_facts *facts,
                                  int64_t asked) {
     int64_t block = asked, bytes_a_row = (int64_t)row_bytes(rows);
@@ -29,7 +24,7 @@ static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows,
     }
     if (facts->max_block_bytes > 0 && !rows->cl_mem && block > facts->max_block_bytes / bytes_a_row)
         block = facts->max_block_bytes / bytes_a_row / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
-    double most = block_share * left_of_limit(ctx) / (double)bytes_a_row;
+    double most = block_share * fgmm_memory_left(ctx) / (double)bytes_a_row;
     if ((double)block > most) block = (int64_t)most / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
     /* Per-row results of a block are held by its caller. */
     if (block > (int64_t)1 << 22) block = (int64_t)1 << 22;
@@ -44,7 +39,7 @@ fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fg
     out->block_rows = choose_block_rows(ctx, rows, facts, asked);
     out->n_blocks = (rows->n + out->block_rows - 1) / out->block_rows;
     double rows_in_block = (double)(rows->n < out->block_rows ? rows->n : out->block_rows);
-    double block = row_bytes(rows) * rows_in_block, left = left_of_limit(ctx);
+    double block = row_bytes(rows) * rows_in_block, left = fgmm_memory_left(ctx);
     out->buffers = BUFFERS * block < 0.5 * left ? BUFFERS : 2;
     int needed = out->n_blocks < 2 ? 1 : 2;
     if (out->staged && needed * block > left)

@@ -18,47 +18,6 @@
 /* Says in a word what kind of file this is, and its version. */
 static const char checkpoint_kind[] = "flashgmm checkpoint 1";
 
-/* What the array 'state' holds, as doubles. */
-enum {
-    RESTART,
-    ENGINE,
-    SCREEN_FAILURES,
-    CUT,
-    MOVED,
-    CHANGE,
-    CHANGED,
-    NOW, /* what the last pass saw */
-    SAW = 4,
-    BEST = NOW + SAW,
-    BEST_ITERATIONS = BEST + SAW, /* 0: there is no best yet */
-    BEST_BOUND,
-    BEST_CONVERGED,
-    N_NUMBERS
-};
-
-static void saw_numbers(const fgmm_fit_result *result, double *numbers) {
-    numbers[0] = (double)result->engine;
-    numbers[1] = result->counts.survivors_per_row;
-    numbers[2] = result->counts.dropped_mass;
-    numbers[3] = result->counts.dense_fraction;
-}
-
-static void state_numbers(const fgmm_fit_place *place, double *numbers) {
-    const fgmm_model *best = place->best.model;
-    numbers[RESTART] = place->restart;
-    numbers[ENGINE] = (double)place->choice.now;
-    numbers[SCREEN_FAILURES] = place->choice.screen_failures;
-    numbers[CUT] = place->choice.cut;
-    numbers[MOVED] = (double)place->moved;
-    numbers[CHANGE] = place->change;
-    numbers[CHANGED] = place->changed;
-    saw_numbers(&place->now, numbers + NOW);
-    saw_numbers(&place->best, numbers + BEST);
-    numbers[BEST_ITERATIONS] = best ? best->n_iter : 0;
-    numbers[BEST_BOUND] = best ? best->lower_bound : NAN;
-    numbers[BEST_CONVERGED] = best ? best->converged : 0;
-}
-
 /* ---- saving ---- */
 
 fgmm_status fgmm_checkpoint_try(fgmm_context *ctx, const char *path) {
@@ -84,13 +43,13 @@ fgmm_status fgmm_checkpoint_save(fgmm_context *ctx, const char *path, const fgmm
     const fgmm_model *model = place->now.model;
     const int64_t k = model->k, d = model->d, n_iter = model->n_iter;
     const uint8_t converged = model->converged != 0;
-    double state[N_NUMBERS];
+    double state[FGMM_PLACE_NUMBERS];
     fgmm_npz_entry entries[18];
     int count = 0;
     double *fates = fgmm_alloc(ctx, (size_t)k * sizeof *fates, "fates of components");
     if (!fates) return FGMM_ERR_MEMORY;
     for (int64_t i = 0; i < k; i++) fates[i] = (double)place->fates[i];
-    state_numbers(place, state);
+    fgmm_fit_place_numbers(place, state);
     const fgmm_npz_entry plain[] = {
         {{"kind", FGMM_U8, 0, {0, 0, 0}, NULL}, checkpoint_kind},
         {{"covariance_type", FGMM_U8, 0, {0, 0, 0}, NULL}, fgmm_covariance_name(model->type)},
@@ -101,7 +60,7 @@ fgmm_status fgmm_checkpoint_save(fgmm_context *ctx, const char *path, const fgmm
         {{"rows_weight", FGMM_F64, 0, {0, 0, 0}, &identity->weight}, NULL},
         {{"rows_mean", FGMM_F64, 1, {d, 0, 0}, identity->mean}, NULL},
         {{"rows_variance", FGMM_F64, 1, {d, 0, 0}, identity->variance}, NULL},
-        {{"state", FGMM_F64, 1, {N_NUMBERS, 0, 0}, state}, NULL},
+        {{"state", FGMM_F64, 1, {FGMM_PLACE_NUMBERS, 0, 0}, state}, NULL},
         {{"fates", FGMM_F64, 1, {k, 0, 0}, fates}, NULL},
     };
     for (; count < (int)(sizeof plain / sizeof *plain); count++) entries[count] = plain[count];
@@ -157,54 +116,48 @@ static fgmm_status load_model(const checkpoint_file *file, const char *const nam
     return FGMM_OK;
 }
 
-static fgmm_status load_saw(const checkpoint_file *file, const double *state, int from, fgmm_fit_result *result) {
+static fgmm_status check_saw(const checkpoint_file *file, const double *state, int from) {
     if (!is_count(state[from], 0, FGMM_ENGINE_DENSE)) return impossible(file, "state", from, state[from]);
-    for (int i = 1; i < SAW; i++)
-        if (!(state[from + i] >= 0) || isinf(state[from + i]))
-            return impossible(file, "state", from + i, state[from + i]);
-    result->engine = (fgmm_engine)state[from];
-    result->counts = (fgmm_pass_counts){
-        .survivors_per_row = state[from + 1], .dropped_mass = state[from + 2], .dense_fraction = state[from + 3]};
+    for (int i = from + 1; i < from + FGMM_PLACE_SAW; i++)
+        if (!(state[i] >= 0) || isinf(state[i])) return impossible(file, "state", i, state[i]);
     return FGMM_OK;
 }
 
-static fgmm_status load_state(const checkpoint_file *file, const fgmm_fit_identity *identity, fgmm_fit_place *place) {
-    const double *state, *fit = identity->numbers;
-    const int64_t shape[1] = {N_NUMBERS};
+static fgmm_status check_state(const checkpoint_file *file, const double *fit, const double *state) {
     const struct {
         int at;
         double least, most;
-    } counts[] = {{RESTART, 0, fit[FGMM_FIT_N_INIT] - 1},
-                  {ENGINE, 0, FGMM_ENGINE_DENSE},
-                  {SCREEN_FAILURES, 0, INT_MAX},
-                  {MOVED, 0, fit[FGMM_FIT_COMPONENTS]},
-                  {CHANGED, 0, 1},
-                  {BEST_ITERATIONS, 0, INT_MAX},
-                  {BEST_CONVERGED, 0, 1}};
-    FGMM_TRY(fgmm_npz_need(file->npz, file->path, "state", 1, shape, &state));
+    } counts[] = {{FGMM_PLACE_RESTART, 0, fit[FGMM_FIT_N_INIT] - 1},
+                  {FGMM_PLACE_ENGINE, 0, FGMM_ENGINE_DENSE},
+                  {FGMM_PLACE_SCREEN_FAILURES, 0, INT_MAX},
+                  {FGMM_PLACE_MOVED, 0, fit[FGMM_FIT_COMPONENTS]},
+                  {FGMM_PLACE_CHANGED, 0, 1},
+                  {FGMM_PLACE_BEST_ITERATIONS, 0, INT_MAX},
+                  {FGMM_PLACE_BEST_CONVERGED, 0, 1}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (!is_count(state[counts[i].at], counts[i].least, counts[i].most))
             return impossible(file, "state", counts[i].at, state[counts[i].at]);
-    if (!(state[CUT] >= 0 && state[CUT] < 1)) return impossible(file, "state", CUT, state[CUT]);
-    if (isinf(state[CHANGE])) return impossible(file, "state", CHANGE, state[CHANGE]);
-    if ((state[RESTART] > 0) != (state[BEST_ITERATIONS] > 0))
-        return impossible(file, "state", BEST_ITERATIONS, state[BEST_ITERATIONS]);
-    place->restart = (int)state[RESTART];
-    place->choice = (fgmm_engine_choice){
-        .now = (fgmm_engine)state[ENGINE], .screen_failures = (int)state[SCREEN_FAILURES], .cut = state[CUT]};
-    place->moved = (int64_t)state[MOVED];
-    place->change = state[CHANGE];
-    place->changed = state[CHANGED] != 0;
-    FGMM_TRY(load_saw(file, state, NOW, &place->now));
-    FGMM_TRY(load_saw(file, state, BEST, &place->best));
-    if (state[BEST_ITERATIONS] == 0) return FGMM_OK;
-    if (!isfinite(state[BEST_BOUND])) return impossible(file, "state", BEST_BOUND, state[BEST_BOUND]);
+    double cut = state[FGMM_PLACE_CUT], best = state[FGMM_PLACE_BEST_ITERATIONS];
+    if (!(cut >= 0 && cut < 1)) return impossible(file, "state", FGMM_PLACE_CUT, cut);
+    if (isinf(state[FGMM_PLACE_CHANGE])) return impossible(file, "state", FGMM_PLACE_CHANGE, state[FGMM_PLACE_CHANGE]);
+    if ((state[FGMM_PLACE_RESTART] > 0) != (best > 0))
+        return impossible(file, "state", FGMM_PLACE_BEST_ITERATIONS, best);
+    if (best > 0 && !isfinite(state[FGMM_PLACE_BEST_BOUND]))
+        return impossible(file, "state", FGMM_PLACE_BEST_BOUND, state[FGMM_PLACE_BEST_BOUND]);
+    FGMM_TRY(check_saw(file, state, FGMM_PLACE_NOW));
+    return check_saw(file, state, FGMM_PLACE_BEST);
+}
+
+static fgmm_status load_state(const checkpoint_file *file, const fgmm_fit_identity *identity, fgmm_fit_place *place) {
     static const char *const names[3] = {"best_weights", "best_means", "best_covariances"};
-    FGMM_TRY(load_model(file, names, (fgmm_covariance)fit[FGMM_FIT_COVARIANCE], (int64_t)fit[FGMM_FIT_COMPONENTS],
-                        identity->d, &place->best.model));
-    place->best.model->n_iter = (int)state[BEST_ITERATIONS];
-    place->best.model->lower_bound = state[BEST_BOUND];
-    place->best.model->converged = state[BEST_CONVERGED] != 0;
+    const double *state, *fit = identity->numbers;
+    const int64_t shape[1] = {FGMM_PLACE_NUMBERS};
+    FGMM_TRY(fgmm_npz_need(file->npz, file->path, "state", 1, shape, &state));
+    FGMM_TRY(check_state(file, fit, state));
+    if (state[FGMM_PLACE_BEST_ITERATIONS] > 0)
+        FGMM_TRY(load_model(file, names, (fgmm_covariance)fit[FGMM_FIT_COVARIANCE], (int64_t)fit[FGMM_FIT_COMPONENTS],
+                            identity->d, &place->best.model));
+    fgmm_fit_place_take(place, state);
     return FGMM_OK;
 }
 

@@ -244,6 +244,15 @@ done:
     return status;
 }
 
+int fgmm_rows_bin_type(const char *format, fgmm_dtype *out) {
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        if (formats[i].open != open_bin || strcasecmp(format, formats[i].name) != 0) continue;
+        *out = formats[i].type;
+        return 1;
+    }
+    return 0;
+}
+
 int fgmm_rows_is_name(const char *path) {
     if (fgmm_hdf5_is_path(path)) return 1;
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)

@@ -23,6 +23,9 @@ fgmm_status fgmm_rows_open_pipe(fgmm_context *ctx, fgmm_rows **out, const char *
 /* FILE or FILE:DATASET. FGMM_ERR_UNSUPPORTED in a build without HDF5. */
 fgmm_status fgmm_rows_open_hdf5(fgmm_context *ctx, fgmm_rows **out, const char *path);
 
+/* Whether the format is one of a header of two numbers and the rows behind it ("fbin" and its kin), and of which type. */
+int fgmm_rows_bin_type(const char *format, fgmm_dtype *out);
+
 /* The type of rows in an .npy; FGMM_ERR_FORMAT where it holds none. */
 fgmm_status fgmm_rows_npy_type(fgmm_context *ctx, const char *label, const fgmm_npy_header *header, fgmm_dtype *out);
 

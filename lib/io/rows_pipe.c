@@ -1,6 +1,7 @@
 /* Rows from standard input. They go by once; where they are needed again they are put aside first, in memory if they fit
  * and in a file without a name if not. */
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,10 +107,8 @@ static fgmm_status open_spool(fgmm_context *ctx, pipe_rows *pipe) {
 }
 
 static fgmm_status spool(fgmm_context *ctx, pipe_rows *pipe) {
-    const fgmm_context *whole = ctx->root ? ctx->root : ctx;
-    int64_t left = whole->bytes_limit ? whole->bytes_limit - atomic_load(&whole->bytes) : INT64_MAX;
-    int64_t at_once = (left / 8 < SPOOL_PIECE ? left / 8 : SPOOL_PIECE) / (int64_t)pipe->row_bytes;
-    int64_t rows = at_once > 0 ? at_once : 1;
+    int64_t rows = (int64_t)fmin(fgmm_memory_left(ctx) / 8, SPOOL_PIECE) / (int64_t)pipe->row_bytes;
+    if (rows < 1) rows = 1;
     fgmm_status status = FGMM_OK;
     void *piece = fgmm_alloc(ctx, (size_t)rows * pipe->row_bytes, "rows on their way to a file");
     if (!piece) return FGMM_ERR_MEMORY;
@@ -131,13 +130,11 @@ static int is_aside(const pipe_rows *pipe) {
 }
 
 static fgmm_status put_aside(fgmm_context *ctx, pipe_rows *pipe) {
-    const fgmm_context *whole = ctx->root ? ctx->root : ctx;
-    double bytes = (double)pipe->n * (double)pipe->row_bytes, room = fgmm_memory_quarter();
+    double bytes = (double)pipe->n * (double)pipe->row_bytes, left = fgmm_memory_left(ctx);
     if (pipe->next != 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "%s has been read, and comes only once: put it into a file to read it again", label);
-    if (whole->bytes_limit) room = 0.5 * (double)(whole->bytes_limit - atomic_load(&whole->bytes));
-    if (bytes > room) return spool(ctx, pipe);
+    if (bytes > (isfinite(left) ? left / 2 : fgmm_memory_quarter())) return spool(ctx, pipe);
     unsigned char *aside = fgmm_alloc(ctx, (size_t)bytes, "the rows of standard input");
     if (!aside) return FGMM_ERR_MEMORY;
     fgmm_status status = read_next(ctx, pipe, pipe->n, aside);
@@ -183,10 +180,6 @@ static void close_pipe(fgmm_context *ctx, void *state) {
 static const fgmm_rows_ops pipe_ops = {.read = read_rows, .close = close_pipe, .prepare = prepare};
 
 static fgmm_status read_header(fgmm_context *ctx, pipe_rows *pipe, const char *format, fgmm_dtype *type, int64_t *d) {
-    static const struct {
-        const char *name;
-        fgmm_dtype type;
-    } bins[] = {{"fbin", FGMM_F32}, {"u8bin", FGMM_U8}, {"i8bin", FGMM_I8}};
     if (!format || strcasecmp(format, "npy") == 0) {
         fgmm_npy_header header;
         FGMM_TRY(fgmm_npy_read_header(ctx, &pipe->source, &header));
@@ -199,18 +192,15 @@ static fgmm_status read_header(fgmm_context *ctx, pipe_rows *pipe, const char *f
         *d = header.shape[1];
         return FGMM_OK;
     }
-    for (size_t i = 0; i < sizeof bins / sizeof *bins; i++) {
-        uint32_t sizes[2];
-        if (strcasecmp(format, bins[i].name) != 0) continue;
-        FGMM_TRY(read_header_bytes(ctx, &pipe->source, sizes, sizeof sizes));
-        pipe->n = sizes[0];
-        *d = sizes[1];
-        *type = bins[i].type;
-        return FGMM_OK;
-    }
-    return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                     "%s: rows in the format \"%s\" do not come through a pipe: npy, fbin, u8bin and i8bin do", label,
-                     format);
+    uint32_t sizes[2];
+    if (!fgmm_rows_bin_type(format, type))
+        return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                         "%s: rows in the format \"%s\" do not come through a pipe: npy, fbin, u8bin and i8bin do",
+                         label, format);
+    FGMM_TRY(read_header_bytes(ctx, &pipe->source, sizes, sizeof sizes));
+    pipe->n = sizes[0];
+    *d = sizes[1];
+    return FGMM_OK;
 }
 
 fgmm_status fgmm_rows_open_pipe(fgmm_context *ctx, fgmm_rows **out, const char *format) {
