@@ -17,6 +17,10 @@
 /* Half of the contract of exact precision is spent on what is dropped. */
 static const double dropped_share = 5e-6;
 
+/* The least share of a row, by count or by weight, that is held to: the contract begins at one, but sums may be merged
+ * with others that hold the rest of it. */
+static const double least_row = 0.5;
+
 /* Of a term of a matrix sum, whatever the backend: products of two floats, as two floats. */
 static const double matrix_epsilon = 0x1p-44;
 
@@ -28,12 +32,15 @@ static void check_variance(fgmm_pass_check *check, double epsilon, double tolera
     check->cut = fmin(check->cut, dropped_share * fmin(1, variance / old) / promised);
 }
 
+static int is_held_to(const fgmm_stats *stats, int64_t i) {
+    return stats->s0[i] >= least_row * fmin(1, stats->weight / stats->rows);
+}
+
 /* The largest share that a component was promised against what it got. */
 static double largest_promise(const fgmm_stats *stats) {
     double promised = 0;
     for (int64_t i = 0; i < stats->model->k; i++)
-        if (stats->s0[i] >= fmin(1, stats->weight / stats->rows))
-            promised = fmax(promised, stats->model->weights[i] * stats->weight / stats->s0[i]);
+        if (is_held_to(stats, i)) promised = fmax(promised, stats->model->weights[i] * stats->weight / stats->s0[i]);
     return promised;
 }
 
@@ -60,8 +67,7 @@ static void check_component(fgmm_pass_check *check, const fgmm_stats *stats, dou
     const fgmm_model *model = stats->model;
     int64_t d = model->d;
     double s0 = stats->s0[i], moved = 0, noises = 0;
-    /* Less than a row's worth, by count or by weight: nothing to hold to. */
-    if (!(s0 >= fmin(1, stats->weight / stats->rows))) return;
+    if (!is_held_to(stats, i)) return;
     double promised = model->weights[i] * stats->weight / s0;
     for (int64_t j = 0; j < d; j++) {
         int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
