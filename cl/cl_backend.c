@@ -84,6 +84,8 @@ static void backend_describe(const fgmm_device *device, fgmm_device_facts *out) 
     out->max_block_bytes = block & ~(int64_t)255;
     out->peak_bytes = device->peak_bytes;
     out->sum_epsilon = 0x1p-24;
+    out->stages = !device->unified;
+    out->copy_seconds = device->copy_seconds;
 }
 
 static void let_go(void *cl_mem_object, void *const *events, unsigned count) {
@@ -145,6 +147,8 @@ static const fgmm_backend opencl_backend = {
     .open = backend_open,
     .close = backend_close,
     .describe = backend_describe,
+    .stage = cl_stage,
+    .unstage = cl_unstage,
     .put = cl_put,
     .wait = cl_wait,
     .release = cl_release,
@@ -159,6 +163,7 @@ static const fgmm_backend opencl_backend = {
     .lists_put = cl_lists_put,
     .lists_search = cl_lists_search,
     .lists_release = cl_lists_release,
+    .end = cl_transfer_end,
     .share = backend_share,
     .last_use = backend_last_use,
 };

@@ -256,6 +256,7 @@ static void learn(fgmm_device *device) {
     device->max_alloc = (size_t)device_ulong(id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     device->global_bytes = to_int64(device_ulong(id, CL_DEVICE_GLOBAL_MEM_SIZE));
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
+    device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
     device->has_matrix = may_have_matrix(id);
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
@@ -313,6 +314,17 @@ static fgmm_status open_shared(fgmm_device *device, const fgmm_open_request *req
     return FGMM_OK;
 }
 
+/* A queue for copies, beside the work; one for both where there is no second. */
+static fgmm_status open_copies(fgmm_device *device) {
+    cl_int code = CL_SUCCESS;
+    device->copies = clCreateCommandQueue(device->context, device->id, CL_QUEUE_PROFILING_ENABLE, &code);
+    if (code == CL_SUCCESS) return FGMM_OK;
+    device->copies = NULL;
+    CL_CHECK(device, clRetainCommandQueue(device->queue), "retaining the command queue");
+    device->copies = device->queue;
+    return FGMM_OK;
+}
+
 fgmm_status cl_device_open(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out) {
     *out = NULL;
     cl_opened *opened = host->alloc(host->user, sizeof *opened);
@@ -321,6 +333,7 @@ fgmm_status cl_device_open(const fgmm_host *host, const fgmm_open_request *reque
     fgmm_device *device = &opened->device;
     device->host = *host;
     fgmm_status status = request->cl_context ? open_shared(device, request) : open_chosen(device, request);
+    if (status == FGMM_OK) status = open_copies(device);
     if (status != FGMM_OK) {
         cl_device_close(device);
         return status;
@@ -333,9 +346,12 @@ void cl_device_close(fgmm_device *device) {
     if (!device) return;
     fgmm_host host = device->host;
     cl_kernels_free(device);
-    if (device->queue) {
-        clFinish(device->queue);
-        clReleaseCommandQueue(device->queue);
+    cl_spares_free(device);
+    cl_command_queue queues[] = {device->copies, device->queue};
+    for (int i = 0; i < 2; i++) {
+        if (!queues[i]) continue;
+        clFinish(queues[i]);
+        clReleaseCommandQueue(queues[i]);
     }
     if (device->context) clReleaseContext(device->context);
     host.free(host.user, device);

@@ -31,9 +31,13 @@ enum {
 
 struct fgmm_block {
     cl_mem rows;
-    int owned;      /* rows were uploaded here; else they are the caller's buffer, retained */
+    int owned;    /* rows were uploaded here; else they are the caller's buffer, retained */
+    int passing;  /* uploaded for one pass: the next block may have the buffers */
+    size_t bytes; /* of rows, and the rows that weights and hints have room for, if owned */
+    int64_t room;
     cl_mem weights; /* [n] f32, or NULL */
     cl_mem hints;   /* [n]: each row's last best component, for the screen; NULL before the first */
+    int hinted;     /* hints are this block's */
     void *staging[2];
     cl_event written[2]; /* of the staging copies on their way */
     fgmm_dtype type;     /* as stored: never FGMM_F64 */
@@ -47,13 +51,6 @@ typedef struct cl_room {
     cl_mem mem;
     size_t bytes;
 } cl_room;
-
-/* Host memory for transfers: pinned, which a device reads and writes at full speed, where there is some. */
-typedef struct cl_pinned {
-    cl_mem mem; /* mapped for good; NULL: plain memory */
-    void *at;
-    size_t bytes, used;
-} cl_pinned;
 
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
  * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them:
@@ -150,7 +147,11 @@ fgmm_status cl_room_fit(fgmm_device *device, cl_room *room, size_t bytes, const 
 void cl_room_free(fgmm_device *device, cl_room *room);
 /* `bytes` of whole words, each `word`. @param what for the message: "clearing ..." */
 fgmm_status cl_fill(fgmm_device *device, cl_mem buffer, cl_uint word, size_t bytes, const char *what);
-/* At least `bytes` of pinned memory, none of it used. No transfer from or to it may be under way. */
+/* Pinned memory, if there is any to be had: else pinned->mem stays NULL. */
+void cl_pinned_open(fgmm_device *device, cl_pinned *pinned, size_t bytes);
+/* Once no transfer from or to it is under way. */
+void cl_pinned_close(fgmm_device *device, cl_pinned *pinned);
+/* The engine's own: at least `bytes` of pinned memory, none of it used. No transfer from or to it may be under way. */
 fgmm_status cl_pin(fgmm_device *device, size_t bytes);
 void cl_pinned_free(fgmm_device *device);
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);

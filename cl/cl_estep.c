@@ -128,10 +128,12 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
 
 /* Hints start as none; refine fills them in. */
 static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
-    if (block->hints) return FGMM_OK;
-    size_t bytes = (size_t)block->n * sizeof(cl_uint);
-    CL_TRY(cl_buffer(device, &block->hints, bytes, "the rows' best components"));
-    return cl_fill(device, block->hints, UINT32_MAX, bytes, "clearing the rows' best components");
+    if (block->hinted) return FGMM_OK;
+    size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
+    if (!block->hints) CL_TRY(cl_buffer(device, &block->hints, room, "the rows' best components"));
+    block->hinted = 1;
+    return cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
+                   "clearing the rows' best components");
 }
 
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {

@@ -69,12 +69,15 @@ fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char
     if (bytes > device->max_alloc)
         return host->fail(host->user, FGMM_ERR_MEMORY, "%s: %zu bytes are more than one buffer holds on %s (%zu)", what,
                           bytes, device->name, device->max_alloc);
+    if (bytes > (uint64_t)(device->limit_bytes - device->bytes)) cl_spares_free(device);
     if (bytes > (uint64_t)(device->limit_bytes - device->bytes))
         return host->fail(host->user, FGMM_ERR_MEMORY,
                           "%s: no room for %zu bytes on %s: %" PRId64 " of %" PRId64 " are taken", what, bytes,
                           device->name, device->bytes, device->limit_bytes);
     cl_int code = CL_SUCCESS;
     cl_mem buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
+    if (code != CL_SUCCESS && cl_spares_free(device))
+        buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
     if (code != CL_SUCCESS) return cl_fail(device, code, what);
     device->bytes += (int64_t)bytes;
     if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;

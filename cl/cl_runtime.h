@@ -32,24 +32,46 @@ typedef struct cl_source {
 } cl_source;
 extern const cl_source cl_sources[]; /* ends with a NULL name */
 
+/* The buffers of a block that came and went, for the next one. */
+typedef struct cl_spare {
+    cl_mem rows, weights, hints; /* rows NULL: none; the others may be */
+    size_t bytes;                /* of rows */
+    int64_t n;                   /* rows that weights and hints are for */
+    cl_event last_use;
+} cl_spare;
+
+/* Host memory that a device reads and writes at full speed. */
+typedef struct cl_pinned {
+    cl_mem mem; /* mapped for good; NULL: plain memory */
+    void *at;
+    size_t bytes, used;
+} cl_pinned;
+
+enum { CL_SPARES = 2, CL_STAGES = 8 };
+
 struct fgmm_device {
     fgmm_host host;
     cl_platform_id platform;
     cl_device_id id;
     cl_context context;
-    cl_command_queue queue; /* in order */
+    cl_command_queue queue;  /* in order */
+    cl_command_queue copies; /* in order: rows on their way to the device, beside what the other queue does */
     char name[256];
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
     int has_matrix;    /* runs the screen on matrix units */
     int searches;      /* the kernels that search lists have passed their known-answer test */
+    int unified;       /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;
     int64_t global_bytes;
     cl_uint compute_units;
     int64_t bytes, peak_bytes; /* device memory held through cl_buffer */
     int64_t limit_bytes;       /* what cl_buffer may hold in all */
-    cl_kernel_slot *kernels;   /* built so far */
-    cl_engine *engine;         /* owned by cl_estep.c; NULL until its first use */
+    double copy_seconds;       /* that the copies of rows have taken */
+    cl_spare spare[CL_SPARES];
+    cl_pinned stage[CL_STAGES];
+    cl_kernel_slot *kernels; /* built so far */
+    cl_engine *engine;       /* owned by cl_estep.c; NULL until its first use */
 };
 
 /* Stores "WHAT failed on DEVICE: CL_OUT_OF_RESOURCES (-5)" and returns FGMM_ERR_MEMORY for the out-of-memory codes,
@@ -65,6 +87,9 @@ fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what);
 fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char *what);
 void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
 
+/* Frees the buffers that wait for the next block. @return whether there were any. */
+int cl_spares_free(fgmm_device *device);
+
 /* A kernel of program `name`.cl built with `options` ("-DROW_TYPE=2 -DDIAG=1"); built, cached on disk and
  * kept for the life of the device. One cl_kernel per (name, options, kernel): arguments must be set before each enqueue.
  * A build that fails gives FGMM_ERR_DEVICE with the compiler's log in the message. */
@@ -79,10 +104,15 @@ typedef struct cl_arg {
 fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_uint dimensions, const size_t *global,
                    const size_t *local, const cl_arg *arguments, int count);
 
-/* The engine's part (cl_estep.c and its siblings), called by the table in cl_backend.c. */
+/* Rows on their way (cl_transfer.c). */
+void *cl_stage(fgmm_device *device, size_t bytes);
+int cl_unstage(fgmm_device *device, void *pointer);
+void cl_transfer_end(fgmm_device *device);
 fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_block **out);
 fgmm_status cl_wait(fgmm_device *device, fgmm_block *block);
 void cl_release(fgmm_device *device, fgmm_block *block);
+
+/* The engine's part (cl_estep.c and its siblings), called by the table in cl_backend.c. */
 fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io);
 fgmm_status cl_gather(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out);
 fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params);

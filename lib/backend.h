@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 5
+#define FGMM_BACKEND_ABI 6
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -65,6 +65,8 @@ typedef struct fgmm_device_facts {
     int64_t max_block_bytes;  /* one block's rows at most; 0: no limit */
     int64_t peak_bytes;       /* most device memory held so far; 0 on the CPU */
     int zero_copy;            /* 1: put only borrows host rows, which must then stay until release */
+    int stages;               /* 1: rows are copied fastest from memory that `stage` gives */
+    double copy_seconds;      /* that copies of rows have taken so far, as the device tells; 0: it does not */
     double sum_epsilon;       /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
     int has_double, has_fast; /* whether FGMM_DOUBLE and FGMM_FAST have kernels here */
 } fgmm_device_facts;
@@ -211,6 +213,11 @@ typedef struct fgmm_backend {
     fgmm_status (*open)(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out);
     void (*close)(fgmm_device *device);
     void (*describe)(const fgmm_device *device, fgmm_device_facts *out);
+
+    /* Host memory that the device copies rows from at full speed; NULL: none, and any other serves. unstage frees it,
+     * or returns 0 for memory that is not stage's. Optional: opencl; both or none. */
+    void *(*stage)(fgmm_device *device, size_t bytes);
+    int (*unstage)(fgmm_device *device, void *pointer);
 
     /* Starts bringing a block to the device. The source's host memory must stay until wait (zero_copy: until
      * release). */

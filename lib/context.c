@@ -120,23 +120,37 @@ typedef struct {
 
 enum { ALLOC_ALIGN = 64 };
 
+int fgmm_memory_hold(fgmm_context *ctx, size_t bytes) {
+    if (ctx->root) ctx = ctx->root;
+    long long now = atomic_fetch_add(&ctx->bytes, (long long)bytes) + (long long)bytes;
+    if (ctx->bytes_limit && now > ctx->bytes_limit) {
+        atomic_store(&ctx->bytes_refused, now);
+        fgmm_memory_drop(ctx, bytes);
+        return 0;
+    }
+    long long peak = atomic_load(&ctx->peak_bytes);
+    while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
+    }
+    return 1;
+}
+
+void fgmm_memory_drop(fgmm_context *ctx, size_t bytes) {
+    if (ctx->root) ctx = ctx->root;
+    atomic_fetch_sub(&ctx->bytes, (long long)bytes);
+}
+
 static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
     if (ctx->root) ctx = ctx->root;
     if (bytes > SIZE_MAX - 2 * ALLOC_ALIGN - sizeof(alloc_header)) return NULL;
     size_t whole = bytes + ALLOC_ALIGN + sizeof(alloc_header);
-    long long now = atomic_fetch_add(&ctx->bytes, (long long)whole) + (long long)whole;
-    int refused = ctx->bytes_limit && now > ctx->bytes_limit;
-    if (refused) atomic_store(&ctx->bytes_refused, now);
-    char *raw = refused ? NULL : ctx->allocator.alloc(ctx->allocator.user, whole);
+    if (!fgmm_memory_hold(ctx, whole)) return NULL;
+    char *raw = ctx->allocator.alloc(ctx->allocator.user, whole);
     if (!raw) {
-        atomic_fetch_sub(&ctx->bytes, (long long)whole);
+        fgmm_memory_drop(ctx, whole);
         return NULL;
     }
     uintptr_t at = ((uintptr_t)raw + sizeof(alloc_header) + ALLOC_ALIGN - 1) & ~(uintptr_t)(ALLOC_ALIGN - 1);
     *((alloc_header *)at - 1) = (alloc_header){raw, whole};
-    long long peak = atomic_load(&ctx->peak_bytes);
-    while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
-    }
     return (void *)at;
 }
 
@@ -144,7 +158,7 @@ void fgmm_free(fgmm_context *ctx, void *pointer) {
     if (!pointer) return;
     if (ctx->root) ctx = ctx->root;
     alloc_header header = *((alloc_header *)pointer - 1);
-    atomic_fetch_sub(&ctx->bytes, (long long)header.bytes);
+    fgmm_memory_drop(ctx, header.bytes);
     ctx->allocator.free(ctx->allocator.user, header.raw);
 }
 

@@ -29,6 +29,9 @@ void *fgmm_alloc(fgmm_context *ctx, size_t bytes, const char *what);
 /* count * size with an overflow check, zeroed. */
 void *fgmm_calloc(fgmm_context *ctx, size_t count, size_t size, const char *what);
 void fgmm_free(fgmm_context *ctx, void *pointer);
+/* Counts memory that another allocates; 0 if the limit has no room for it. */
+int fgmm_memory_hold(fgmm_context *ctx, size_t bytes);
+void fgmm_memory_drop(fgmm_context *ctx, size_t bytes);
 char *fgmm_strdup(fgmm_context *ctx, const char *text);
 
 /* A quarter of the machine's memory in bytes: what rows may take of it. */

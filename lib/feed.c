@@ -23,9 +23,10 @@ struct fgmm_feed {
     const fgmm_target *target;
     fgmm_nonfinite nonfinite;
     fgmm_row_room room;
-    fgmm_reader *reader; /* NULL for rows that lie in memory */
+    fgmm_reader *reader; /* NULL for rows that are used where they lie in memory */
     int64_t passes, runs;
-    feed_slot *kept;  /* [n_blocks], or NULL if none stay */
+    feed_slot *kept;  /* [room.n_blocks], or NULL if none stay */
+    int64_t base;     /* row that the run's block 0 starts at: 0, or where blocks became smaller */
     int64_t keep;     /* blocks 0 .. keep-1 stay on the device between runs */
     int64_t resident; /* blocks 0 .. resident-1 were there when the run began */
     feed_slot *now;   /* on its way or being visited; NULL once that is over */
@@ -35,8 +36,9 @@ struct fgmm_feed {
     fgmm_bad_rows bad;
     fgmm_progress progress;
     double began, pass_began, reported;
-    double iterations_began;                           /* 0 before the first iteration */
-    double copy_seconds, copied_rows, compute_seconds; /* of the pass */
+    double iterations_began;             /* 0 before the first iteration */
+    double copied_rows, compute_seconds; /* of the pass */
+    double copy_began;                   /* what all copies had taken before it */
 };
 
 /* A device that computes in f32 squares and scales these; beyond, f32 overflows or loses digits. */
@@ -55,6 +57,40 @@ static fgmm_status check_weights(fgmm_context *ctx, const fgmm_rows *rows, const
                 "the weight of row %lld is %g: %s computes in f32; use the cpu device, or scale the weights",
                 (long long)i, rows->weights[i], target->label);
     return FGMM_OK;
+}
+
+static void slot_unstage(fgmm_feed *feed, feed_slot *slot) {
+    if (slot->lent)
+        fgmm_reader_give(feed->reader, slot->staged);
+    else
+        fgmm_free(feed->ctx, slot->staged);
+    slot->staged = NULL;
+    slot->lent = 0;
+}
+
+static void slot_free(fgmm_feed *feed, feed_slot *slot) {
+    if (slot->block) feed->target->backend->release(feed->target->device, slot->block);
+    slot_unstage(feed, slot);
+    fgmm_free(feed->ctx, slot->weights);
+    *slot = (feed_slot){0};
+}
+
+/* What depends on the size of blocks. */
+static fgmm_status open_blocks(fgmm_feed *feed) {
+    if (feed->room.staged)
+        FGMM_TRY(fgmm_reader_open(feed->ctx, &feed->reader, feed->rows, feed->target, feed->room.block_rows,
+                                  feed->room.buffers));
+    if (feed->passes < 2) return FGMM_OK;
+    feed->kept = fgmm_calloc(feed->ctx, (size_t)feed->room.n_blocks, sizeof *feed->kept, "a list of blocks");
+    return feed->kept ? FGMM_OK : FGMM_ERR_MEMORY;
+}
+
+static void close_blocks(fgmm_feed *feed) {
+    for (int64_t i = 0; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
+    fgmm_free(feed->ctx, feed->kept);
+    feed->kept = NULL;
+    fgmm_reader_close(feed->reader);
+    feed->reader = NULL;
 }
 
 fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
@@ -80,8 +116,7 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->nonfinite = compute->nonfinite;
     feed->passes = passes;
     FGMM_GO(fgmm_row_room_choose(ctx, &feed->room, rows, &target->facts, compute->block_rows));
-    if (feed->room.staged)
-        FGMM_GO(fgmm_reader_open(ctx, &feed->reader, rows, feed->room.block_rows, feed->room.buffers));
+    FGMM_GO(open_blocks(feed));
     status = FGMM_ERR_MEMORY;
     double *vectors = fgmm_calloc(ctx, (size_t)rows->d * 5, sizeof *vectors, "column sums");
     if (!vectors) goto done;
@@ -89,10 +124,6 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->mean = vectors + rows->d;
     feed->variance = vectors + 2 * rows->d;
     feed->moments = (fgmm_moments){.sum = vectors + 3 * rows->d, .square = vectors + 4 * rows->d, .bad_row = -1};
-    if (passes > 1) {
-        feed->kept = fgmm_calloc(ctx, (size_t)feed->room.n_blocks, sizeof *feed->kept, "a list of blocks");
-        if (!feed->kept) goto done;
-    }
     feed->progress =
         (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n, .seconds_left = NAN};
     feed->began = fgmm_now();
@@ -104,32 +135,9 @@ done:
     return status;
 }
 
-static void slot_unstage(fgmm_feed *feed, feed_slot *slot) {
-    if (slot->lent)
-        fgmm_reader_give(feed->reader, slot->staged);
-    else
-        fgmm_free(feed->ctx, slot->staged);
-    slot->staged = NULL;
-    slot->lent = 0;
-}
-
-static void slot_free(fgmm_feed *feed, feed_slot *slot) {
-    if (slot->block) feed->target->backend->release(feed->target->device, slot->block);
-    slot_unstage(feed, slot);
-    fgmm_free(feed->ctx, slot->weights);
-    *slot = (feed_slot){0};
-}
-
-static void kept_free(fgmm_feed *feed) {
-    for (int64_t i = 0; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
-    fgmm_free(feed->ctx, feed->kept);
-    feed->kept = NULL;
-}
-
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
-    kept_free(feed);
-    fgmm_reader_close(feed->reader);
+    close_blocks(feed);
     if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
     fgmm_free(ctx, feed->centre);
     fgmm_free(ctx, feed->bad.rows);
@@ -211,7 +219,7 @@ static void set_centre(fgmm_feed *feed, const char *data, size_t stride, int64_t
 static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
     const fgmm_rows *rows = feed->rows;
     size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
-    slot->first = index * feed->room.block_rows;
+    slot->first = feed->base + index * feed->room.block_rows;
     slot->n = rows->n - slot->first < feed->room.block_rows ? rows->n - slot->first : feed->room.block_rows;
     *source = (fgmm_block_source){.stride_bytes = rows->stride_bytes,
                                   .type = rows->type,
@@ -227,7 +235,7 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fg
         source->wait_list = rows->wait_list;
         return FGMM_OK;
     }
-    if (rows->data) {
+    if (!feed->reader) {
         source->data = (const char *)rows->data + (size_t)slot->first * rows->stride_bytes;
     } else {
         FGMM_TRY(slot_take(feed, slot, index));
@@ -250,7 +258,6 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fg
 
 static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
     const fgmm_target *target = feed->target;
-    double began = fgmm_now();
     source->kept = index < feed->keep;
     fgmm_status status = target->backend->put(target->device, source, &slot->block);
     if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
@@ -263,10 +270,7 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
         source->kept = 0;
         status = target->backend->put(target->device, source, &slot->block);
     }
-    if (!target->facts.zero_copy && !feed->rows->cl_mem) {
-        feed->copy_seconds += fgmm_now() - began;
-        feed->copied_rows += (double)slot->n;
-    }
+    if (!target->facts.zero_copy && !feed->rows->cl_mem) feed->copied_rows += (double)slot->n;
     return status;
 }
 
@@ -292,6 +296,15 @@ static fgmm_status slot_scan(fgmm_feed *feed, feed_slot *slot) {
                          "row %lld, column %lld holds NaN or Inf (rows and columns count from 0)",
                          (long long)moments->bad_row, (long long)moments->bad_column);
     return FGMM_OK;
+}
+
+/* What a run found that did not end. */
+static void forget_scan(fgmm_feed *feed) {
+    fgmm_moments *moments = &feed->moments;
+    memset(moments->sum, 0, (size_t)feed->rows->d * sizeof(double));
+    memset(moments->square, 0, (size_t)feed->rows->d * sizeof(double));
+    *moments = (fgmm_moments){.sum = moments->sum, .square = moments->square, .bad_row = -1};
+    feed->bad.count = 0;
 }
 
 static fgmm_status finish_scan(fgmm_feed *feed) {
@@ -330,12 +343,19 @@ static double gbs(double bytes, double seconds) {
     return bytes > 0 && seconds > 0 ? 1e-9 * bytes / seconds : 0;
 }
 
+/* What copies to the device have taken so far. */
+static double copy_seconds(const fgmm_target *target) {
+    fgmm_device_facts facts;
+    target->backend->describe(target->device, &facts);
+    return facts.copy_seconds;
+}
+
 static void tell_rates(fgmm_feed *feed, double now) {
     fgmm_progress *progress = &feed->progress;
     double row_bytes = (double)feed->rows->d * (double)fgmm_dtype_size(feed->rows->type);
     fgmm_reader_cost read = feed->reader ? fgmm_reader_spent(feed->reader) : (fgmm_reader_cost){0};
     progress->read_gbs = gbs(read.bytes, read.seconds);
-    progress->copy_gbs = gbs(feed->copied_rows * row_bytes, feed->copy_seconds);
+    progress->copy_gbs = gbs(feed->copied_rows * row_bytes, copy_seconds(feed->target) - feed->copy_began);
     progress->compute_gbs = gbs((double)progress->rows_done * row_bytes, feed->compute_seconds);
     progress->seconds_left = seconds_left(feed, now);
 }
@@ -354,13 +374,9 @@ fgmm_status fgmm_feed_report(fgmm_feed *feed) {
 }
 
 static fgmm_status visit_slot(fgmm_feed *feed, feed_slot *slot, fgmm_feed_visit visit, void *user) {
-    double began = fgmm_now();
     FGMM_TRY(feed->target->backend->wait(feed->target->device, slot->block));
-    if (!feed->target->facts.zero_copy) {
-        slot_unstage(feed, slot);
-        feed->copy_seconds += fgmm_now() - began;
-        began = fgmm_now();
-    }
+    if (!feed->target->facts.zero_copy) slot_unstage(feed, slot);
+    double began = fgmm_now();
     if (!feed->scanned) FGMM_TRY(slot_scan(feed, slot));
     if (visit) {
         fgmm_feed_block block = {.block = slot->block,
@@ -383,16 +399,18 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     const fgmm_rows *rows = feed->rows;
     feed->progress.stage = stage;
     feed->progress.rows_done = 0;
-    feed->copy_seconds = feed->copied_rows = feed->compute_seconds = 0;
+    feed->copied_rows = feed->compute_seconds = 0;
+    if (!feed->scanned) forget_scan(feed);
+    feed->copy_began = copy_seconds(feed->target);
     feed->pass_began = fgmm_now();
     int iterates = strcmp(stage, "fit") == 0 || strcmp(stage, "kmeans") == 0;
     if (iterates && feed->iterations_began == 0) feed->iterations_began = feed->pass_began;
     feed->keep = fgmm_row_room_keep(feed->ctx, &feed->room, rows, &feed->target->facts, feed->passes, feed->runs);
-    feed->resident = 0;
+    feed->base = feed->resident = 0;
     while (feed->resident < feed->keep && feed->kept[feed->resident].block) feed->resident++;
     for (int64_t i = feed->resident; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
     if (!feed->reader) return FGMM_OK;
-    return fgmm_reader_start(feed->reader, feed->resident, feed->room.n_blocks);
+    return fgmm_reader_start(feed->reader, feed->resident * feed->room.block_rows);
 }
 
 /* Whether block `index` can set out before the one in front of it is worked on: a device that copies does so beside its
@@ -402,26 +420,89 @@ static int goes_ahead(const fgmm_feed *feed, int64_t index) {
     return !feed->target->facts.zero_copy && fgmm_reader_ready(feed->reader);
 }
 
+/* ---- smaller blocks ---- */
+
+static fgmm_status halve_blocks(fgmm_feed *feed) {
+    fgmm_row_room *room = &feed->room;
+    int64_t chunks = room->block_rows / FGMM_CHUNK_ROWS;
+    close_blocks(feed);
+    room->block_rows = (chunks + 1) / 2 * FGMM_CHUNK_ROWS;
+    room->n_blocks = (feed->rows->n + room->block_rows - 1) / room->block_rows;
+    feed->keep = feed->resident = 0;
+    fgmm_log(feed->ctx, FGMM_LOG_INFO,
+             "%s has no room for the rows and the work on them: %lld rows a block from now on", feed->target->label,
+             (long long)room->block_rows);
+    fgmm_enter(feed->ctx);
+    return open_blocks(feed);
+}
+
+/* The host's memory is no device's to refuse, and rows that are read once are gone. */
+static int can_halve(const fgmm_feed *feed) {
+    return feed->room.block_rows > FGMM_CHUNK_ROWS && !feed->target->facts.zero_copy && !fgmm_rows_once(feed->rows);
+}
+
+int fgmm_feed_shrink(fgmm_feed *feed, fgmm_status *failed) {
+    if (*failed != FGMM_ERR_MEMORY || !can_halve(feed)) return 0;
+    *failed = halve_blocks(feed);
+    return *failed == FGMM_OK;
+}
+
+static int in_ring(const feed_slot *slot, const feed_slot ring[2]) {
+    return slot == &ring[0] || slot == &ring[1];
+}
+
+/* Goes on from row `first` with smaller blocks. The block before may still be to be visited. */
+static fgmm_status shrink_from(fgmm_feed *feed, feed_slot ring[2], int64_t first) {
+    feed_slot *now = feed->now;
+    if (now) {
+        FGMM_TRY(feed->target->backend->wait(feed->target->device, now->block));
+        slot_unstage(feed, now);
+        if (!in_ring(now, ring)) {
+            ring[0] = *now;
+            *now = (feed_slot){0};
+            feed->now = &ring[0];
+        }
+    }
+    FGMM_TRY(halve_blocks(feed));
+    feed->base = first;
+    return feed->reader ? fgmm_reader_start(feed->reader, first) : FGMM_OK;
+}
+
+/* ---- a run ---- */
+
+/* Opens block *index, or, where there is no room for it, a smaller one in its place, which then is block 0. */
+static fgmm_status open_next(fgmm_feed *feed, feed_slot ring[2], int64_t *index, feed_slot **out) {
+    for (;;) {
+        feed_slot *slot = *index < feed->keep ? &feed->kept[*index] : &ring[feed->now == &ring[0]];
+        int64_t bad = feed->bad.count;
+        *out = slot;
+        if (slot->block) return FGMM_OK;
+        fgmm_status status = slot_open(feed, slot, *index);
+        if (status != FGMM_ERR_MEMORY || !can_halve(feed)) return status;
+        if (!feed->scanned) feed->bad.count = bad;
+        int64_t first = slot->first;
+        slot_free(feed, slot);
+        FGMM_TRY(shrink_from(feed, ring, first));
+        *index = 0;
+    }
+}
+
 fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user) {
     fgmm_status status = FGMM_OK;
     feed_slot ring[2] = {{0}, {0}};
-    int64_t n_blocks = feed->room.n_blocks;
     feed->now = NULL;
     FGMM_GO(begin_run(feed, stage));
-    for (int64_t i = -1; i < n_blocks; i++) {
+    for (int64_t index = 0, more = 1; more || feed->now; index++) {
         feed_slot *next = NULL;
-        int ahead = 0;
-        if (i + 1 < n_blocks) {
-            ahead = goes_ahead(feed, i + 1);
-            next = i + 1 < feed->keep ? &feed->kept[i + 1] : &ring[(i + 1) & 1];
-            if (ahead && !next->block) FGMM_GO(slot_open(feed, next, i + 1));
-        }
+        more = feed->base + index * feed->room.block_rows < feed->rows->n;
+        int ahead = more && goes_ahead(feed, index);
+        if (ahead) FGMM_GO(open_next(feed, ring, &index, &next));
         if (feed->now) {
             FGMM_GO(visit_slot(feed, feed->now, visit, user));
-            if (i >= feed->keep) slot_free(feed, feed->now);
+            if (in_ring(feed->now, ring) || feed->now - feed->kept >= feed->keep) slot_free(feed, feed->now);
             feed->now = NULL;
         }
-        if (next && !ahead) FGMM_GO(slot_open(feed, next, i + 1));
+        if (more && !ahead) FGMM_GO(open_next(feed, ring, &index, &next));
         feed->now = next;
     }
     if (!feed->scanned) FGMM_GO(finish_scan(feed));

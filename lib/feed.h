@@ -29,6 +29,10 @@ void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed);
 /* Visits every block in order. visit may be NULL: then only the scan for bad rows runs. */
 fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user);
 
+/* After a run that failed: where memory was what failed, and blocks can be smaller, makes them so. @return 1 if the run
+ * may be tried again; 0 leaves *failed as it is to be returned. */
+int fgmm_feed_shrink(fgmm_feed *feed, fgmm_status *failed);
+
 /* Copies rows by number, ascending, as doubles: out [count, d]. */
 fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count, double *out);
 

@@ -5,8 +5,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "dispatch.h"
-
 enum {
     BUFFERS_MAX = 8,
     THREADS_MAX = 64,
@@ -31,6 +29,7 @@ typedef struct {
 struct fgmm_reader {
     fgmm_context *ctx;
     const fgmm_rows *rows;
+    const fgmm_target *target;
     int64_t block_rows, piece_rows;
     size_t row_bytes;
     int most_buffers, most_threads;
@@ -40,7 +39,7 @@ struct fgmm_reader {
     pthread_cond_t work, done; /* for threads; for the caller */
     /* Under the lock from here. Jobs are a ring: blocks head .. begun-1 are on their way. */
     reader_job jobs[BUFFERS_MAX];
-    int64_t head, begun, end;
+    int64_t base, head, begun, end; /* base: the row of block 0 */
     void *idle[BUFFERS_MAX];
     int n_idle, n_buffers; /* buffers that are not kept: idle, in jobs, or with the caller */
     int stopping;
@@ -56,18 +55,27 @@ double fgmm_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_rows *rows, int64_t block_rows,
-                             int buffers) {
+/* Threads that copy rows from memory: together they reach its speed. */
+enum { COPIERS = 8 };
+
+static int threads_for(const fgmm_context *ctx, const fgmm_rows *rows) {
+    int threads = rows->data ? fgmm_threads(ctx) : fgmm_rows_readers(rows), most = rows->data ? COPIERS : THREADS_MAX;
+    return threads < most ? threads : most;
+}
+
+fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_rows *rows, const fgmm_target *target,
+                             int64_t block_rows, int buffers) {
     *out = NULL;
     fgmm_reader *reader = fgmm_calloc(ctx, 1, sizeof *reader, "a reader");
     if (!reader) return FGMM_ERR_MEMORY;
-    int threads = fgmm_rows_readers(rows);
+    int threads = threads_for(ctx, rows);
     reader->ctx = ctx;
     reader->rows = rows;
+    reader->target = target;
     reader->block_rows = block_rows;
     reader->row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
     reader->most_buffers = buffers < 2 ? 2 : buffers > BUFFERS_MAX ? BUFFERS_MAX : buffers;
-    reader->most_threads = threads < THREADS_MAX ? threads : THREADS_MAX;
+    reader->most_threads = threads;
     int64_t piece = PIECE_BYTES / (int64_t)reader->row_bytes;
     /* Threads that read together share out even a small block. */
     if (threads > 1 && piece > block_rows / threads) piece = block_rows / threads;
@@ -86,10 +94,36 @@ fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_ro
     return FGMM_OK;
 }
 
+/* ---- buffers ---- */
+
+static size_t buffer_bytes(const fgmm_reader *reader) {
+    int64_t rows = reader->rows->n < reader->block_rows ? reader->rows->n : reader->block_rows;
+    return (size_t)rows * reader->row_bytes;
+}
+
+static void *buffer_new(fgmm_reader *reader) {
+    const fgmm_target *target = reader->target;
+    size_t bytes = buffer_bytes(reader);
+    if (target->facts.stages && fgmm_memory_hold(reader->ctx, bytes)) {
+        void *staged = target->backend->stage(target->device, bytes);
+        if (staged) return staged;
+        fgmm_memory_drop(reader->ctx, bytes);
+    }
+    return fgmm_alloc(reader->ctx, bytes, "a block of rows");
+}
+
+static void buffer_free(fgmm_reader *reader, void *buffer) {
+    const fgmm_target *target = reader->target;
+    if (target->facts.stages && target->backend->unstage(target->device, buffer))
+        fgmm_memory_drop(reader->ctx, buffer_bytes(reader));
+    else
+        fgmm_free(reader->ctx, buffer);
+}
+
 void fgmm_reader_close(fgmm_reader *reader) {
     if (!reader) return;
     fgmm_reader_stop(reader);
-    while (reader->n_idle > 0) fgmm_free(reader->ctx, reader->idle[--reader->n_idle]);
+    while (reader->n_idle > 0) buffer_free(reader, reader->idle[--reader->n_idle]);
     pthread_cond_destroy(&reader->done);
     pthread_cond_destroy(&reader->work);
     pthread_mutex_destroy(&reader->lock);
@@ -107,7 +141,7 @@ static reader_job *job_of(fgmm_reader *reader, int64_t block) {
 static reader_job *begin_job(fgmm_reader *reader) {
     if (reader->begun == reader->end || reader->n_idle == 0) return NULL;
     reader_job *job = job_of(reader, reader->begun);
-    int64_t first = reader->begun * reader->block_rows, left = reader->rows->n - first;
+    int64_t first = reader->base + reader->begun * reader->block_rows, left = reader->rows->n - first;
     *job = (reader_job){.first = first,
                         .n = left < reader->block_rows ? left : reader->block_rows,
                         .data = reader->idle[--reader->n_idle]};
@@ -170,9 +204,8 @@ static void *run_worker(void *user) {
 
 static fgmm_status fit_buffers(fgmm_reader *reader, int64_t blocks) {
     int wanted = blocks < reader->most_buffers ? (int)blocks : reader->most_buffers;
-    int64_t rows = reader->rows->n < reader->block_rows ? reader->rows->n : reader->block_rows;
     while (reader->n_buffers < wanted) {
-        void *buffer = fgmm_alloc(reader->ctx, (size_t)rows * reader->row_bytes, "a block of rows");
+        void *buffer = buffer_new(reader);
         if (!buffer) return FGMM_ERR_MEMORY;
         reader->idle[reader->n_idle++] = buffer;
         reader->n_buffers++;
@@ -180,15 +213,16 @@ static fgmm_status fit_buffers(fgmm_reader *reader, int64_t blocks) {
     return FGMM_OK;
 }
 
-fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first, int64_t end) {
-    reader->head = reader->begun = first;
-    reader->end = end;
+fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first) {
+    reader->base = first;
+    reader->head = reader->begun = 0;
+    reader->end = (reader->rows->n - first + reader->block_rows - 1) / reader->block_rows;
     reader->failed = FGMM_OK;
     reader->stopping = 0;
     reader->cost = (fgmm_reader_cost){0};
-    FGMM_TRY(fit_buffers(reader, end - first));
+    FGMM_TRY(fit_buffers(reader, reader->end));
     reader->n_workers = 0;
-    for (int i = 0; reader->workers && i < reader->most_threads && end > first; i++) {
+    for (int i = 0; reader->workers && i < reader->most_threads && reader->end > 0; i++) {
         reader_worker *worker = &reader->workers[i];
         memset(worker, 0, sizeof *worker);
         worker->reader = reader;
@@ -288,8 +322,7 @@ fgmm_status fgmm_reader_keep(fgmm_reader *reader) {
     if (spare) reader->n_buffers--;
     pthread_mutex_unlock(&reader->lock);
     if (spare) return FGMM_OK;
-    int64_t rows = reader->block_rows;
-    void *other = fgmm_alloc(reader->ctx, (size_t)rows * reader->row_bytes, "a block of rows");
+    void *other = buffer_new(reader);
     if (!other) return FGMM_ERR_MEMORY;
     fgmm_reader_give(reader, other);
     return FGMM_OK;

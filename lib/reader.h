@@ -5,6 +5,7 @@
 #ifndef FGMM_LIB_READER_H
 #define FGMM_LIB_READER_H
 
+#include "dispatch.h"
 #include "rows.h"
 
 typedef struct fgmm_reader fgmm_reader;
@@ -15,14 +16,14 @@ typedef struct fgmm_reader_cost {
     double bytes;
 } fgmm_reader_cost;
 
-/* @param block_rows rows a block, but for the last. @param buffers how many blocks may be held unkept at a time, 2 or
- * more. */
-fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_rows *rows, int64_t block_rows,
-                             int buffers);
+/* @param target whose staging memory is read into, if it has any. @param block_rows rows a block, but for the last.
+ * @param buffers how many blocks may be held unkept at a time, 2 or more. */
+fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_rows *rows, const fgmm_target *target,
+                             int64_t block_rows, int buffers);
 void fgmm_reader_close(fgmm_reader *reader);
 
-/* Sets out for blocks first .. end-1, until stop. No buffer may be out. */
-fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first, int64_t end);
+/* Sets out for the rows from `first` on, block by block, until stop. No buffer may be out. */
+fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first);
 void fgmm_reader_stop(fgmm_reader *reader);
 
 /* Whether take would not wait for a thread. */
@@ -35,7 +36,7 @@ fgmm_status fgmm_reader_take(fgmm_reader *reader, void **data, fgmm_status (*idl
 /* Gives a block back; its buffer is filled again. */
 void fgmm_reader_give(fgmm_reader *reader, void *data);
 
-/* Leaves a block that is out to the caller for good, to be freed by fgmm_free, with a new buffer in its place if one is still
+/* Leaves a block that is out to the caller for good, to be freed by fgmm_free (where the target stages: never), with a new buffer in its place if one is still
  * needed. FGMM_ERR_MEMORY: there is no other, and the block is to be given back. */
 fgmm_status fgmm_reader_keep(fgmm_reader *reader);
 

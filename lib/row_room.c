@@ -14,11 +14,11 @@ static double row_bytes(const fgmm_rows *rows) {
 }
 
 static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows, const fgmm_device_facts *facts,
-                                 int64_t asked) {
+                                 int staged, int64_t asked) {
     int64_t block = asked, bytes_a_row = (int64_t)row_bytes(rows);
     if (block <= 0) {
         /* Streamed blocks are small enough to overlap, rows in place are cut only for progress and cancel. */
-        double bytes = facts->zero_copy ? 64e6 : rows->data || rows->cl_mem ? 512e6 : 128e6;
+        double bytes = facts->zero_copy ? 64e6 : staged ? 128e6 : 512e6;
         if (facts->memory_bytes > 0) bytes = fmin(bytes, 0.2 * (double)facts->memory_bytes);
         block = (int64_t)(bytes / (double)bytes_a_row);
     }
@@ -35,13 +35,15 @@ static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows,
 
 fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fgmm_rows *rows,
                                  const fgmm_device_facts *facts, int64_t asked) {
-    *out = (fgmm_row_room){.staged = !rows->data && !rows->cl_mem};
-    out->block_rows = choose_block_rows(ctx, rows, facts, asked);
+    /* Rows in memory are staged too where that is the fastest way to the device. */
+    *out = (fgmm_row_room){.staged = !rows->cl_mem && (!rows->data || facts->stages)};
+    out->block_rows = choose_block_rows(ctx, rows, facts, out->staged, asked);
     out->n_blocks = (rows->n + out->block_rows - 1) / out->block_rows;
     double rows_in_block = (double)(rows->n < out->block_rows ? rows->n : out->block_rows);
     double block = row_bytes(rows) * rows_in_block, left = fgmm_memory_left(ctx);
     out->buffers = BUFFERS * block < 0.5 * left ? BUFFERS : 2;
     int needed = out->n_blocks < 2 ? 1 : 2;
+    if (rows->data && out->buffers < BUFFERS) out->staged = 0;
     if (out->staged && needed * block > left)
         return fgmm_fail(ctx, FGMM_ERR_MEMORY,
                          "the limit on host memory is %lld bytes, and %lld are in use: %d block%s of %.0f rows of %lld "

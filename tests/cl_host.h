@@ -101,6 +101,13 @@ static inline int run_suite(Suite *suite) {
     return failed || live ? 1 : 0;
 }
 
+/* Whether a problem's turn has come, of the many of which a short run takes a part: as harness_takes. */
+static inline int takes(size_t turn) {
+    const char *every = getenv("FLASHGMM_TEST_SHORT"), *seed = getenv("FLASHGMM_TEST_SEED");
+    if (!every || atoi(every) < 2) return 1;
+    return (turn + (seed ? strtoull(seed, NULL, 10) : 0)) % (unsigned)atoi(every) == 0;
+}
+
 /* ---- random numbers and memory ---- */
 
 static uint64_t rng_state = 1;

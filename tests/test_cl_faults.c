@@ -1,6 +1,7 @@
 /*
  * A device that fails at its n-th call: whatever was running ends with an error in words, and the context is as good as
- * before. OpenCL's own functions are found here first, because the program exports them.
+ * before. So does one that says that its memory is not the host's, to which rows go through pinned memory. OpenCL's own
+ * functions are found here first, because the program exports them.
  */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -9,6 +10,7 @@
 
 #include <dlfcn.h>
 #include <flashgmm/ivf.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,10 @@
 /* ---- the faults ---- */
 
 static struct {
+    int discrete;      /* the device's memory is its own, it says */
+    long mapped;       /* buffers mapped so far */
+    size_t largest;    /* buffer that the device has room for; 0: no such limit */
+    long refused;      /* for their size */
     atomic_long calls; /* so far */
     long fail_at;      /* which one fails, from 1; 0: none */
     cl_int code;
@@ -59,11 +65,30 @@ cl_int clEnqueueFillBuffer(cl_command_queue queue, cl_mem buffer, const void *pa
 }
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *data, cl_int *code) {
-    if (is_now()) {
-        if (code) *code = fault.code;
+    int full = fault.largest && size > fault.largest;
+    fault.refused += full;
+    if (is_now() || full) {
+        if (code) *code = full ? CL_MEM_OBJECT_ALLOCATION_FAILURE : fault.code;
         return NULL;
     }
     return REAL(clCreateBuffer)(context, flags, size, data, code);
+}
+
+void *clEnqueueMapBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, cl_map_flags flags, size_t offset,
+                         size_t size, cl_uint n, const cl_event *wait, cl_event *event, cl_int *code) {
+    fault.mapped++;
+    if (is_now()) {
+        *code = fault.code;
+        return NULL;
+    }
+    return REAL(clEnqueueMapBuffer)(queue, buffer, blocking, flags, offset, size, n, wait, event, code);
+}
+
+cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, void *out, size_t *size_out) {
+    cl_int code = REAL(clGetDeviceInfo)(device, what, size, out, size_out);
+    if (code == CL_SUCCESS && what == CL_DEVICE_HOST_UNIFIED_MEMORY && out && fault.discrete)
+        *(cl_bool *)out = CL_FALSE;
+    return code;
 }
 
 cl_int clFinish(cl_command_queue queue) {
@@ -154,11 +179,21 @@ static const cl_int codes[] = {CL_OUT_OF_RESOURCES, CL_MEM_OBJECT_ALLOCATION_FAI
 
 /* ---- the tests ---- */
 
+/* A context on the device under test, as that says of itself or with a memory of its own. */
+static fgmm_context *open_as(int discrete) {
+    fgmm_context *ctx = NULL;
+    fault.discrete = discrete;
+    set_fault(0, 0);
+    ck_assert_int_eq(harness_open(&ctx, NULL), FGMM_OK);
+    fault.discrete = 0;
+    return ctx;
+}
+
 START_TEST(fails_at_any_call) {
     if (harness_is_cpu()) return;
-    fgmm_context *ctx = harness_context();
-    problem *p = problem_close(600 + (uint64_t)_i, harness_rows(400, 12, 5), 12, 5, types[_i / TASKS]);
-    task *run = tasks[_i % TASKS];
+    fgmm_context *ctx = open_as(_i % 2);
+    problem *p = problem_close(600 + (uint64_t)_i, harness_rows(400, 12, 5), 12, 5, types[_i / 2 / TASKS]);
+    task *run = tasks[_i / 2 % TASKS];
     outcome clean = {.n = 0};
     set_fault(0, 0);
     CHECK_OK(ctx, run(ctx, p, &clean)); /* the first time also builds kernels and tests them */
@@ -189,6 +224,116 @@ START_TEST(fails_at_any_call) {
         ck_assert_msg(memcmp(&mended, &clean, sizeof clean) == 0, "after call %ld failed, other results", at);
     }
     problem_free(p);
+    fgmm_context_free(ctx);
+}
+END_TEST
+
+static int read_problem(void *user, int64_t first, int64_t n, void *dst) {
+    const problem *p = user;
+    size_t row = (size_t)p->d * fgmm_dtype_size(p->type);
+    memcpy(dst, (const char *)p->rows + (size_t)first * row, (size_t)n * row);
+    return 0;
+}
+
+/* The problem's rows, that no device can keep. */
+static fgmm_rows *rows_once(fgmm_context *ctx, problem *p) {
+    fgmm_rows_callback callback = FGMM_ROWS_CALLBACK_INIT;
+    fgmm_rows *rows = NULL;
+    callback.read = read_problem;
+    callback.user = p;
+    callback.type = p->type;
+    callback.n = p->n;
+    callback.d = p->d;
+    callback.once = 1;
+    CHECK_OK(ctx, fgmm_rows_from_callback(ctx, &rows, &callback));
+    return rows;
+}
+
+/* Log-densities of rows that come in blocks, some with rows left out, and the sum of the weights: [n + 1]. */
+static double *score_blocks(fgmm_context *ctx, problem *p) {
+    fgmm_rows *rows = problem_rows(ctx, p), *once = rows_once(ctx, p);
+    fgmm_model *model = problem_model(ctx, p);
+    fgmm_compute_options compute = FGMM_COMPUTE_OPTIONS_INIT;
+    compute.block_rows = 1024;
+    compute.nonfinite = FGMM_NONFINITE_SKIP;
+    double *log_prob = test_alloc((size_t)p->n + 1, sizeof *log_prob);
+    fgmm_stats *stats = NULL;
+    fgmm_stats_view view;
+    CHECK_OK(ctx, fgmm_score_samples(ctx, model, rows, &compute, log_prob, NULL));
+    CHECK_OK(ctx, fgmm_stats_create(ctx, &stats, model));
+    CHECK_OK(ctx, fgmm_stats_accumulate(ctx, stats, once, &compute, NULL));
+    fgmm_stats_export(stats, &view);
+    log_prob[p->n] = view.weight;
+    fgmm_stats_free(ctx, stats);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, once);
+    fgmm_rows_free(ctx, rows);
+    return log_prob;
+}
+
+/* Rows in memory reach a device with memory of its own through pinned buffers that go round, as do buffers on the
+ * device: what is in them is each time the block's. */
+START_TEST(rows_are_staged) {
+    if (harness_is_cpu()) return;
+    problem *p = problem_clusters(620 + (uint64_t)_i, 8000, 3, 4, FGMM_DIAG, _i ? FGMM_F64 : FGMM_F32);
+    double left_out = 0;
+    for (int64_t i = 2048; i < p->n; i += 3100, left_out++) {
+        if (_i)
+            ((double *)p->rows)[i * p->stride] = NAN;
+        else
+            ((float *)p->rows)[i * p->stride] = NAN;
+    }
+    fgmm_context *own = open_as(1), *shared = open_as(0);
+    fault.mapped = 0;
+    double *expected = score_blocks(shared, p);
+    long mapped = fault.mapped;
+    ck_assert(expected[p->n] == (double)p->n - left_out);
+    for (int again = 0; again < 2; again++) {
+        double *log_prob = score_blocks(own, p);
+        ck_assert(memcmp(log_prob, expected, (size_t)(p->n + 1) * sizeof *expected) == 0);
+        free(log_prob);
+    }
+    ck_assert_int_ge(fault.mapped, 2 * mapped + 4);
+    free(expected);
+    fgmm_context_free(own);
+    fgmm_context_free(shared);
+    problem_free(p);
+}
+END_TEST
+
+/* A device that gives less than it says gets smaller blocks, for the rows and for the work on them: nothing else is
+ * different. */
+START_TEST(blocks_shrink) {
+    if (harness_is_cpu()) return;
+    enum { ROWS = 9000, LARGEST = 200000 };
+    const int64_t d = _i % 2 ? 20 : 2; /* rows of 80 bytes, and candidates of 64 */
+    fgmm_context *ctx = open_as(_i / 2);
+    problem *p = problem_clusters(630 + (uint64_t)_i, harness_rows(ROWS, 3, d), 3, d, FGMM_DIAG, FGMM_F32);
+    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
+    fgmm_report report = FGMM_REPORT_INIT;
+    fgmm_rows *rows = problem_rows(ctx, p);
+    fgmm_model *start = problem_model(ctx, p), *plain = NULL, *tight = NULL;
+    options.init_model = start;
+    options.max_iter = 3;
+    options.tol = -1;
+    options.compute.nonfinite = FGMM_NONFINITE_SKIP;
+    int64_t bad = 0;
+    for (int64_t i = 5; i < p->n; i += 2000, bad++) ((float *)p->rows)[i * p->stride] = NAN;
+    fault.refused = 0;
+    fault.largest = LARGEST;
+    fgmm_status status = fgmm_fit(ctx, &tight, rows, &options, &report);
+    fault.largest = 0;
+    ck_assert_msg(status == FGMM_OK, "%s", fgmm_context_message(ctx));
+    ck_assert(fault.refused > 0 || p->n * d * 4 <= LARGEST);
+    CHECK_OK(ctx, fgmm_fit(ctx, &plain, rows, &options, NULL));
+    contract_check_same(plain, tight);
+    ck_assert_int_eq(report.n_skipped, bad);
+    fgmm_model_free(ctx, plain);
+    fgmm_model_free(ctx, tight);
+    fgmm_model_free(ctx, start);
+    fgmm_rows_free(ctx, rows);
+    fgmm_context_free(ctx);
+    problem_free(p);
 }
 END_TEST
 
@@ -216,7 +361,9 @@ END_TEST
 
 static TCase *faults(void) {
     TCase *room = tcase_create("faults");
-    tcase_add_loop_test(room, fails_at_any_call, 0, 2 * TASKS);
+    tcase_add_loop_test(room, fails_at_any_call, 0, 4 * TASKS);
+    tcase_add_loop_test(room, rows_are_staged, 0, 2);
+    tcase_add_loop_test(room, blocks_shrink, 0, 4);
     tcase_add_test(room, fails_while_opening);
     return room;
 }

@@ -328,6 +328,7 @@ START_TEST(shapes) {
             char name[64];
             /* A simulator would take minutes; llvmpipe ends a work-item's loops after 65535 rounds in all. */
             if ((double)(k * d * d) > 0.5 * scale_limit || (double)k * 1e4 > scale_limit) continue;
+            if (!takes(2 * i + (size_t)full)) continue;
             snprintf(name, sizeof name, "n %d k %d d %d", (int)n, (int)k, (int)d);
             problem p = make(n, k, d, full, k < 1000 ? 3.0 : 40.0, 0.5, 0.5);
             finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
@@ -429,7 +430,7 @@ START_TEST(blocks) {
     const int64_t sizes[][3] = {{5000, 70, 5}, {9000, 3, 2}, {3500, 6, 24}, {2500, 1100, 2}};
     for (int i = 0; i < 16; i++) {
         int64_t k = sizes[i / 4][1], d = sizes[i / 4][2], n = sizes[i / 4][0];
-        if ((double)(n * k * d * d) > 4.0 * scale_limit) continue;
+        if ((double)(n * k * d * d) > 4.0 * scale_limit || !takes((size_t)i)) continue;
         problem p = make(n, k, d, i % 2, 1.0, 0.3, 0.0);
         for (int64_t c = 0; k >= 70 && c < 30 * d; c++) p.means[c] = p.means[c % d] + 0.1 * normal();
         finish(&p, i / 2 % 2 ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN, 1e-7);
@@ -442,7 +443,7 @@ END_TEST
 /* Tied sums over two dense tiles of components, for some rows, the first of them in the midst of a chunk. */
 START_TEST(tied_tiles) {
     int64_t n = 3500, k = 1100, d = 8, lonely = 300;
-    if ((double)(n * k * d) > 4.0 * scale_limit) return;
+    if ((double)(n * k * d) > 4.0 * scale_limit || !takes(0)) return;
     problem p = make(n, k, d, 0, 3.5, 0.3, 0.0);
     for (int64_t i = 0; i < lonely * d; i++) p.x[i] = 200.0f + (float)uniform();
     for (int64_t i = d; i < 30 * d; i++) p.means[i] = p.means[i % d] + 0.1 * normal();
