@@ -194,6 +194,11 @@ double fgmm_memory_quarter(void) {
     return pages > 0 && page > 0 ? 0.25 * (double)pages * (double)page : 1e9;
 }
 
+double fgmm_memory_share(const fgmm_context *ctx) {
+    if (ctx->root) ctx = ctx->root;
+    return fgmm_memory_quarter() / ctx->sharers;
+}
+
 /* ---- the services of a backend ---- */
 
 static void *host_alloc(void *user, size_t bytes) {
@@ -254,6 +259,7 @@ static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *o
         return creation_failed(options, FGMM_ERR_INVALID, "the allocator has one of alloc and free without the other");
     if (!allocator.alloc) allocator = (fgmm_allocator){system_alloc, system_free, NULL};
     if (options->threads < 0) return creation_failed(options, FGMM_ERR_INVALID, "threads is negative");
+    if (options->host_sharers < 0) return creation_failed(options, FGMM_ERR_INVALID, "host_sharers is negative");
     const char *device = options->device ? options->device : getenv("FLASHGMM_DEVICE");
     const char *isa = options->cpu_isa ? options->cpu_isa : getenv("FLASHGMM_CPU_ISA");
     if (!device || !*device) device = "auto";
@@ -268,6 +274,7 @@ static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *o
     ctx->progress_user = options->progress_user;
     ctx->label = "";
     ctx->bytes_limit = options->host_memory_limit < LLONG_MAX ? (long long)options->host_memory_limit : LLONG_MAX;
+    ctx->sharers = options->host_sharers > 1 ? options->host_sharers : 1;
     snprintf(ctx->device, sizeof ctx->device, "%s", device);
     snprintf(ctx->cpu_isa, sizeof ctx->cpu_isa, "%s", isa ? isa : "");
     ctx->host = (fgmm_host){.user = ctx,

@@ -36,6 +36,8 @@ char *fgmm_strdup(fgmm_context *ctx, const char *text);
 
 /* A quarter of the machine's memory in bytes: what rows may take of it. */
 double fgmm_memory_quarter(void);
+/* The context's part of that. */
+double fgmm_memory_share(const fgmm_context *ctx);
 /* What the context's limit on host memory leaves; infinite without one. */
 double fgmm_memory_left(const fgmm_context *ctx);
 

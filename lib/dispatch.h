@@ -35,7 +35,7 @@ struct fgmm_context {
     atomic_int failing;         /* guards message: the first failure of a call, from whatever thread, is kept */
     fgmm_target cpu, opencl;
     int opencl_tried; /* "auto" looked for a device already */
-    int sharers;      /* contexts that fit together and share the machine's memory; 0: alone */
+    int sharers;      /* contexts that fit together and share the machine's memory; 1: alone */
 };
 
 /* Starts a public call: forgets the last message. */

@@ -55,7 +55,7 @@ fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fg
 
 /* What rows may take of the host's memory now. */
 static double host_room(fgmm_context *ctx, fgmm_row_room *room, int64_t run) {
-    if (!ctx->bytes_limit) return fgmm_memory_quarter() / (ctx->sharers > 1 ? ctx->sharers : 1);
+    if (!ctx->bytes_limit) return fgmm_memory_share(ctx);
     double beside = (double)atomic_load(&ctx->peak_bytes) - room->held;
     if (room->beside < beside) room->beside = beside;
     double limit = (double)ctx->bytes_limit;

@@ -152,9 +152,9 @@ fgmm_status fgmm_fit_devices(fgmm_context *const *contexts, int n, fgmm_model **
                               .report = reports ? &reports[r] : NULL};
         members[r].options.ranks = (fgmm_ranks){add_up, &members[r], r, n};
     }
-    for (int r = 0; r < n; r++) contexts[r]->sharers = n;
+    for (int r = 0; r < n; r++) contexts[r]->sharers *= n;
     status = run_team(members, &m);
-    for (int r = 0; r < n; r++) contexts[r]->sharers = 0;
+    for (int r = 0; r < n; r++) contexts[r]->sharers /= n;
     for (int r = 0; r < n; r++) {
         fgmm_free(contexts[r], members[r].sums);
         if (r > 0) fgmm_model_free(contexts[r], members[r].model);

@@ -266,6 +266,28 @@ START_TEST(within_a_limit) {
 }
 END_TEST
 
+/* Rows that one context keeps are read again in each pass by one that shares the memory with very many. */
+START_TEST(sharers) {
+    if (!harness_is_cpu()) return; /* a device's memory is its own */
+    int64_t read[2];
+    for (int i = 0; i < 2; i++) {
+        fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
+        fgmm_context *ctx = NULL;
+        source s = source_make();
+        options.host_sharers = i ? 1 << 30 : 0;
+        ck_assert_int_eq(harness_open(&ctx, &options), FGMM_OK);
+        fgmm_rows *rows = rows_of(ctx, &s, 1);
+        result got = fit_of(ctx, rows, 1024, NULL), wanted = fit_in_memory();
+        SAME(got, wanted);
+        read[i] = s.rows;
+        fgmm_rows_free(ctx, rows);
+        fgmm_context_free(ctx);
+    }
+    ck_assert_int_eq(read[0], N);
+    ck_assert_int_gt(read[1], 3 * (int64_t)N);
+}
+END_TEST
+
 /* Too little for two blocks is refused before anything is read. */
 START_TEST(limit_too_small) {
     source s = source_make();
@@ -309,6 +331,7 @@ static TCase *budgets(void) {
     tcase_add_checked_fixture(room, set_up, tear_down);
     tcase_set_timeout(room, 300);
     tcase_add_test(room, within_a_limit);
+    tcase_add_test(room, sharers);
     tcase_add_test(room, limit_too_small);
     return room;
 }

@@ -38,33 +38,53 @@ static int make_start(bench_case *c, const cli_session *s, const bench_data *dat
     return rc;
 }
 
-int bench_case_make(bench_case *c, const cli_session *s, const bench_data *data, fgmm_covariance type) {
+static int make_some(void *user, int64_t first, int64_t n, void *x) {
+    const bench_case *c = user;
+    bench_some_rows(&c->data, c->centres, first, n, x);
+    return 0;
+}
+
+static fgmm_status open_rows(bench_case *c, const cli_session *s, int makers) {
+    const bench_data *data = &c->data;
+    if (!makers) return fgmm_rows_from_memory(s->ctx, &c->rows, c->x, FGMM_F32, data->n, data->d, 0);
+    fgmm_rows_callback callback = FGMM_ROWS_CALLBACK_INIT;
+    callback.read = make_some;
+    callback.user = c;
+    callback.type = FGMM_F32;
+    callback.n = data->n;
+    callback.d = data->d;
+    callback.threads = makers;
+    return fgmm_rows_from_callback(s->ctx, &c->rows, &callback);
+}
+
+int bench_case_make(bench_case *c, const cli_session *s, const bench_data *data, fgmm_covariance type, int makers) {
     int64_t n = data->n, k = data->k, d = data->d;
     int64_t wide = type == FGMM_TIED || type == FGMM_FULL ? d : 1, deep = type == FGMM_FULL ? k : 1;
     if (d > INT64_MAX / 8 / n || d > INT64_MAX / 8 / k || wide > INT64_MAX / 8 / d || deep > INT64_MAX / 8 / d / wide) {
         return cli_say("--n, --k and --d are too large"), CLI_FAILED;
     }
     int rc = CLI_FAILED;
-    float *centres = cli_alloc(k * d, sizeof *centres, "centres");
-    c->x = centres ? cli_alloc(n * d, sizeof *c->x, "rows") : NULL;
-    c->means = c->x ? cli_alloc(k * d, sizeof *c->means, "means") : NULL;
-    if (c->means) {
-        bench_centres(data, centres);
-        bench_rows(data, centres, c->x);
-        bench_start(data, centres, c->means);
+    c->data = *data;
+    c->centres = cli_alloc(k * d, sizeof *c->centres, "centres");
+    c->means = c->centres ? cli_alloc(k * d, sizeof *c->means, "means") : NULL;
+    if (c->means && !makers) c->x = cli_alloc(n * d, sizeof *c->x, "rows");
+    if (c->means && (c->x || makers)) {
+        bench_centres(data, c->centres);
+        if (c->x) bench_rows(data, c->centres, c->x);
+        bench_start(data, c->centres, c->means);
         rc = make_start(c, s, data, type);
     }
     if (rc == CLI_DONE) {
-        fgmm_status status = fgmm_rows_from_memory(s->ctx, &c->rows, c->x, FGMM_F32, n, d, 0);
+        fgmm_status status = open_rows(c, s, makers);
         if (status != FGMM_OK) rc = cli_failed(s, status);
     }
-    free(centres);
     return rc;
 }
 
 void bench_case_free(bench_case *c, const cli_session *s) {
     fgmm_rows_free(s->ctx, c->rows);
     fgmm_model_free(s->ctx, c->start);
+    free(c->centres);
     free(c->means);
     free(c->x);
     *c = (bench_case){0};

@@ -8,13 +8,14 @@
 
 /* Rows and start; zero-initialise. */
 typedef struct bench_case {
-    float *x, *means; /* [n, d], [k, d] */
+    bench_data data;
+    float *x, *means, *centres; /* [n, d] or NULL, [k, d], [k, d] */
     fgmm_rows *rows;
     fgmm_model *start; /* means, variance 1, equal weights */
 } bench_case;
 
-/* @return CLI_DONE, or CLI_FAILED after a message; bench_case_free either way. */
-int bench_case_make(bench_case *c, const cli_session *s, const bench_data *data, fgmm_covariance type);
+/* @param makers 0: rows in memory; else a source that so many threads make rows for whenever it is read. @return CLI_DONE, or CLI_FAILED after a message; bench_case_free either way. */
+int bench_case_make(bench_case *c, const cli_session *s, const bench_data *data, fgmm_covariance type, int makers);
 void bench_case_free(bench_case *c, const cli_session *s);
 
 enum { BENCH_REPS_MAX = 10000 };

@@ -40,16 +40,19 @@ void bench_centres(const bench_data *b, float *centres) {
     for (int64_t k = 0; k < b->k; k++) normal_row(b, CENTRES, k, spread(b), centres + k * b->d);
 }
 
+void bench_some_rows(const bench_data *b, const float *centres, int64_t first, int64_t n, float *x) {
+    for (int64_t i = first; i < first + n; i++, x += b->d) {
+        const float *centre = centres + (int64_t)(hash(b->seed, LABELS, (uint64_t)i) % (uint64_t)b->k) * b->d;
+        normal_row(b, NOISE, i, 1.0f, x);
+        for (int64_t j = 0; j < b->d; j++) x[j] += centre[j];
+    }
+}
+
 void bench_rows(const bench_data *b, const float *centres, float *x) {
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static)
 #endif
-    for (int64_t i = 0; i < b->n; i++) {
-        float *row = x + i * b->d;
-        const float *centre = centres + (int64_t)(hash(b->seed, LABELS, (uint64_t)i) % (uint64_t)b->k) * b->d;
-        normal_row(b, NOISE, i, 1.0f, row);
-        for (int64_t j = 0; j < b->d; j++) row[j] += centre[j];
-    }
+    for (int64_t i = 0; i < b->n; i++) bench_some_rows(b, centres, i, 1, x + i * b->d);
 }
 
 void bench_start(const bench_data *b, const float *centres, float *means) {

@@ -16,6 +16,9 @@ void bench_centres(const bench_data *b, float *centres);
 /* Rows x = c_label + N(0, I). @param x [n, d] */
 void bench_rows(const bench_data *b, const float *centres, float *x);
 
+/* Rows first .. first + n - 1 of these, in the calling thread. @param x [n, d] */
+void bench_some_rows(const bench_data *b, const float *centres, int64_t first, int64_t n, float *x);
+
 /* Where an iteration starts: the centres moved by 0.15 of their spread. @param means [k, d] */
 void bench_start(const bench_data *b, const float *centres, float *means);
 

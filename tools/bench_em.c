@@ -15,7 +15,7 @@ typedef struct em_args {
     cli_compute compute;
     bench_data data;
     const char *write;
-    int covariance, reps, first, hard;
+    int covariance, reps, first, hard, made; /* made: rows are made each time that they are read */
 } em_args;
 
 typedef struct em_result {
@@ -134,6 +134,7 @@ static void print_json(const em_args *a, const em_result *b) {
     json_int(&j, "n_components", a->data.k);
     json_text(&j, a->hard ? "method" : "covariance_type", kind_of(a));
     json_text(&j, "data", a->data.overlapping ? "overlapping" : "separated");
+    json_text(&j, "rows", a->made ? "made" : "memory");
     json_text(&j, "device", r->device);
     json_text(&j, "precision", cli_precision_name(r->precision));
     json_text(&j, "engine", cli_engine_name(r->engine));
@@ -164,8 +165,9 @@ static void print_result(const em_args *a, const em_result *b) {
            (long long)a->data.d, a->data.overlapping ? "overlapping" : "separated", (long long)a->data.k, kind_of(a));
     printf("device      %s, precision %s, engine %s\n", r->device, cli_precision_name(r->precision),
            cli_engine_name(r->engine));
-    printf("iteration   %.4g ms, median of %d%s (fastest %.4g)\n", b->median * 1e3, b->n_times,
-           a->first ? " first ones" : "", b->fastest * 1e3);
+    printf("iteration   %.4g ms, median of %d%s (fastest %.4g): %.4g rows a second%s\n", b->median * 1e3, b->n_times,
+           a->first ? " first ones" : "", b->fastest * 1e3, (double)a->data.n / b->median,
+           a->made ? ", made meanwhile" : "");
     printf("rate        %.4g GFLOP/s of %.4g GFLOP, the products alone\n", rate * 1e-9, flops_of(a) * 1e-9);
     if (!isnan(b->peak_all)) {
         printf("peak        %.4g GFLOP/s with 1 thread, %.4g with %d: the rate is %.3g of it\n", b->peak_one * 1e-9,
@@ -180,7 +182,7 @@ static void print_result(const em_args *a, const em_result *b) {
 
 static int bench(em_args *a, bench_ticks *t, em_result *out) {
     bench_case c = {0};
-    int rc = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance);
+    int rc = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance, a->made ? count_threads(a) : 0);
     if (rc == CLI_DONE && a->write) {
         rc = write_case(a, &c);
     } else if (rc == CLI_DONE) {
@@ -208,6 +210,8 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"reps", 0, CLI_INT, &a.reps, 1, BENCH_REPS_MAX, "N", "iterations to time (default 5)"},
         {"first", 0, CLI_FLAG, &a.first, 0, 0, NULL, "time the first iteration, each time from the start"},
         {"seed", 0, CLI_SEED, &a.data.seed, 0, 0, "S", "of the data"},
+        {"rows", 0, CLI_CHOICE, &a.made, 0, 0, "memory|made",
+         "made: threads make rows as they are read, in each pass those that did not stay (default memory)"},
         {"write", 0, CLI_TEXT, &a.write, 0, 0, "FOLDER", "only write rows.npy, means.npy and start.npz there"},
         CLI_COMPUTE_OPTIONS(&a.compute),
         CLI_SESSION_OPTIONS(&a.session),
@@ -216,6 +220,7 @@ static int run(const cli_command *self, int argc, char **argv) {
     int rc = cli_parse(self, options, argc, argv, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (a.hard) a.covariance = FGMM_SPHERICAL;
+    if (a.made && a.write) return cli_usage(self, "--write needs rows in memory");
 
     bench_ticks *t = cli_alloc(1, sizeof *t, "times");
     em_result *result = t ? cli_alloc(1, sizeof *result, "results") : NULL;

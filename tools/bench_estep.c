@@ -49,7 +49,7 @@ static int measure(const bench_args *a, const fgmm_rows *rows, const fgmm_model 
 
 static int bench(const bench_args *a, bench_ticks *t, bench_result *out) {
     bench_case c = {0};
-    int rc = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance);
+    int rc = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance, 0);
     if (rc == CLI_DONE) rc = measure(a, c.rows, c.start, t, out);
     bench_case_free(&c, &a->session);
     return rc;

@@ -128,6 +128,7 @@ expect 0 'share       0.750, 1348 rows: cpu' fit "$digits" -k 3 --device cpu,cpu
 expect 0 '"share": 0.75' fit "$digits" -k 3 --device cpu,cpu --shares 3,1 -o again.npz --json
 holds 'given shares repeat to the bit' cmp shared.npz again.npz
 expect 0 'rows: cpu' fit "$digits" -k 3 --device cpu,cpu
+expect 0 'share       1.000, 1797 rows: cpu' fit "$digits" -k 3 --device all # FLASHGMM_DEVICE leaves the CPU alone
 expect 2 'keeps no checkpoints' fit "$digits" -k 2 --mini-batch 100 --checkpoint c.npz
 expect 2 'must end in .npz' fit "$digits" -k 2 --checkpoint c.txt
 expect 2 'input itself' fit "$digits" -k 2 -o c.npz --checkpoint ./c.npz
@@ -304,6 +305,10 @@ cp found.ibin found.bin
 expect 0 '2 of each of 2 queries' info found.bin --format ibin
 expect 0 'GFLOP/s' bench estep --n 4096 --k 16 --d 8 --reps 3
 expect 0 'GFLOP/s' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu
+likelihoods() { "$flashgmm" bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --seed 5 "$@" | grep '^likelihood'; }
+in_memory=$(likelihoods)
+holds 'made rows are those in memory' [ "${in_memory:-none}" = "$(likelihoods --rows made --block-rows 1024 --host-memory 1M)" ]
+expect 2 'needs rows in memory' bench em --rows made --write .
 expect 0 '"square_distances"' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --hard --json
 expect 0 '"ms"' bench estep --n 4096 --k 16 --d 8 --reps 3 --covariance diag --data overlapping --json
 

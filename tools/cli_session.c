@@ -55,6 +55,7 @@ static int open_context(const cli_command *self, cli_session *s, const char *dev
     o.threads = threads;
     o.cpu_isa = s->cpu_isa;
     o.host_memory_limit = s->host_memory / (size_t)(s->sharers > 1 ? s->sharers : 1);
+    o.host_sharers = s->sharers;
     o.device_memory_limit = s->device_memory;
     o.log = out == &s->ctx ? on_log : NULL;
     o.log_user = s;

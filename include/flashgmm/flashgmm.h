@@ -125,10 +125,13 @@ typedef struct fgmm_context_options {
      *  fit are read again in each iteration. What cannot be done within it is FGMM_ERR_MEMORY, and the message says
      *  what is needed. Libraries that flashgmm calls (OpenCL, libzip, HDF5, OpenMP) take what they take beside it. */
     size_t host_memory_limit;
+    /** How many contexts of this machine share its memory, this one and those of other processes that fit with it; 0
+     *  or 1: this alone. Without a limit each takes its part of the quarter. */
+    int host_sharers;
 } fgmm_context_options;
 
 #define FGMM_CONTEXT_OPTIONS_INIT                                                                                      \
-    { sizeof(fgmm_context_options), 0, 0, 0, 0, 0, (fgmm_log_level)0, 0, 0, {0, 0, 0}, 0, 0, 0, 0 }
+    { sizeof(fgmm_context_options), 0, 0, 0, 0, 0, (fgmm_log_level)0, 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0 }
 
 /** Makes a context. @param options NULL for defaults. @return FGMM_ERR_DEVICE if a named device is absent
  *  or cannot be opened, FGMM_ERR_INVALID for an unknown name, FGMM_ERR_MEMORY; `*out` is then NULL. */

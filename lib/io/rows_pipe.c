@@ -134,7 +134,7 @@ static fgmm_status put_aside(fgmm_context *ctx, pipe_rows *pipe) {
     if (pipe->next != 0)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,
                          "%s has been read, and comes only once: put it into a file to read it again", label);
-    if (bytes > (isfinite(left) ? left / 2 : fgmm_memory_quarter())) return spool(ctx, pipe);
+    if (bytes > (isfinite(left) ? left / 2 : fgmm_memory_share(ctx))) return spool(ctx, pipe);
     unsigned char *aside = fgmm_alloc(ctx, (size_t)bytes, "the rows of standard input");
     if (!aside) return FGMM_ERR_MEMORY;
     fgmm_status status = read_next(ctx, pipe, pipe->n, aside);
