@@ -1,6 +1,7 @@
 /* Devices of this machine: what there is, which one to take, opening it. */
 #include "cl_devices.h"
 #include "cl_program.h"
+#include "cl_tuning.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -334,6 +335,7 @@ fgmm_status cl_device_open(const fgmm_host *host, const fgmm_open_request *reque
     device->host = *host;
     fgmm_status status = request->cl_context ? open_shared(device, request) : open_chosen(device, request);
     if (status == FGMM_OK) status = open_copies(device);
+    if (status == FGMM_OK) status = cl_tuning_load(device);
     if (status != FGMM_OK) {
         cl_device_close(device);
         return status;
@@ -347,6 +349,7 @@ void cl_device_close(fgmm_device *device) {
     fgmm_host host = device->host;
     cl_kernels_free(device);
     cl_spares_free(device);
+    cl_tuning_free(device);
     cl_command_queue queues[] = {device->copies, device->queue};
     for (int i = 0; i < 2; i++) {
         if (!queues[i]) continue;

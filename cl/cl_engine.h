@@ -13,6 +13,7 @@
 #define FGMM_CL_ENGINE_H
 
 #include "cl_runtime.h"
+#include "cl_tuning.h"
 
 enum {
     CL_CAP = 16,             /* candidates of a row before it is left to the dense engine */
@@ -63,11 +64,6 @@ typedef struct cl_tally {
     int started;     /* total holds zeros or sums */
     int64_t current; /* the superchunk in slot 0; -1 if none */
 } cl_tally;
-
-/* Work-group and micro-tile of a tiled kernel; features a step of those that whiten. */
-typedef struct cl_tile {
-    int gx, gy, rm, rn, dt;
-} cl_tile;
 
 /* The screen on matrix units: see screen_mma.cl. */
 typedef struct cl_matrix {
@@ -184,7 +180,6 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice);
 
 /* cl_whiten.c: tied and full covariances. */
-void cl_white_tiles(const fgmm_device *device, cl_engine *engine);
 /* Sends the whitening matrices, and of full covariances the screen's constants. *sound: whether that screen can be
  * trusted. */
 fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *sound);

@@ -20,19 +20,16 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
     return (float)(params->centre[feature] - (frame ? frame[feature] : 0.0));
 }
 
-/* Few shapes, since each is a program to build. A GPU has the registers for a screen of 8 x 8, which halves the reads of local
- * memory a multiply-add takes, where it has the 33 KB for it; the dense engine's float-floats leave room for 4 x 4. */
-static void choose_tile(const fgmm_device *device, cl_engine *engine) {
-    int side = device->max_work_group >= 256 ? 16 : 8;
-    int roomy = device->type == CL_DEVICE_TYPE_GPU && side == 16 && device->local_bytes >= 40960;
-    int wide = roomy && engine->k > 64 ? 8 : 4;
-    engine->tile = (cl_tile){.gx = side, .gy = side, .rm = wide, .rn = engine->k > (cl_uint)side ? wide : 1};
-    engine->dense_tile = (cl_tile){.gx = side, .gy = side, .rm = 4, .rn = engine->k > (cl_uint)side ? 4 : 1};
-    cl_white_tiles(device, engine);
+static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
+    cl_uint k = engine->k, d = engine->d;
+    engine->tile = cl_tuning_tile(device, CL_TUNED_SCREEN, k, d);
+    engine->dense_tile = cl_tuning_tile(device, CL_TUNED_DENSE, k, d);
+    engine->white_tile = cl_tuning_tile(device, CL_TUNED_WHITEN, k, d);
+    engine->scatter_tile = cl_tuning_tile(device, CL_TUNED_SCATTER, k, d);
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Few shapes here too. A warp keeps the fragments of its rows up to a depth of 128; beyond, it fetches them, and takes twice as many
+/* Few shapes. A warp keeps the fragments of its rows up to a depth of 128; beyond, it fetches them, and takes twice as many
  * components at a time to make that pay. */
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
@@ -413,7 +410,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         return FGMM_OK;
     engine->prepared = 0;
 
-    choose_tile(device, engine);
+    choose_tiles(device, engine);
     choose_matrix(device, engine);
     engine->kp = (cl_uint)cl_round_up(engine->k, (size_t)(engine->tile.gx * engine->tile.rn));
     engine->dp = (cl_uint)cl_round_up(engine->d, CL_DEPTH_TILE);

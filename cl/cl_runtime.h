@@ -24,6 +24,7 @@
 
 typedef struct cl_engine cl_engine; /* the E-step's own state: cl_estep.c */
 typedef struct cl_kernel_slot cl_kernel_slot;
+typedef struct cl_tuning_row cl_tuning_row; /* cl_tuning.h */
 
 /* A kernel's source, embedded by the build from cl/NAME.cl. */
 typedef struct cl_source {
@@ -70,6 +71,8 @@ struct fgmm_device {
     double copy_seconds;       /* that the copies of rows have taken */
     cl_spare spare[CL_SPARES];
     cl_pinned stage[CL_STAGES];
+    cl_tuning_row *tuning; /* the user's rows, NULL if there are none */
+    size_t n_tuning;
     cl_kernel_slot *kernels; /* built so far */
     cl_engine *engine;       /* owned by cl_estep.c; NULL until its first use */
 };

@@ -13,24 +13,6 @@ enum {
     FF_COST = 8 /* a float-float multiply-add in plain ones */
 };
 
-void cl_white_tiles(const fgmm_device *device, cl_engine *engine) {
-    size_t most = device->max_work_group;
-    if (engine->d <= 8)
-        engine->white_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 8, .rn = 1, .dt = 8};
-    else if (engine->d <= 32 && most >= 128)
-        engine->white_tile = (cl_tile){.gx = 8, .gy = 16, .rm = 4, .rn = 4, .dt = 8};
-    else if (most >= 256)
-        engine->white_tile = (cl_tile){.gx = 16, .gy = 16, .rm = 4, .rn = 4, .dt = 16};
-    else
-        engine->white_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 4, .rn = 4, .dt = 8};
-    if (engine->d <= 16)
-        engine->scatter_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 2, .rn = 2};
-    else if (engine->d <= 32 || most < 256)
-        engine->scatter_tile = (cl_tile){.gx = 8, .gy = 8, .rm = 4, .rn = 4};
-    else
-        engine->scatter_tile = (cl_tile){.gx = 16, .gy = 16, .rm = 4, .rn = 4};
-}
-
 double cl_white_error(const fgmm_params *params) {
     return params->condition * ((double)params->d + 4.0) * 0x1p-46;
 }

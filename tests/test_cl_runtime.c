@@ -15,6 +15,7 @@
 #include "../cl/cl_cache.h"
 #include "../cl/cl_devices.h"
 #include "../cl/cl_program.h"
+#include "../cl/cl_tuning.h"
 
 /* ---- a host that counts, remembers and can run out of memory ---- */
 
@@ -549,6 +550,75 @@ START_TEST(every_allocation_may_fail) {
 }
 END_TEST
 
+/* ---- tuning ---- */
+
+static void check_tile(const fgmm_device *device, cl_tuned kernel, cl_uint k, cl_uint d, cl_tile want) {
+    cl_tile got = cl_tuning_tile(device, kernel, k, d);
+    ck_assert_msg(memcmp(&got, &want, sizeof got) == 0, "K %u D %u: %d %d %d %d %d", k, d, got.gx, got.gy, got.rm,
+                  got.rn, got.dt);
+}
+
+/* The first row that fits is taken; lines that are no rows are left out, each with a warning, and nothing else is. */
+START_TEST(tuning_rows) {
+    char path[128];
+    snprintf(path, sizeof path, "%s.tsv", folder);
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    fputs("# a comment\n\n", file);
+    fputs("another device\tscreen\t*\t*\t8\t8\t1\t1\t0\n"
+          "*\tscreen\t1-9\t*\t8\t4\t2\t2\t0\r\n"
+          "*\tscreen\t*\t5-7\t4\t8\t2\t4\t0\n"
+          "*\tscreen\t*\t8-8\t64\t64\t16\t16\t0\n" /* no device has the memory */
+          "*\twhiten\t*\t*\t8\t8\t4\t2\t16\n",
+          file);
+    static const char *const wrong[] = {"*",
+                                        "*\tscreen\t*\t*\t8\t8\t1\t1",
+                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t0\t0",
+                                        "\tscreen\t*\t*\t8\t8\t1\t1\t0",
+                                        "*\tsieve\t*\t*\t8\t8\t1\t1\t0",
+                                        "*\tscreen\t9-1\t*\t8\t8\t1\t1\t0",
+                                        "*\tscreen\t1-2x\t*\t8\t8\t1\t1\t0",
+                                        "*\tscreen\t*\t*\t12\t8\t1\t1\t0",
+                                        "*\tscreen\t*\t*\t-8\t8\t1\t1\t0",
+                                        "*\tscreen\t*\t*\t8\t8\t\t1\t0",
+                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t8",
+                                        "*\tscreen\t*\t*\t4\t8\t8\t1\t0",
+                                        "*\twhiten\t*\t*\t4\t8\t1\t1\t16",
+                                        "*\tscatter\t*\t*\t8\t8\t4\t2\t0",
+                                        "*\tscreen\t*\t*\t99999999999999999999\t8\t1\t1\t0"};
+    enum { WRONG = sizeof wrong / sizeof *wrong };
+    for (int i = 0; i < WRONG; i++) fprintf(file, "%s\n", wrong[i]);
+    for (int i = 0; i < 2000; i++) fputc('x', file); /* more than a line holds, at once */
+    fclose(file);
+    setenv("FLASHGMM_TUNING", path, 1);
+    state.warnings = 0;
+    fgmm_device *device = open_device();
+    ck_assert_uint_eq(device->n_tuning, 5);
+    ck_assert_int_gt(state.warnings, WRONG); /* a long line is cut, and told piece by piece */
+    size_t most = device->max_work_group, room = device->local_bytes;
+    device->max_work_group = 256;
+    device->local_bytes = 1 << 16;
+    check_tile(device, CL_TUNED_SCREEN, 9, 6, (cl_tile){8, 4, 2, 2, 0});
+    check_tile(device, CL_TUNED_SCREEN, 10, 6, (cl_tile){4, 8, 2, 4, 0});
+    check_tile(device, CL_TUNED_WHITEN, 10, 6, (cl_tile){8, 8, 4, 2, 16});
+    check_tile(device, CL_TUNED_DENSE, 10, 6, (cl_tile){16, 16, 4, 1, 0});
+    cl_tile beyond = cl_tuning_tile(device, CL_TUNED_SCREEN, 40, 8);
+    ck_assert_int_eq(beyond.gx, 16);
+    device->max_work_group = 64; /* as a kernel may turn out to need */
+    check_tile(device, CL_TUNED_SCREEN, 40, 40, (cl_tile){8, 8, 4, 4, 0});
+    device->max_work_group = most;
+    device->local_bytes = room;
+    cl_device_close(device);
+    unlink(path);
+    device = open_device(); /* a file that is asked for and is not there is told, too */
+    ck_assert_uint_eq(device->n_tuning, 0);
+    ck_assert_int_gt(state.warnings, WRONG);
+    cl_device_close(device);
+    setenv("FLASHGMM_TUNING", "/dev/null", 1);
+    ck_assert_int_eq(state.live, 0);
+}
+END_TEST
+
 int main(void) {
     const char *asked = getenv("FLASHGMM_TEST_DEVICE");
     if (asked && strncmp(asked, "opencl:", 7) == 0) {
@@ -583,6 +653,7 @@ int main(void) {
     tcase_add_test(room, shared_handles);
     tcase_add_test(room, handshake);
     tcase_add_test(room, shared_buffers);
+    tcase_add_test(room, tuning_rows);
     tcase_add_test(room, every_allocation_may_fail);
     suite_add_tcase(suite, room);
     SRunner *runner = srunner_create(suite);

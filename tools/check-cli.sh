@@ -87,7 +87,7 @@ expect 2 'bench what\? try: flashgmm bench estep' bench
 expect 2 "unknown command 'bench fit'" bench fit
 expect 2 'ivf what\? try' ivf
 expect 2 "unknown command 'ivf fit'" ivf fit
-for command in devices fit kmeans merge partial-fit select predict score sample export info "bench estep" "bench em" "ivf train" "ivf build" \
+for command in devices fit kmeans merge partial-fit select predict score sample export info tune "bench estep" "bench em" "ivf train" "ivf build" \
     "ivf search" "ivf eval"; do
     expect 0 'example:' $command --help
     expect 2 "unknown option '--frob'" $command --frob
@@ -311,6 +311,19 @@ holds 'made rows are those in memory' [ "${in_memory:-none}" = "$(likelihoods --
 expect 2 'needs rows in memory' bench em --rows made --write .
 expect 0 '"square_distances"' bench em --n 4096 --k 16 --d 8 --reps 2 --device cpu --hard --json
 expect 0 '"ms"' bench estep --n 4096 --k 16 --d 8 --reps 3 --covariance diag --data overlapping --json
+
+# ---- tuning
+export FLASHGMM_TUNING=/dev/null
+expect 2 "'cpu' has no tiles" tune --device cpu
+if FLASHGMM_DEVICE=auto "$flashgmm" devices --json | grep -q '"opencl:'; then
+    "$flashgmm" fit "$digits" -k 12 --max-iter 3 --tol 0 --device opencl -q -o untuned.npz
+    expect 0 'rows     .*tiles.tsv' tune --device opencl --seconds 1 -o here/tiles.tsv
+    holds 'rows of a tuning have a head' grep -q '^# DEVICE' here/tiles.tsv
+    printf '*\tscreen\t*\t*\t8\t8\t2\t2\t0\nnothing\n' > some.tsv
+    FLASHGMM_TUNING=some.tsv expect 0 'line 2 is left out' fit "$digits" -k 12 --max-iter 3 --tol 0 --device opencl -o tuned.npz
+    holds 'another tile of the screen changes no bit' cmp tuned.npz untuned.npz
+    expect 1 'cannot write' tune --device opencl --seconds 1 -o /dev/null/tiles.tsv
+fi
 
 # ---- indexes
 expect 2 '-k, the number of lists' ivf train "$digits" -o lists.npz

@@ -43,7 +43,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cmd_devices, cmd_fit, cmd_kmeans, cmd_merge, cmd_partial_fit, cmd_select, cmd_predict,
-    cmd_score, cmd_sample, cmd_export, cmd_info, cmd_bench_estep, cmd_bench_em, cmd_ivf_train, cmd_ivf_build,
+    cmd_score, cmd_sample, cmd_export, cmd_info, cmd_tune, cmd_bench_estep, cmd_bench_em, cmd_ivf_train, cmd_ivf_build,
     cmd_ivf_search, cmd_ivf_eval;
 
 /* Reads argv[1..] into the table's values. @param operand where the file names go, NULL if it takes none; as many as there are arguments.

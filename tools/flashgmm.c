@@ -5,9 +5,9 @@
 #include <string.h>
 
 static const cli_command *const commands[] = {
-    &cmd_devices,   &cmd_fit,        &cmd_kmeans,   &cmd_merge,       &cmd_partial_fit, &cmd_select,
-    &cmd_predict,   &cmd_score,      &cmd_sample,   &cmd_export,      &cmd_info,        &cmd_ivf_train,
-    &cmd_ivf_build, &cmd_ivf_search, &cmd_ivf_eval, &cmd_bench_estep, &cmd_bench_em,
+    &cmd_devices,   &cmd_fit,       &cmd_kmeans,     &cmd_merge,    &cmd_partial_fit, &cmd_select,
+    &cmd_predict,   &cmd_score,     &cmd_sample,     &cmd_export,   &cmd_info,        &cmd_tune,
+    &cmd_ivf_train, &cmd_ivf_build, &cmd_ivf_search, &cmd_ivf_eval, &cmd_bench_estep, &cmd_bench_em,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
