@@ -75,6 +75,14 @@ static fgmm_status backend_open(const fgmm_host *host, const fgmm_open_request *
     return FGMM_OK;
 }
 
+/* What is freed counts once the work with it has ended. */
+static void backend_trim(fgmm_device *device) {
+    clFinish(device->copies);
+    clFinish(device->queue);
+    cl_spares_free(device);
+    cl_engine_free(device);
+}
+
 static void backend_describe(const fgmm_device *device, fgmm_device_facts *out) {
     memset(out, 0, sizeof *out);
     snprintf(out->name, sizeof out->name, "%s", device->name);
@@ -164,6 +172,7 @@ static const fgmm_backend opencl_backend = {
     .lists_search = cl_lists_search,
     .lists_release = cl_lists_release,
     .end = cl_transfer_end,
+    .trim = backend_trim,
     .share = backend_share,
     .last_use = backend_last_use,
 };

@@ -111,7 +111,7 @@ static fgmm_status run_case(fgmm_device *device, check_case *c) {
     fgmm_block *block = NULL;
     fgmm_sums sums = {.s0 = c->s0, .s1 = c->s1, .s2 = c->s2};
     fgmm_block_source source = {
-        .data = c->x, .stride_bytes = sizeof c->x[0], .type = FGMM_F32, .n = ROWS, .d = FEATURES};
+        .data = c->x, .stride_bytes = sizeof c->x[0], .type = FGMM_F32, .n = ROWS, .d = FEATURES, .kept = 1};
     fgmm_moments moments = {.sum = c->sum, .square = c->square, .bad_row = -1};
     fgmm_status status = FGMM_OK;
     CL_GO(cl_put(device, &source, &block));

@@ -315,12 +315,15 @@ static fgmm_status open_shared(fgmm_device *device, const fgmm_open_request *req
     return FGMM_OK;
 }
 
-/* A queue for copies, beside the work; one for both where there is no second. */
+/* A queue for copies, beside the work, if possible with a clock; one for both where there is no second. */
 static fgmm_status open_copies(fgmm_device *device) {
-    cl_int code = CL_SUCCESS;
-    device->copies = clCreateCommandQueue(device->context, device->id, CL_QUEUE_PROFILING_ENABLE, &code);
-    if (code == CL_SUCCESS) return FGMM_OK;
-    device->copies = NULL;
+    static const cl_command_queue_properties wishes[] = {CL_QUEUE_PROFILING_ENABLE, 0};
+    for (int i = 0; i < 2; i++) {
+        cl_int code = CL_SUCCESS;
+        device->copies = clCreateCommandQueue(device->context, device->id, wishes[i], &code);
+        if (code == CL_SUCCESS) return FGMM_OK;
+        device->copies = NULL;
+    }
     CL_CHECK(device, clRetainCommandQueue(device->queue), "retaining the command queue");
     device->copies = device->queue;
     return FGMM_OK;

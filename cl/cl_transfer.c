@@ -9,6 +9,7 @@
 
 /* ---- staging ---- */
 
+/* The caller counts it with the host's memory. */
 void *cl_stage(fgmm_device *device, size_t bytes) {
     for (int i = 0; i < CL_STAGES && !device->unified; i++) {
         if (device->stage[i].mem) continue;
@@ -159,9 +160,9 @@ static fgmm_status use_cl_rows(fgmm_device *device, fgmm_block *block, const fgm
 static fgmm_status put_host_rows(fgmm_device *device, fgmm_block *block, const fgmm_block_source *source) {
     cl_event after = NULL;
     block->owned = 1;
-    block->passing = !source->kept;
     block->pitch = (cl_ulong)source->d;
-    spare_take(device, block, (size_t)source->d * stored_size(block->type) * (size_t)source->n, &after);
+    if (!source->kept)
+        spare_take(device, block, (size_t)source->d * stored_size(block->type) * (size_t)source->n, &after);
     fgmm_status status = put_rows(device, block, source, after ? &after : NULL);
     if (after) clReleaseEvent(after);
     if (source->weights) return status;
@@ -189,6 +190,8 @@ fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_bl
     CL_GO(source->cl_mem ? use_cl_rows(device, block, source) : put_host_rows(device, block, source));
     if (source->weights) CL_GO(put_weights(device, block, source));
     clFlush(device->copies);
+    /* A buffer that was refused its memory at the first write is no one else's. */
+    block->passing = block->owned && !source->kept;
     *out = block;
 done:
     if (status != FGMM_OK) cl_release(device, block);
@@ -208,11 +211,13 @@ static cl_int await_copies(fgmm_device *device, fgmm_block *block) {
     cl_int failed = CL_SUCCESS;
     for (int i = 0; i < 2; i++) {
         if (block->written[i]) {
-            cl_int code = clWaitForEvents(1, &block->written[i]);
-            if (code == CL_SUCCESS)
+            cl_int code = clWaitForEvents(1, &block->written[i]), said = code;
+            if (code == CL_SUCCESS) {
                 count_seconds(device, block->written[i]);
-            else
-                failed = code;
+            } else { /* the event says why it failed, the wait only that it did */
+                clGetEventInfo(block->written[i], CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof said, &said, NULL);
+                failed = said < 0 ? said : code;
+            }
             clReleaseEvent(block->written[i]);
             block->written[i] = NULL;
         }

@@ -261,6 +261,8 @@ typedef struct fgmm_backend {
 
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);
+    /* Frees all that can be made again, no block being out, because memory ran out; the next pass begins. Optional. */
+    void (*trim)(fgmm_device *device);
     /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional:
      * opencl. */
     fgmm_status (*share)(fgmm_device *device, int keep, void *cl_mem, size_t bytes, void *const *events,

@@ -120,17 +120,25 @@ typedef struct {
 
 enum { ALLOC_ALIGN = 64 };
 
-int fgmm_memory_hold(fgmm_context *ctx, size_t bytes) {
-    if (ctx->root) ctx = ctx->root;
+/* Adds to what is held, if the limit allows. */
+static int count_bytes(fgmm_context *ctx, size_t bytes) {
     long long now = atomic_fetch_add(&ctx->bytes, (long long)bytes) + (long long)bytes;
-    if (ctx->bytes_limit && now > ctx->bytes_limit) {
-        atomic_store(&ctx->bytes_refused, now);
-        fgmm_memory_drop(ctx, bytes);
-        return 0;
-    }
-    long long peak = atomic_load(&ctx->peak_bytes);
+    if (!ctx->bytes_limit || now <= ctx->bytes_limit) return 1;
+    atomic_store(&ctx->bytes_refused, now);
+    fgmm_memory_drop(ctx, bytes);
+    return 0;
+}
+
+static void raise_peak(fgmm_context *ctx) {
+    long long now = atomic_load(&ctx->bytes), peak = atomic_load(&ctx->peak_bytes);
     while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
     }
+}
+
+int fgmm_memory_hold(fgmm_context *ctx, size_t bytes) {
+    if (ctx->root) ctx = ctx->root;
+    if (!count_bytes(ctx, bytes)) return 0;
+    raise_peak(ctx);
     return 1;
 }
 
@@ -143,12 +151,13 @@ static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
     if (ctx->root) ctx = ctx->root;
     if (bytes > SIZE_MAX - 2 * ALLOC_ALIGN - sizeof(alloc_header)) return NULL;
     size_t whole = bytes + ALLOC_ALIGN + sizeof(alloc_header);
-    if (!fgmm_memory_hold(ctx, whole)) return NULL;
+    if (!count_bytes(ctx, whole)) return NULL;
     char *raw = ctx->allocator.alloc(ctx->allocator.user, whole);
     if (!raw) {
         fgmm_memory_drop(ctx, whole);
         return NULL;
     }
+    raise_peak(ctx);
     uintptr_t at = ((uintptr_t)raw + sizeof(alloc_header) + ALLOC_ALIGN - 1) & ~(uintptr_t)(ALLOC_ALIGN - 1);
     *((alloc_header *)at - 1) = (alloc_header){raw, whole};
     return (void *)at;

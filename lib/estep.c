@@ -39,6 +39,7 @@ typedef struct {
 
 static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
     estep_state *state = user;
+    if (block->first == 0) state->rows = 0;
     state->rows += (double)(block->n - block->n_bad);
     return state->target->backend->estep(state->target->device, block->block, NULL);
 }
@@ -74,15 +75,9 @@ static fgmm_status add_ranks(fgmm_stats *stats, fgmm_sums *sums) {
 
 static fgmm_status run_once(fgmm_feed *feed, const char *stage, const fgmm_target *target, const fgmm_params *params,
                             fgmm_stats *stats, fgmm_sums *sums) {
-    estep_state state;
-    fgmm_status status;
-    do {
-        *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
-        state = (estep_state){.target = target};
-        status = target->backend->begin(target->device, params);
-        if (status == FGMM_OK) status = fgmm_feed_run(feed, stage, estep_visit, &state);
-    } while (fgmm_feed_shrink(feed, &status));
-    FGMM_TRY(status);
+    *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
+    estep_state state = {.target = target};
+    FGMM_TRY(fgmm_feed_run(feed, stage, params, estep_visit, &state));
     FGMM_TRY(target->backend->collect(target->device, sums));
     if (fgmm_has_matrices(stats->model->type))
         for (int64_t i = 0; i < (stats->model->type == FGMM_FULL ? stats->model->k : 1); i++)

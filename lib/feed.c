@@ -26,7 +26,6 @@ struct fgmm_feed {
     fgmm_reader *reader; /* NULL for rows that are used where they lie in memory */
     int64_t passes, runs;
     feed_slot *kept;  /* [room.n_blocks], or NULL if none stay */
-    int64_t base;     /* row that the run's block 0 starts at: 0, or where blocks became smaller */
     int64_t keep;     /* blocks 0 .. keep-1 stay on the device between runs */
     int64_t resident; /* blocks 0 .. resident-1 were there when the run began */
     feed_slot *now;   /* on its way or being visited; NULL once that is over */
@@ -219,7 +218,7 @@ static void set_centre(fgmm_feed *feed, const char *data, size_t stride, int64_t
 static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
     const fgmm_rows *rows = feed->rows;
     size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
-    slot->first = feed->base + index * feed->room.block_rows;
+    slot->first = index * feed->room.block_rows;
     slot->n = rows->n - slot->first < feed->room.block_rows ? rows->n - slot->first : feed->room.block_rows;
     *source = (fgmm_block_source){.stride_bytes = rows->stride_bytes,
                                   .type = rows->type,
@@ -265,12 +264,13 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
         for (int64_t i = index - 2; i < index; i++)
             if (&feed->kept[i] != feed->now) slot_free(feed, &feed->kept[i]);
         feed->keep = index - 2;
+        feed->room.kept_rows_max = feed->keep * feed->room.block_rows;
         fgmm_log(feed->ctx, FGMM_LOG_INFO, "the rows do not all fit on %s: streaming the rest", target->label);
         fgmm_enter(feed->ctx);
         source->kept = 0;
         status = target->backend->put(target->device, source, &slot->block);
     }
-    if (!target->facts.zero_copy && !feed->rows->cl_mem) feed->copied_rows += (double)slot->n;
+    if (status == FGMM_OK && !target->facts.zero_copy && !feed->rows->cl_mem) feed->copied_rows += (double)slot->n;
     return status;
 }
 
@@ -406,11 +406,11 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     int iterates = strcmp(stage, "fit") == 0 || strcmp(stage, "kmeans") == 0;
     if (iterates && feed->iterations_began == 0) feed->iterations_began = feed->pass_began;
     feed->keep = fgmm_row_room_keep(feed->ctx, &feed->room, rows, &feed->target->facts, feed->passes, feed->runs);
-    feed->base = feed->resident = 0;
+    feed->resident = 0;
     while (feed->resident < feed->keep && feed->kept[feed->resident].block) feed->resident++;
     for (int64_t i = feed->resident; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
     if (!feed->reader) return FGMM_OK;
-    return fgmm_reader_start(feed->reader, feed->resident * feed->room.block_rows);
+    return fgmm_reader_start(feed->reader, feed->resident, feed->room.n_blocks);
 }
 
 /* Whether block `index` can set out before the one in front of it is worked on: a device that copies does so beside its
@@ -420,89 +420,27 @@ static int goes_ahead(const fgmm_feed *feed, int64_t index) {
     return !feed->target->facts.zero_copy && fgmm_reader_ready(feed->reader);
 }
 
-/* ---- smaller blocks ---- */
-
-static fgmm_status halve_blocks(fgmm_feed *feed) {
-    fgmm_row_room *room = &feed->room;
-    int64_t chunks = room->block_rows / FGMM_CHUNK_ROWS;
-    close_blocks(feed);
-    room->block_rows = (chunks + 1) / 2 * FGMM_CHUNK_ROWS;
-    room->n_blocks = (feed->rows->n + room->block_rows - 1) / room->block_rows;
-    feed->keep = feed->resident = 0;
-    fgmm_log(feed->ctx, FGMM_LOG_INFO,
-             "%s has no room for the rows and the work on them: %lld rows a block from now on", feed->target->label,
-             (long long)room->block_rows);
-    fgmm_enter(feed->ctx);
-    return open_blocks(feed);
-}
-
-/* The host's memory is no device's to refuse, and rows that are read once are gone. */
-static int can_halve(const fgmm_feed *feed) {
-    return feed->room.block_rows > FGMM_CHUNK_ROWS && !feed->target->facts.zero_copy && !fgmm_rows_once(feed->rows);
-}
-
-int fgmm_feed_shrink(fgmm_feed *feed, fgmm_status *failed) {
-    if (*failed != FGMM_ERR_MEMORY || !can_halve(feed)) return 0;
-    *failed = halve_blocks(feed);
-    return *failed == FGMM_OK;
-}
-
-static int in_ring(const feed_slot *slot, const feed_slot ring[2]) {
-    return slot == &ring[0] || slot == &ring[1];
-}
-
-/* Goes on from row `first` with smaller blocks. The block before may still be to be visited. */
-static fgmm_status shrink_from(fgmm_feed *feed, feed_slot ring[2], int64_t first) {
-    feed_slot *now = feed->now;
-    if (now) {
-        FGMM_TRY(feed->target->backend->wait(feed->target->device, now->block));
-        slot_unstage(feed, now);
-        if (!in_ring(now, ring)) {
-            ring[0] = *now;
-            *now = (feed_slot){0};
-            feed->now = &ring[0];
-        }
-    }
-    FGMM_TRY(halve_blocks(feed));
-    feed->base = first;
-    return feed->reader ? fgmm_reader_start(feed->reader, first) : FGMM_OK;
-}
-
-/* ---- a run ---- */
-
-/* Opens block *index, or, where there is no room for it, a smaller one in its place, which then is block 0. */
-static fgmm_status open_next(fgmm_feed *feed, feed_slot ring[2], int64_t *index, feed_slot **out) {
-    for (;;) {
-        feed_slot *slot = *index < feed->keep ? &feed->kept[*index] : &ring[feed->now == &ring[0]];
-        int64_t bad = feed->bad.count;
-        *out = slot;
-        if (slot->block) return FGMM_OK;
-        fgmm_status status = slot_open(feed, slot, *index);
-        if (status != FGMM_ERR_MEMORY || !can_halve(feed)) return status;
-        if (!feed->scanned) feed->bad.count = bad;
-        int64_t first = slot->first;
-        slot_free(feed, slot);
-        FGMM_TRY(shrink_from(feed, ring, first));
-        *index = 0;
-    }
-}
-
-fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user) {
+/* One attempt at a run. */
+static fgmm_status run_blocks(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user) {
     fgmm_status status = FGMM_OK;
     feed_slot ring[2] = {{0}, {0}};
+    int64_t n_blocks = feed->room.n_blocks;
     feed->now = NULL;
     FGMM_GO(begin_run(feed, stage));
-    for (int64_t index = 0, more = 1; more || feed->now; index++) {
+    for (int64_t i = -1; i < n_blocks; i++) {
         feed_slot *next = NULL;
-        more = feed->base + index * feed->room.block_rows < feed->rows->n;
-        int ahead = more && goes_ahead(feed, index);
-        if (ahead) FGMM_GO(open_next(feed, ring, &index, &next));
+        int ahead = 0;
+        if (i + 1 < n_blocks) {
+            ahead = goes_ahead(feed, i + 1);
+            next = i + 1 < feed->keep ? &feed->kept[i + 1] : &ring[(i + 1) & 1];
+            if (ahead && !next->block) FGMM_GO(slot_open(feed, next, i + 1));
+        }
         if (feed->now) {
             FGMM_GO(visit_slot(feed, feed->now, visit, user));
-            if (in_ring(feed->now, ring) || feed->now - feed->kept >= feed->keep) slot_free(feed, feed->now);
+            if (i >= feed->keep) slot_free(feed, feed->now);
             feed->now = NULL;
         }
-        if (more && !ahead) FGMM_GO(open_next(feed, ring, &index, &next));
+        if (next && !ahead) FGMM_GO(slot_open(feed, next, i + 1));
         feed->now = next;
     }
     if (!feed->scanned) FGMM_GO(finish_scan(feed));
@@ -514,6 +452,42 @@ done:
     slot_free(feed, &ring[1]);
     if (feed->reader) fgmm_reader_stop(feed->reader);
     return status;
+}
+
+/*
+ * After a device refused memory: fewer blocks stay from now on, or, if none did, blocks have half the rows, and all that
+ * can be made again is freed. @return 0 where that is no help: the host's memory was what was missing, or rows that are
+ * read once are gone.
+ */
+static int give_up_memory(fgmm_feed *feed, int prepared) {
+    const fgmm_target *target = feed->target;
+    fgmm_row_room *room = &feed->room;
+    if (target->facts.zero_copy || fgmm_rows_once(feed->rows) || atomic_load(&feed->ctx->bytes_refused)) return 0;
+    if (feed->keep > 0) {
+        room->kept_rows_max = feed->keep * 3 / 4 * room->block_rows;
+        fgmm_log(feed->ctx, FGMM_LOG_INFO, "%s has less memory than it says: fewer rows stay there", target->label);
+    } else {
+        /* What the parameters need no smaller block can give. */
+        if (!prepared || room->block_rows <= FGMM_CHUNK_ROWS) return 0;
+        fgmm_log(feed->ctx, FGMM_LOG_INFO, "%s has less memory than it says: blocks of half the rows", target->label);
+    }
+    int halves = feed->keep == 0;
+    close_blocks(feed);
+    if (halves) fgmm_row_room_halve(room, feed->rows);
+    if (target->backend->trim) target->backend->trim(target->device);
+    fgmm_enter(feed->ctx);
+    return open_blocks(feed) == FGMM_OK;
+}
+
+fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params *params, fgmm_feed_visit visit,
+                          void *user) {
+    for (;;) {
+        const fgmm_target *target = feed->target;
+        fgmm_status status = params ? target->backend->begin(target->device, params) : FGMM_OK;
+        int prepared = status == FGMM_OK;
+        if (prepared) status = run_blocks(feed, stage, visit, user);
+        if (status != FGMM_ERR_MEMORY || !give_up_memory(feed, prepared)) return status;
+    }
 }
 
 /* ---- rows by number ---- */
@@ -528,6 +502,7 @@ typedef struct {
 
 static fgmm_status gather_visit(void *user, const fgmm_feed_block *block) {
     gather_state *state = user;
+    if (block->first == 0) state->at = 0;
     int64_t from = state->at;
     while (state->at < state->count && state->rows[state->at] < block->first + block->n) {
         state->local[state->at - from] = state->rows[state->at] - block->first;
@@ -548,7 +523,7 @@ fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count
     if (!buffer) return FGMM_ERR_MEMORY;
     if (source->cl_mem) {
         gather_state state = {.feed = feed, .rows = rows, .count = count, .local = buffer, .out = out};
-        FGMM_GO(fgmm_feed_run(feed, "seed", gather_visit, &state));
+        FGMM_GO(fgmm_feed_run(feed, "seed", NULL, gather_visit, &state));
     } else {
         for (int64_t i = 0; i < count; i++) {
             FGMM_GO(fgmm_rows_read(feed->ctx, source, rows[i], 1, buffer));

@@ -26,12 +26,11 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
                            const fgmm_compute_options *compute, int64_t passes);
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed);
 
-/* Visits every block in order. visit may be NULL: then only the scan for bad rows runs. */
-fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, fgmm_feed_visit visit, void *user);
-
-/* After a run that failed: where memory was what failed, and blocks can be smaller, makes them so. @return 1 if the run
- * may be tried again; 0 leaves *failed as it is to be returned. */
-int fgmm_feed_shrink(fgmm_feed *feed, fgmm_status *failed);
+/* Visits every block in order. Where the device turns out to have less memory than it says, less is kept there or
+ * blocks become smaller, and the run begins anew: a visitor that is given row 0 starts over. @param params what the
+ * backend begins with, each time; or NULL. @param visit NULL: only the scan for bad rows runs. */
+fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params *params, fgmm_feed_visit visit,
+                          void *user);
 
 /* Copies rows by number, ascending, as doubles: out [count, d]. */
 fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count, double *out);

@@ -394,7 +394,7 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
     progress->n_init = fit->n_init;
     progress->max_iter = fit->max_iter;
-    FGMM_TRY(fgmm_feed_run(fit->feed, "scan", NULL, NULL));
+    FGMM_TRY(fgmm_feed_run(fit->feed, "scan", NULL, NULL, NULL));
     int64_t skipped = fgmm_feed_skipped(fit->feed), n = rows->n - skipped;
     double weight = fgmm_feed_weight(fit->feed);
     if (fit->group) {

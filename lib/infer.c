@@ -53,6 +53,7 @@ static void keep_responsible(const infer_state *state, int64_t n, int32_t *ids, 
 static fgmm_status infer_visit(void *user, const fgmm_feed_block *block) {
     infer_state *state = user;
     int64_t m = state->m;
+    if (block->first == 0) state->sum = state->weight = 0;
     const fgmm_target *target = state->target;
     int32_t *ids = state->ids ? state->ids + block->first * m : NULL;
     float *resp = state->resp ? state->resp + block->first * m : NULL;
@@ -108,8 +109,7 @@ static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model 
     params->precision = fgmm_precision_on(state->target, compute.precision);
     params->engine = fgmm_engine_next(&choice, params->precision, model->k);
     params->cut = params->precision == FGMM_DOUBLE ? 0 : FGMM_CUT;
-    FGMM_GO(state->target->backend->begin(state->target->device, params));
-    FGMM_GO(fgmm_feed_run(feed, stage, infer_visit, state));
+    FGMM_GO(fgmm_feed_run(feed, stage, params, infer_visit, state));
     fgmm_report_pass(&scope, feed, params->engine, compute.precision, NULL);
 done:
     fgmm_report_end(&scope, status);

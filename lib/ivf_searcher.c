@@ -93,7 +93,8 @@ static fgmm_status copy_centroids(fgmm_ivf_searcher *searcher) {
                                 .stride_bytes = (size_t)index->d * sizeof(float),
                                 .type = FGMM_F32,
                                 .n = index->k,
-                                .d = index->d};
+                                .d = index->d,
+                                .kept = 1};
     FGMM_TRY(target->backend->put(target->device, &source, &searcher->centroids));
     return target->backend->wait(target->device, searcher->centroids);
 }

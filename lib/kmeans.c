@@ -167,6 +167,7 @@ static void far_push(far_state *far, far_row row) {
 
 static fgmm_status far_visit(void *user, const fgmm_feed_block *block) {
     far_state *far = user;
+    if (block->first == 0) far->n = 0;
     FGMM_TRY(far->target->backend->assign(far->target->device, block->block, 1, NULL, NULL, far->log_prob));
     for (int64_t i = 0; i < block->n; i++)
         if (!block->weights || block->weights[i] > 0) far_push(far, (far_row){far->log_prob[i], block->first + i});
@@ -193,8 +194,7 @@ static fgmm_status find_far(kmeans_state *state, const fgmm_model *living, int64
     params->engine = state->engine;
     params->cut = params->precision == FGMM_DOUBLE ? 0 : 0.5 / (double)living->k;
     params->hard = 1; /* by the distance to the nearest mean */
-    FGMM_GO(state->target->backend->begin(state->target->device, params));
-    FGMM_GO(fgmm_feed_run(state->feed, "kmeans", far_visit, &far));
+    FGMM_GO(fgmm_feed_run(state->feed, "kmeans", params, far_visit, &far));
     qsort(far.heap, (size_t)far.n, sizeof *far.heap, by_row);
     for (int64_t i = 0; i < far.n; i++) numbers[i] = far.heap[i].row;
     *count = far.n;
@@ -342,7 +342,7 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
     fgmm_progress *progress = fgmm_feed_progress(state->feed);
     progress->n_init = state->n_init;
     progress->max_iter = state->max_iter;
-    FGMM_TRY(fgmm_feed_run(state->feed, "scan", NULL, NULL));
+    FGMM_TRY(fgmm_feed_run(state->feed, "scan", NULL, NULL, NULL));
     int64_t n = rows->n - fgmm_feed_skipped(state->feed);
     if (state->k > n)
         return fgmm_fail(ctx, FGMM_ERR_INVALID,

@@ -99,8 +99,7 @@ static fgmm_status nearest_on_device(fgmm_context *ctx, const fgmm_seed_rows *sa
     params->cut = 0.5 / (double)count;
     params->hard = 1;
     state.norm = params->log_norm[0] + params->log_weights[0];
-    FGMM_GO(state.target->backend->begin(state.target->device, params));
-    FGMM_GO(fgmm_feed_run(sample->feed, "seed", nearest_visit, &state));
+    FGMM_GO(fgmm_feed_run(sample->feed, "seed", params, nearest_visit, &state));
 done:
     fgmm_prepared_free(ctx, &prepared);
     fgmm_free(ctx, state.ids);

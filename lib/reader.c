@@ -39,7 +39,7 @@ struct fgmm_reader {
     pthread_cond_t work, done; /* for threads; for the caller */
     /* Under the lock from here. Jobs are a ring: blocks head .. begun-1 are on their way. */
     reader_job jobs[BUFFERS_MAX];
-    int64_t base, head, begun, end; /* base: the row of block 0 */
+    int64_t head, begun, end;
     void *idle[BUFFERS_MAX];
     int n_idle, n_buffers; /* buffers that are not kept: idle, in jobs, or with the caller */
     int stopping;
@@ -104,7 +104,8 @@ static size_t buffer_bytes(const fgmm_reader *reader) {
 static void *buffer_new(fgmm_reader *reader) {
     const fgmm_target *target = reader->target;
     size_t bytes = buffer_bytes(reader);
-    if (target->facts.stages && fgmm_memory_hold(reader->ctx, bytes)) {
+    int stages = target->facts.stages && reader->rows->type != FGMM_F64 && reader->rows->n > reader->block_rows;
+    if (stages && fgmm_memory_hold(reader->ctx, bytes)) {
         void *staged = target->backend->stage(target->device, bytes);
         if (staged) return staged;
         fgmm_memory_drop(reader->ctx, bytes);
@@ -141,7 +142,7 @@ static reader_job *job_of(fgmm_reader *reader, int64_t block) {
 static reader_job *begin_job(fgmm_reader *reader) {
     if (reader->begun == reader->end || reader->n_idle == 0) return NULL;
     reader_job *job = job_of(reader, reader->begun);
-    int64_t first = reader->base + reader->begun * reader->block_rows, left = reader->rows->n - first;
+    int64_t first = reader->begun * reader->block_rows, left = reader->rows->n - first;
     *job = (reader_job){.first = first,
                         .n = left < reader->block_rows ? left : reader->block_rows,
                         .data = reader->idle[--reader->n_idle]};
@@ -213,16 +214,20 @@ static fgmm_status fit_buffers(fgmm_reader *reader, int64_t blocks) {
     return FGMM_OK;
 }
 
-fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first) {
-    reader->base = first;
-    reader->head = reader->begun = 0;
-    reader->end = (reader->rows->n - first + reader->block_rows - 1) / reader->block_rows;
+fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first, int64_t end) {
+    reader->head = reader->begun = first;
+    reader->end = end;
     reader->failed = FGMM_OK;
     reader->stopping = 0;
     reader->cost = (fgmm_reader_cost){0};
-    FGMM_TRY(fit_buffers(reader, reader->end));
+    /* Nothing more to read: pinned memory is dear. */
+    while (end == first && reader->n_idle > 0) {
+        buffer_free(reader, reader->idle[--reader->n_idle]);
+        reader->n_buffers--;
+    }
+    FGMM_TRY(fit_buffers(reader, end - first));
     reader->n_workers = 0;
-    for (int i = 0; reader->workers && i < reader->most_threads && reader->end > 0; i++) {
+    for (int i = 0; reader->workers && i < reader->most_threads && end > first; i++) {
         reader_worker *worker = &reader->workers[i];
         memset(worker, 0, sizeof *worker);
         worker->reader = reader;

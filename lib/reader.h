@@ -22,8 +22,8 @@ fgmm_status fgmm_reader_open(fgmm_context *ctx, fgmm_reader **out, const fgmm_ro
                              int64_t block_rows, int buffers);
 void fgmm_reader_close(fgmm_reader *reader);
 
-/* Sets out for the rows from `first` on, block by block, until stop. No buffer may be out. */
-fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first);
+/* Sets out for blocks first .. end-1, until stop. No buffer may be out. */
+fgmm_status fgmm_reader_start(fgmm_reader *reader, int64_t first, int64_t end);
 void fgmm_reader_stop(fgmm_reader *reader);
 
 /* Whether take would not wait for a thread. */
@@ -36,8 +36,8 @@ fgmm_status fgmm_reader_take(fgmm_reader *reader, void **data, fgmm_status (*idl
 /* Gives a block back; its buffer is filled again. */
 void fgmm_reader_give(fgmm_reader *reader, void *data);
 
-/* Leaves a block that is out to the caller for good, to be freed by fgmm_free (where the target stages: never), with a new buffer in its place if one is still
- * needed. FGMM_ERR_MEMORY: there is no other, and the block is to be given back. */
+/* Leaves a block that is out to the caller for good, to be freed by fgmm_free, with a new buffer in its place if one is
+ * still needed. Not where the target stages. FGMM_ERR_MEMORY: there is no other, and the block is to be given back. */
 fgmm_status fgmm_reader_keep(fgmm_reader *reader);
 
 fgmm_reader_cost fgmm_reader_spent(fgmm_reader *reader);

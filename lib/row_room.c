@@ -35,15 +35,17 @@ static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows,
 
 fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fgmm_rows *rows,
                                  const fgmm_device_facts *facts, int64_t asked) {
-    /* Rows in memory are staged too where that is the fastest way to the device. */
-    *out = (fgmm_row_room){.staged = !rows->cl_mem && (!rows->data || facts->stages)};
+    /* Rows in memory are staged too where that is the fastest way to the device and something is won by it: doubles are
+     * narrowed into a copy of their own. */
+    int stages = facts->stages && rows->type != FGMM_F64;
+    *out = (fgmm_row_room){.staged = !rows->cl_mem && (!rows->data || stages), .kept_rows_max = -1};
     out->block_rows = choose_block_rows(ctx, rows, facts, out->staged, asked);
     out->n_blocks = (rows->n + out->block_rows - 1) / out->block_rows;
     double rows_in_block = (double)(rows->n < out->block_rows ? rows->n : out->block_rows);
     double block = row_bytes(rows) * rows_in_block, left = fgmm_memory_left(ctx);
     out->buffers = BUFFERS * block < 0.5 * left ? BUFFERS : 2;
     int needed = out->n_blocks < 2 ? 1 : 2;
-    if (rows->data && out->buffers < BUFFERS) out->staged = 0;
+    if (rows->data && (out->n_blocks < 2 || out->buffers < BUFFERS)) out->staged = 0;
     if (out->staged && needed * block > left)
         return fgmm_fail(ctx, FGMM_ERR_MEMORY,
                          "the limit on host memory is %lld bytes, and %lld are in use: %d block%s of %.0f rows of %lld "
@@ -51,6 +53,12 @@ fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fg
                          ctx->bytes_limit, (long long)atomic_load(&ctx->bytes), needed, needed > 1 ? "s" : "",
                          rows_in_block, (long long)rows->d, needed * block);
     return FGMM_OK;
+}
+
+void fgmm_row_room_halve(fgmm_row_room *room, const fgmm_rows *rows) {
+    int64_t chunks = room->block_rows / FGMM_CHUNK_ROWS;
+    room->block_rows = (chunks + 1) / 2 * FGMM_CHUNK_ROWS;
+    room->n_blocks = (rows->n + room->block_rows - 1) / room->block_rows;
 }
 
 /* What rows may take of the host's memory now. */
@@ -75,6 +83,8 @@ int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_ro
     /* The blocks that come and go take their part where not all can stay. */
     double blocks = whole <= most ? (double)room->n_blocks : floor(most / block) - room->buffers;
     int64_t keep = blocks > 0 ? (int64_t)blocks : 0;
+    if (room->kept_rows_max >= 0 && keep * room->block_rows > room->kept_rows_max)
+        keep = room->kept_rows_max / room->block_rows;
     if (facts->zero_copy) room->held = keep == room->n_blocks ? whole : block * (double)(keep + room->buffers);
     return keep;
 }

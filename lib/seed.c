@@ -525,8 +525,7 @@ static fgmm_status log_densities(fgmm_seeder *seeder, const fgmm_model *model, i
     prepared.params.precision = FGMM_EXACT;
     prepared.params.engine = fgmm_engine_next(&choice, FGMM_EXACT, model->k);
     prepared.params.cut = FGMM_CUT;
-    FGMM_GO(state.target->backend->begin(state.target->device, &prepared.params));
-    FGMM_GO(fgmm_feed_run(feed, "seed", density_visit, &state));
+    FGMM_GO(fgmm_feed_run(feed, "seed", &prepared.params, density_visit, &state));
 done:
     fgmm_feed_close(ctx, feed);
     fgmm_rows_free(ctx, rows);

@@ -29,6 +29,7 @@ typedef struct {
     double *sums;
     int64_t room; /* of sums */
     int short_of_memory;
+    int sharers; /* the context's own, before and after */
     fgmm_model *model;
     fgmm_status status;
 } member;
@@ -152,9 +153,12 @@ fgmm_status fgmm_fit_devices(fgmm_context *const *contexts, int n, fgmm_model **
                               .report = reports ? &reports[r] : NULL};
         members[r].options.ranks = (fgmm_ranks){add_up, &members[r], r, n};
     }
-    for (int r = 0; r < n; r++) contexts[r]->sharers *= n;
+    for (int r = 0; r < n; r++) {
+        members[r].sharers = contexts[r]->sharers;
+        if (contexts[r]->sharers < n) contexts[r]->sharers = n;
+    }
     status = run_team(members, &m);
-    for (int r = 0; r < n; r++) contexts[r]->sharers /= n;
+    for (int r = 0; r < n; r++) contexts[r]->sharers = members[r].sharers;
     for (int r = 0; r < n; r++) {
         fgmm_free(contexts[r], members[r].sums);
         if (r > 0) fgmm_model_free(contexts[r], members[r].model);

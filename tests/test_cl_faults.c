@@ -1,7 +1,7 @@
 /*
  * A device that fails at its n-th call: whatever was running ends with an error in words, and the context is as good as
- * before. So does one that says that its memory is not the host's, to which rows go through pinned memory. OpenCL's own
- * functions are found here first, because the program exports them.
+ * before. A device that says that its memory is not the host's, to which rows go through pinned memory, and one that has
+ * less than it says. OpenCL's own functions are found here first, because the program exports them.
  */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -12,16 +12,20 @@
 #include <flashgmm/ivf.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- the faults ---- */
 
 static struct {
-    int discrete;      /* the device's memory is its own, it says */
-    long mapped;       /* buffers mapped so far */
-    size_t largest;    /* buffer that the device has room for; 0: no such limit */
-    long refused;      /* for their size */
+    int discrete; /* the device's memory is its own, it says */
+    long mapped;  /* buffers mapped so far */
+    size_t live;  /* bytes of the buffers that there are */
+    size_t room;  /* what they may come to beside live_at_start; 0: no limit */
+    size_t live_at_start;
+    int lazy; /* refused at the first write, not as they are made */
+    long refused;
     atomic_long calls; /* so far */
     long fail_at;      /* which one fails, from 1; 0: none */
     cl_int code;
@@ -39,6 +43,25 @@ static void *real_function(const char *name) {
 }
 #define REAL(name) ((__typeof__(name) *)(uintptr_t)real_function(#name))
 
+/* Buffers that the program holds: their size, and how often it holds them. */
+static struct {
+    cl_mem buffer;
+    size_t size;
+    int held;
+} held[4096];
+
+static int find_held(cl_mem buffer) {
+    int i = 0;
+    while (i < (int)(sizeof held / sizeof *held) - 1 && (held[i].held == 0 || held[i].buffer != buffer)) i++;
+    return i;
+}
+
+static int is_too_much(size_t more) {
+    int over = fault.room && fault.live + more > fault.live_at_start + fault.room;
+    fault.refused += over;
+    return over;
+}
+
 cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dim, const size_t *offset,
                               const size_t *global, const size_t *local, cl_uint n, const cl_event *wait,
                               cl_event *event) {
@@ -49,6 +72,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
 cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, size_t offset, size_t size,
                             const void *data, cl_uint n, const cl_event *wait, cl_event *event) {
     if (is_now()) return fault.code;
+    if (fault.lazy && is_too_much(0)) return CL_MEM_OBJECT_ALLOCATION_FAILURE;
     return REAL(clEnqueueWriteBuffer)(queue, buffer, blocking, offset, size, data, n, wait, event);
 }
 
@@ -65,13 +89,27 @@ cl_int clEnqueueFillBuffer(cl_command_queue queue, cl_mem buffer, const void *pa
 }
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *data, cl_int *code) {
-    int full = fault.largest && size > fault.largest;
-    fault.refused += full;
+    int full = !fault.lazy && is_too_much(size);
     if (is_now() || full) {
         if (code) *code = full ? CL_MEM_OBJECT_ALLOCATION_FAILURE : fault.code;
         return NULL;
     }
-    return REAL(clCreateBuffer)(context, flags, size, data, code);
+    cl_mem buffer = REAL(clCreateBuffer)(context, flags, size, data, code);
+    int i = 0;
+    while (held[i].held > 0) i++;
+    if (buffer) held[i].buffer = buffer, held[i].size = size, held[i].held = 1, fault.live += size;
+    return buffer;
+}
+
+cl_int clRetainMemObject(cl_mem buffer) {
+    held[find_held(buffer)].held++;
+    return REAL(clRetainMemObject)(buffer);
+}
+
+cl_int clReleaseMemObject(cl_mem buffer) {
+    int i = find_held(buffer);
+    if (held[i].buffer == buffer && --held[i].held == 0) fault.live -= held[i].size;
+    return REAL(clReleaseMemObject)(buffer);
 }
 
 void *clEnqueueMapBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, cl_map_flags flags, size_t offset,
@@ -89,6 +127,25 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     if (code == CL_SUCCESS && what == CL_DEVICE_HOST_UNIFIED_MEMORY && out && fault.discrete)
         *(cl_bool *)out = CL_FALSE;
     return code;
+}
+
+cl_int clEnqueueMarkerWithWaitList(cl_command_queue queue, cl_uint n, const cl_event *wait, cl_event *event) {
+    if (is_now()) return fault.code;
+    return REAL(clEnqueueMarkerWithWaitList)(queue, n, wait, event);
+}
+
+cl_int clWaitForEvents(cl_uint n, const cl_event *events) {
+    cl_int code = REAL(clWaitForEvents)(n, events);
+    return is_now() ? fault.code : code;
+}
+
+cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device, cl_command_queue_properties properties,
+                                      cl_int *code) {
+    if (is_now()) {
+        if (code) *code = fault.code;
+        return NULL;
+    }
+    return REAL(clCreateCommandQueue)(context, device, properties, code);
 }
 
 cl_int clFinish(cl_command_queue queue) {
@@ -293,7 +350,7 @@ START_TEST(rows_are_staged) {
         ck_assert(memcmp(log_prob, expected, (size_t)(p->n + 1) * sizeof *expected) == 0);
         free(log_prob);
     }
-    ck_assert_int_ge(fault.mapped, 2 * mapped + 4);
+    if (p->type == FGMM_F32) ck_assert_int_ge(fault.mapped, 2 * mapped + 4); /* doubles are narrowed on the way */
     free(expected);
     fgmm_context_free(own);
     fgmm_context_free(shared);
@@ -301,38 +358,67 @@ START_TEST(rows_are_staged) {
 }
 END_TEST
 
-/* A device that gives less than it says gets smaller blocks, for the rows and for the work on them: nothing else is
- * different. */
-START_TEST(blocks_shrink) {
-    if (harness_is_cpu()) return;
-    enum { ROWS = 9000, LARGEST = 200000 };
-    const int64_t d = _i % 2 ? 20 : 2; /* rows of 80 bytes, and candidates of 64 */
-    fgmm_context *ctx = open_as(_i / 2);
-    problem *p = problem_clusters(630 + (uint64_t)_i, harness_rows(ROWS, 3, d), 3, d, FGMM_DIAG, FGMM_F32);
+/*
+ * A device that gives less than it says: as much as it takes is given up, and nothing else is different. Refused are
+ * buffers as they are made, or, as by drivers that give memory late, at the first write; the scan, seeding, iterations
+ * and scoring all go on.
+ */
+START_TEST(goes_on_with_less) {
+    if (harness_is_cpu() || harness_is_slow()) return;
+    enum { K = 4, D = 16, ROWS = 9000 };
+    problem *p = problem_clusters(630 + (uint64_t)_i, ROWS, K, D, FGMM_DIAG, FGMM_F32);
+    fgmm_context *plain = open_as(_i / 2);
     fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
     fgmm_report report = FGMM_REPORT_INIT;
-    fgmm_rows *rows = problem_rows(ctx, p);
-    fgmm_model *start = problem_model(ctx, p), *plain = NULL, *tight = NULL;
-    options.init_model = start;
-    options.max_iter = 3;
+    fgmm_rows *rows = problem_rows(plain, p);
+    fgmm_model *wanted = NULL, *start = problem_model(plain, p);
+    double *scores = test_alloc((size_t)p->n, sizeof *scores), *again = test_alloc((size_t)p->n, sizeof *again);
+    size_t whole = (size_t)(p->n * D) * sizeof(float);
+    int64_t bad = 0;
+    options.n_components = K;
+    options.covariance_type = FGMM_DIAG;
+    options.max_iter = 2;
     options.tol = -1;
     options.compute.nonfinite = FGMM_NONFINITE_SKIP;
-    int64_t bad = 0;
-    for (int64_t i = 5; i < p->n; i += 2000, bad++) ((float *)p->rows)[i * p->stride] = NAN;
-    fault.refused = 0;
-    fault.largest = LARGEST;
-    fgmm_status status = fgmm_fit(ctx, &tight, rows, &options, &report);
-    fault.largest = 0;
-    ck_assert_msg(status == FGMM_OK, "%s", fgmm_context_message(ctx));
-    ck_assert(fault.refused > 0 || p->n * d * 4 <= LARGEST);
-    CHECK_OK(ctx, fgmm_fit(ctx, &plain, rows, &options, NULL));
-    contract_check_same(plain, tight);
-    ck_assert_int_eq(report.n_skipped, bad);
-    fgmm_model_free(ctx, plain);
-    fgmm_model_free(ctx, tight);
-    fgmm_model_free(ctx, start);
-    fgmm_rows_free(ctx, rows);
-    fgmm_context_free(ctx);
+    options.compute.block_rows = _i / 4 ? 4096 : 0;
+    for (int64_t i = 5; i < p->n; i += 4000, bad++) ((float *)p->rows)[i * p->stride] = NAN;
+    CHECK_OK(plain, fgmm_fit(plain, &wanted, rows, &options, NULL));
+    CHECK_OK(plain, fgmm_score_samples(plain, start, rows, &options.compute, scores, NULL));
+    long refused = 0;
+    int went_on = 0;
+    for (size_t limit = 3 * whole; limit > whole / 3; limit -= limit / (harness_is_short() ? 3 : 12)) {
+        fault.live_at_start = fault.live;
+        fgmm_context *ctx = open_as(_i / 2);
+        fgmm_rows *same = problem_rows(ctx, p);
+        fgmm_model *model = NULL, *other = problem_model(ctx, p);
+        fault.lazy = _i % 2;
+        fault.refused = 0;
+        fault.room = limit;
+        fgmm_status status = fgmm_fit(ctx, &model, same, &options, &report);
+        fgmm_status scored = fgmm_score_samples(ctx, other, same, &options.compute, again, NULL);
+        fault.room = 0;
+        refused += fault.refused;
+        if (status == FGMM_OK) {
+            contract_check_same(wanted, model);
+            ck_assert_int_eq(report.n_skipped, bad);
+            went_on += fault.refused > 0;
+        }
+        if (scored == FGMM_OK) ck_assert(memcmp(scores, again, (size_t)p->n * sizeof *scores) == 0);
+        ck_assert(status == FGMM_OK || status == FGMM_ERR_MEMORY);
+        ck_assert(scored == FGMM_OK || scored == FGMM_ERR_MEMORY);
+        fgmm_model_free(ctx, model);
+        fgmm_model_free(ctx, other);
+        fgmm_rows_free(ctx, same);
+        fgmm_context_free(ctx);
+    }
+    printf("%ld refused, %d fits went on\n", refused, went_on);
+    ck_assert_int_gt(went_on, 0);
+    fgmm_model_free(plain, wanted);
+    fgmm_model_free(plain, start);
+    fgmm_rows_free(plain, rows);
+    fgmm_context_free(plain);
+    free(scores);
+    free(again);
     problem_free(p);
 }
 END_TEST
@@ -363,7 +449,7 @@ static TCase *faults(void) {
     TCase *room = tcase_create("faults");
     tcase_add_loop_test(room, fails_at_any_call, 0, 4 * TASKS);
     tcase_add_loop_test(room, rows_are_staged, 0, 2);
-    tcase_add_loop_test(room, blocks_shrink, 0, 4);
+    tcase_add_loop_test(room, goes_on_with_less, 0, 8);
     tcase_add_test(room, fails_while_opening);
     return room;
 }

@@ -119,7 +119,7 @@ installed() {
 format() { find include lib cl cpu tests tools -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run -Werror; }
 
 # Of the many problems of the conformance tests each run takes a part that its seed chooses (tests/harness.h): half of them
-# in the first build, an eighth in those that are there for the compiler, an option or a sanitizer, with fewer rows.
+# in the first build, an eighth in those that are there for the compiler, an option or a sanitizer, where the CPU counts as a slow device.
 export FLASHGMM_TEST_SHORT=2
 build_and_test gcc "" -Dhdf5=enabled
 export FLASHGMM_TEST_SHORT=8 FLASHGMM_TEST_SCALE=9e5

@@ -126,7 +126,7 @@ typedef struct fgmm_context_options {
      *  what is needed. Libraries that flashgmm calls (OpenCL, libzip, HDF5, OpenMP) take what they take beside it. */
     size_t host_memory_limit;
     /** How many contexts of this machine share its memory, this one and those of other processes that fit with it; 0
-     *  or 1: this alone. Without a limit each takes its part of the quarter. */
+     *  or 1: this alone; fgmm_fit_devices counts its own. Without a limit each takes its part of the quarter. */
     int host_sharers;
 } fgmm_context_options;
 

@@ -22,7 +22,8 @@ struct _cl_event;
 
 /** A context over the caller's OpenCL objects, which are retained until fgmm_context_free.
  *  @param queue an in-order queue of `device` in `context`; flashgmm enqueues on it from the calling
- *  thread only, and its calls return when their results are on the host.
+ *  thread only, and its calls return when their results are on the host. Rows of the host's are copied by a second queue, which
+ *  flashgmm makes in `context`.
  *  @param options as for fgmm_context_create; `device` is ignored.
  *  @return FGMM_ERR_UNSUPPORTED in a build without OpenCL or for an out-of-order queue, FGMM_ERR_DEVICE. */
 FGMM_API fgmm_status fgmm_context_create_opencl(fgmm_context **out, const fgmm_context_options *options,
