@@ -76,8 +76,10 @@ fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char
                           device->name, device->bytes, device->limit_bytes);
     cl_int code = CL_SUCCESS;
     cl_mem buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
-    if (code != CL_SUCCESS && clFinish(device->queue) == CL_SUCCESS && cl_spares_free(device))
+    if (code != CL_SUCCESS && clFinish(device->queue) == CL_SUCCESS) { /* what was released is then free */
+        cl_spares_free(device);
         buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
+    }
     if (code != CL_SUCCESS) return cl_fail(device, code, what);
     device->bytes += (int64_t)bytes;
     if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;

@@ -228,7 +228,9 @@ static cl_int await_copies(fgmm_device *device, fgmm_block *block) {
 }
 
 fgmm_status cl_wait(fgmm_device *device, fgmm_block *block) {
-    CL_CHECK(device, await_copies(device, block), "bringing rows to the device");
+    cl_int failed = await_copies(device, block);
+    if (failed != CL_SUCCESS) block->passing = 0; /* its buffers are no one else's */
+    CL_CHECK(device, failed, "bringing rows to the device");
     return FGMM_OK;
 }
 

@@ -159,8 +159,6 @@ typedef struct cpu_outputs {
 
 struct fgmm_block {
     fgmm_block_source source;
-    int32_t
-        *hints; /* [n]: packed number of each row's best component in the last pass, -1 for none; NULL until needed */
 };
 
 /* One thread's work space. */

@@ -141,7 +141,6 @@ static fgmm_status cpu_wait(fgmm_device *device, fgmm_block *block) {
 }
 
 static void cpu_release(fgmm_device *device, fgmm_block *block) {
-    if (block) cpu_free(device, block->hints);
     cpu_free(device, block);
 }
 

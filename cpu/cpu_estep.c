@@ -215,7 +215,7 @@ static fgmm_status finish_row(cpu_call *call, cpu_worker *worker, int64_t i, int
     }
     worker->left_over = kept > most;
     if (worker->left_over) return FGMM_OK;
-    if (call->block->hints) call->block->hints[i] = ids[best];
+    if (call->source->hints) call->source->hints[i] = ids[best];
     for (int64_t c = 0; c < count && status == FGMM_OK; c++) {
         int32_t packed = ids[c], k = device->pack.ids[packed];
         int keep = c == best || logits[c] - params->log_weights[k] > log_rho;
@@ -294,7 +294,7 @@ static int settle_dense_row(cpu_call *call, cpu_worker *worker, int64_t i, int b
     if (out->m) cpu_top(out, i, pack->ids, logits, live);
     for (int64_t c = 0; out->proba && c < live; c++)
         out->proba[i * device->params->k + pack->ids[c]] = (float)logits[c];
-    if (call->block->hints) call->block->hints[i] = (int32_t)best;
+    if (call->source->hints) call->source->hints[i] = (int32_t)best;
     for (int64_t c = 0; call->accumulate && weight != 1 && c < wide; c++) logits[c] *= weight;
     return 0;
 }
@@ -394,7 +394,7 @@ static void pack_tile(cpu_call *call, cpu_worker *worker, int64_t first, int n) 
 
 /* Exact logits of the rows' last best components, and from them the screen's lower bounds. */
 static void take_hints(cpu_call *call, cpu_worker *worker, int64_t first, int n) {
-    const int32_t *hints = call->block->hints;
+    const int32_t *hints = call->source->hints;
     pair_list pairs = {.call = call, .worker = worker};
     for (int i = 0; i < n; i++) {
         worker->rows.best[i] = -INFINITY;
@@ -424,7 +424,7 @@ static fgmm_status screen_tile(cpu_call *call, cpu_worker *worker, int64_t first
     fgmm_device *device = call->device;
     cpu_screen_rows *rows = &worker->rows;
     fgmm_status status = FGMM_OK;
-    const int32_t *hints = call->block->hints;
+    const int32_t *hints = call->source->hints;
     pair_list pairs = {.call = call, .worker = worker};
     unsigned char dense[CPU_TILE_ROWS] = {0};
     int n_dense = 0;
@@ -500,7 +500,7 @@ static void strip_component(cpu_call *call, cpu_worker *worker, int n, int32_t c
 static fgmm_status strip_rows(cpu_call *call, cpu_worker *worker, int64_t first, int n) {
     fgmm_device *device = call->device;
     int64_t d = call->source->d, strip = device->kernels->strip, live = device->pack.live;
-    const int32_t *hints = call->block->hints;
+    const int32_t *hints = call->source->hints;
     double bound[CPU_STRIP_MAX], above[CPU_STRIP_MAX];
     fgmm_status status = FGMM_OK;
     for (int b = 0; b < strip; b++) {
@@ -575,25 +575,13 @@ static fgmm_status do_chunk(cpu_call *call, cpu_worker *worker, int64_t chunk) {
     return FGMM_OK;
 }
 
-/* A row's best component is remembered where the next pass will meet the block again and it takes little beside the
- * row itself. */
-static fgmm_status open_hints(fgmm_device *device, fgmm_block *block) {
-    const fgmm_block_source *source = &block->source;
-    if (block->hints || !source->kept || source->stride_bytes < 8 * sizeof *block->hints) return FGMM_OK;
-    block->hints = cpu_alloc(device, (size_t)source->n, sizeof *block->hints, "the rows' best components");
-    if (!block->hints) return FGMM_ERR_MEMORY;
-    for (int64_t i = 0; i < source->n; i++) block->hints[i] = -1;
-    return FGMM_OK;
-}
-
 fgmm_status cpu_rows(fgmm_device *device, fgmm_block *block, int accumulate, const cpu_outputs *out) {
     cpu_call call = {.device = device, .block = block, .source = &block->source, .out = out, .accumulate = accumulate};
     int64_t chunks = (block->source.n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
     /* Waking a thread costs what a few million multiply-adds do. */
     double work = (double)block->source.n * (double)device->params->k * (double)device->params->d;
     int threads = work < 4e6 ? 1 : chunks < device->threads ? (int)chunks : device->threads;
-    fgmm_status opened = open_hints(device, block);
-    if (opened == FGMM_OK) opened = workers_open(device, threads);
+    fgmm_status opened = workers_open(device, threads);
     if (opened != FGMM_OK) return opened;
 #pragma omp parallel num_threads(threads)
     {

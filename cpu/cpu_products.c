@@ -177,7 +177,7 @@ static int settle_row(cpu_call *call, cpu_worker *worker, int b, int64_t i, floa
     worker->survivors += (double)kept;
     worker->dropped += weight * device->params->cut;
     worker->log_prob[i % FGMM_CHUNK_ROWS] = top + log(sum);
-    if (call->block->hints) call->block->hints[i] = (int32_t)best;
+    if (call->source->hints) call->source->hints[i] = (int32_t)best;
     for (int64_t c = 0; weight != 1 && c < p->wide; c++) r[c] *= (float)weight;
     return 0;
 }

@@ -84,7 +84,9 @@ typedef struct fgmm_block_source {
     int64_t n, d;
     const double *weights; /* [n] on the host, or NULL for all 1 */
     int kept;              /* 1: the block stays for several passes, so that what one learns may serve the next */
-    const double *centre;  /* [D] or NULL: FGMM_F64 rows are narrowed to f32 after this is subtracted, where the
+    int32_t *hints; /* [n] or NULL, for backends that use host memory in place: what one pass may leave for the next
+                               of each row, -1 at first; outlives the block */
+    const double *centre; /* [D] or NULL: FGMM_F64 rows are narrowed to f32 after this is subtracted, where the
                                device cannot keep them as they are; everything else then speaks of x itself */
 } fgmm_block_source;
 
@@ -261,7 +263,8 @@ typedef struct fgmm_backend {
 
     /* Frees the work space of passes; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);
-    /* Frees all that can be made again, no block being out, because memory ran out; the next pass begins. Optional. */
+    /* Frees all that can be made again, because memory ran out: blocks and lists stay, what begin prepared and all sums
+     * since are lost. Optional. */
     void (*trim)(fgmm_device *device);
     /* Keeps (keep 1) or lets go (keep 0) a caller's buffer and events; keep checks that it holds `bytes`. Optional:
      * opencl. */

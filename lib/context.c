@@ -70,6 +70,7 @@ void fgmm_log(fgmm_context *ctx, fgmm_log_level level, const char *format, ...) 
 void fgmm_enter(fgmm_context *ctx) {
     ctx->message[0] = 0;
     atomic_store(&ctx->bytes_refused, 0);
+    atomic_store(&ctx->host_short, 0);
     atomic_store(&ctx->failing, 0);
 }
 
@@ -125,6 +126,7 @@ static int count_bytes(fgmm_context *ctx, size_t bytes) {
     long long now = atomic_fetch_add(&ctx->bytes, (long long)bytes) + (long long)bytes;
     if (!ctx->bytes_limit || now <= ctx->bytes_limit) return 1;
     atomic_store(&ctx->bytes_refused, now);
+    atomic_store(&ctx->host_short, 1);
     fgmm_memory_drop(ctx, bytes);
     return 0;
 }
@@ -154,6 +156,7 @@ static void *alloc_counted(fgmm_context *ctx, size_t bytes) {
     if (!count_bytes(ctx, whole)) return NULL;
     char *raw = ctx->allocator.alloc(ctx->allocator.user, whole);
     if (!raw) {
+        atomic_store(&ctx->host_short, 1);
         fgmm_memory_drop(ctx, whole);
         return NULL;
     }

@@ -32,6 +32,7 @@ struct fgmm_context {
     atomic_llong bytes, peak_bytes;
     long long bytes_limit;      /* what bytes may come to; 0: no limit */
     atomic_llong bytes_refused; /* what they would have come to in a request that the limit refused; 0: none */
+    atomic_int host_short;      /* the host's memory was refused in this call, by the limit or by the system */
     atomic_int failing;         /* guards message: the first failure of a call, from whatever thread, is kept */
     fgmm_target cpu, opencl;
     int opencl_tried; /* "auto" looked for a device already */

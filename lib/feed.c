@@ -29,6 +29,7 @@ struct fgmm_feed {
     int64_t keep;     /* blocks 0 .. keep-1 stay on the device between runs */
     int64_t resident; /* blocks 0 .. resident-1 were there when the run began */
     feed_slot *now;   /* on its way or being visited; NULL once that is over */
+    int32_t *hints;   /* [rows], or NULL where they take too much or serve nobody */
     double *centre, *mean, *variance;
     int has_centre, scanned, quiet;
     fgmm_moments moments;
@@ -56,6 +57,21 @@ static fgmm_status check_weights(fgmm_context *ctx, const fgmm_rows *rows, const
                 "the weight of row %lld is %g: %s computes in f32; use the cpu device, or scale the weights",
                 (long long)i, rows->weights[i], target->label);
     return FGMM_OK;
+}
+
+/* Hints are little beside the rows, and worth a tenth of an iteration; without room for them there are none. */
+static void open_hints(fgmm_feed *feed) {
+    enum { ROW_BYTES = 32, SHARE = 3 };
+    const fgmm_rows *rows = feed->rows;
+    size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type), bytes = (size_t)rows->n * sizeof *feed->hints;
+    double left = fmin(fgmm_memory_left(feed->ctx), fgmm_memory_share(feed->ctx));
+    if (feed->passes < 2 || !feed->target->facts.zero_copy || row_bytes < ROW_BYTES || (double)bytes > left / SHARE)
+        return;
+    feed->hints = fgmm_alloc(feed->ctx, bytes, "the rows' best components");
+    if (feed->hints)
+        memset(feed->hints, 0xff, bytes);
+    else
+        fgmm_enter(feed->ctx);
 }
 
 static void slot_unstage(fgmm_feed *feed, feed_slot *slot) {
@@ -116,6 +132,7 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->passes = passes;
     FGMM_GO(fgmm_row_room_choose(ctx, &feed->room, rows, &target->facts, compute->block_rows));
     FGMM_GO(open_blocks(feed));
+    open_hints(feed);
     status = FGMM_ERR_MEMORY;
     double *vectors = fgmm_calloc(ctx, (size_t)rows->d * 5, sizeof *vectors, "column sums");
     if (!vectors) goto done;
@@ -138,6 +155,7 @@ void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
     close_blocks(feed);
     if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
+    fgmm_free(ctx, feed->hints);
     fgmm_free(ctx, feed->centre);
     fgmm_free(ctx, feed->bad.rows);
     fgmm_free(ctx, feed);
@@ -226,6 +244,7 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fg
                                   .n = slot->n,
                                   .d = rows->d,
                                   .weights = rows->weights ? rows->weights + slot->first : NULL,
+                                  .hints = feed->hints ? feed->hints + slot->first : NULL,
                                   .centre = rows->type == FGMM_F64 ? feed->centre : NULL};
     if (rows->cl_mem) {
         source->cl_mem = rows->cl_mem;
@@ -454,40 +473,33 @@ done:
     return status;
 }
 
-/*
- * After a device refused memory: fewer blocks stay from now on, or, if none did, blocks have half the rows, and all that
- * can be made again is freed. @return 0 where that is no help: the host's memory was what was missing, or rows that are
- * read once are gone.
- */
-static int give_up_memory(fgmm_feed *feed, int prepared) {
+int fgmm_feed_give_up(fgmm_feed *feed) {
     const fgmm_target *target = feed->target;
     fgmm_row_room *room = &feed->room;
-    if (target->facts.zero_copy || fgmm_rows_once(feed->rows) || atomic_load(&feed->ctx->bytes_refused)) return 0;
-    if (feed->keep > 0) {
-        room->kept_rows_max = feed->keep * 3 / 4 * room->block_rows;
-        fgmm_log(feed->ctx, FGMM_LOG_INFO, "%s has less memory than it says: fewer rows stay there", target->label);
-    } else {
-        /* What the parameters need no smaller block can give. */
-        if (!prepared || room->block_rows <= FGMM_CHUNK_ROWS) return 0;
-        fgmm_log(feed->ctx, FGMM_LOG_INFO, "%s has less memory than it says: blocks of half the rows", target->label);
-    }
-    int halves = feed->keep == 0;
+    fgmm_context *ctx = feed->ctx;
+    int keeps = feed->keep > 0 && !feed->rows->cl_mem;
+    if (target->facts.zero_copy || fgmm_rows_once(feed->rows) || fgmm_cancelled(ctx)) return 0;
+    if (atomic_load(&ctx->host_short) || (!keeps && room->block_rows <= FGMM_CHUNK_ROWS)) return 0;
+    fgmm_log(ctx, FGMM_LOG_INFO, "out of memory on %s: %s", target->label,
+             keeps ? "fewer rows stay there" : "blocks of half the rows");
     close_blocks(feed);
-    if (halves) fgmm_row_room_halve(room, feed->rows);
+    room->kept_rows_max = keeps ? feed->keep * 3 / 4 * room->block_rows : 0;
+    if (!keeps) fgmm_row_room_halve(room, feed->rows);
+    feed->keep = room->kept_rows_max / room->block_rows;
     if (target->backend->trim) target->backend->trim(target->device);
-    fgmm_enter(feed->ctx);
+    fgmm_enter(ctx);
     return open_blocks(feed) == FGMM_OK;
 }
 
 fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params *params, fgmm_feed_visit visit,
                           void *user) {
-    for (;;) {
-        const fgmm_target *target = feed->target;
-        fgmm_status status = params ? target->backend->begin(target->device, params) : FGMM_OK;
-        int prepared = status == FGMM_OK;
-        if (prepared) status = run_blocks(feed, stage, visit, user);
-        if (status != FGMM_ERR_MEMORY || !give_up_memory(feed, prepared)) return status;
-    }
+    const fgmm_target *target = feed->target;
+    fgmm_status status;
+    do {
+        status = params ? target->backend->begin(target->device, params) : FGMM_OK;
+        if (status == FGMM_OK) status = run_blocks(feed, stage, visit, user);
+    } while (status == FGMM_ERR_MEMORY && fgmm_feed_give_up(feed));
+    return status;
 }
 
 /* ---- rows by number ---- */

@@ -27,10 +27,14 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed);
 
 /* Visits every block in order. Where the device turns out to have less memory than it says, less is kept there or
- * blocks become smaller, and the run begins anew: a visitor that is given row 0 starts over. @param params what the
+ * blocks become smaller (fgmm_feed_give_up), and the run begins anew: a visitor that is given row 0 starts over. @param params what the
  * backend begins with, each time; or NULL. @param visit NULL: only the scan for bad rows runs. */
 fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params *params, fgmm_feed_visit visit,
                           void *user);
+
+/* After FGMM_ERR_MEMORY, where it was the device's: fewer rows stay on it from now on, or, if none did, blocks have half
+ * the rows, and all that can be made again is freed. @return 1 if it is worth another try; 0: nothing is left to give up. */
+int fgmm_feed_give_up(fgmm_feed *feed);
 
 /* Copies rows by number, ascending, as doubles: out [count, d]. */
 fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count, double *out);

@@ -75,9 +75,9 @@ int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_ro
     int in_place = rows->cl_mem || (facts->zero_copy && rows->data);
     if (passes < 2 || fgmm_rows_once(rows)) return 0;
     if (in_place) return room->n_blocks;
-    /* Of a block that stays, a device remembers what it found for each row. */
-    double block = (row_bytes(rows) + sizeof(int32_t)) * (double)room->block_rows;
-    double whole = (row_bytes(rows) + sizeof(int32_t)) * (double)rows->n;
+    /* Of a block that stays, a device remembers what it found for each row; the host has its own list of that. */
+    double a_row = row_bytes(rows) + (facts->zero_copy ? 0 : sizeof(int32_t));
+    double block = a_row * (double)room->block_rows, whole = a_row * (double)rows->n;
     double most = facts->memory_bytes > 0 ? 0.6 * (double)facts->memory_bytes : INFINITY;
     if (facts->zero_copy) most = host_room(ctx, room, run);
     /* The blocks that come and go take their part where not all can stay. */

@@ -16,6 +16,7 @@ typedef struct {
 struct fgmm_seeder {
     fgmm_context *ctx;
     const fgmm_target *target;
+    fgmm_feed *feed;               /* of the data */
     const double *mean, *variance; /* of the data: the feed's */
     int64_t n, d;
     float *rows;     /* [n, d]: sampled rows less the data's mean */
@@ -163,6 +164,7 @@ fgmm_status fgmm_seeder_open(fgmm_context *ctx, fgmm_seeder **out, fgmm_feed *fe
     if (!seeder) return FGMM_ERR_MEMORY;
     seeder->ctx = ctx;
     seeder->target = fgmm_feed_target(feed);
+    seeder->feed = feed;
     seeder->mean = group ? group->mean : fgmm_feed_mean(feed);
     seeder->variance = group ? group->variance : fgmm_feed_variance(feed);
     seeder->d = d;
@@ -452,8 +454,8 @@ static void set_data_variances(const fgmm_seeder *seeder, fgmm_model *model, int
         model->covariances[i * per + j * step] = fmax(seeder->variance[j], 1e-12 * spread) + reg_covar;
 }
 
-fgmm_status fgmm_seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init init, fgmm_covariance type, int64_t k,
-                            double reg_covar, int restart) {
+static fgmm_status seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init init, fgmm_covariance type, int64_t k,
+                              double reg_covar, int restart) {
     fgmm_context *ctx = seeder->ctx;
     fgmm_status status = FGMM_OK;
     fgmm_rng rng = fgmm_rng_seed(seeder->seed, 0x1000 + (uint64_t)restart);
@@ -490,6 +492,16 @@ done:
     fgmm_model_free(ctx, start);
     fgmm_model_free(ctx, model);
     fgmm_stats_free(ctx, stats);
+    return status;
+}
+
+/* The sample goes over the device beside the fit's own rows, which make way for it. */
+fgmm_status fgmm_seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init init, fgmm_covariance type, int64_t k,
+                            double reg_covar, int restart) {
+    fgmm_status status;
+    do {
+        status = seed_model(seeder, out, init, type, k, reg_covar, restart);
+    } while (status == FGMM_ERR_MEMORY && fgmm_feed_give_up(seeder->feed));
     return status;
 }
 
@@ -551,7 +563,10 @@ fgmm_status fgmm_seed_rank(fgmm_seeder *seeder, const fgmm_model *model) {
         fgmm_free(ctx, log_prob);
         return FGMM_ERR_MEMORY;
     }
-    FGMM_GO(log_densities(seeder, model, n, step, log_prob));
+    do {
+        status = log_densities(seeder, model, n, step, log_prob);
+    } while (status == FGMM_ERR_MEMORY && fgmm_feed_give_up(seeder->feed));
+    if (status != FGMM_OK) goto done;
     for (int64_t i = 0; i < n; i++) seeder->ranked[i] = (ranked_row){log_prob[i], i * step};
     qsort(seeder->ranked, (size_t)n, sizeof *seeder->ranked, by_density);
     seeder->n_ranked = n;

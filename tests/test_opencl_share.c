@@ -18,8 +18,10 @@ typedef struct application {
 } application;
 
 /* The device that the harness found, opened as an application would. */
-static application application_open(void) {
+static application application_open_within(size_t device_memory) {
     application app = {0};
+    fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
+    options.device_memory_limit = device_memory;
     const char *label = fgmm_context_device(harness_context());
     cl_platform_id platforms[16];
     cl_uint n_platforms = 0;
@@ -41,9 +43,13 @@ static application application_open(void) {
     app.queue = clCreateCommandQueue(app.context, app.device, 0, &code);
     ck_assert_int_eq(code, CL_SUCCESS);
     app.loose = clCreateCommandQueue(app.context, app.device, CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE, &code);
-    fgmm_status status = fgmm_context_create_opencl(&app.ctx, NULL, app.context, app.device, app.queue);
+    fgmm_status status = fgmm_context_create_opencl(&app.ctx, &options, app.context, app.device, app.queue);
     ck_assert_msg(status == FGMM_OK, "%s", fgmm_status_name(status));
     return app;
+}
+
+static application application_open(void) {
+    return application_open_within(0);
 }
 
 static void application_close(application *app) {
@@ -221,11 +227,37 @@ START_TEST(bad_handles) {
 }
 END_TEST
 
+/* Rows in the caller's buffer cannot make way for work that has no room: an error, and soon. */
+START_TEST(no_room_beside_them) {
+    if (harness_is_slow()) return;
+    enum { N = 3000, K = 2500, D = 256, LIMIT = 16 << 20 };
+    application app = application_open_within(LIMIT);
+    problem p = {.n = N, .d = D, .stride = D, .type = FGMM_F32};
+    float *values = test_alloc(N * D, sizeof *values);
+    fgmm_rows *rows = NULL;
+    fgmm_model *model = NULL;
+    fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
+    rng r = rng_make(1);
+    for (int i = 0; i < N * D; i++) values[i] = (float)rng_normal(&r);
+    p.rows = values;
+    cl_mem buffer = upload(&app, &p, 0, D * sizeof *values);
+    CHECK_OK(app.ctx, fgmm_rows_from_cl_mem(app.ctx, &rows, buffer, FGMM_F32, N, D, 0, 0, 0, NULL));
+    options.n_components = K;
+    options.init = FGMM_INIT_RANDOM_FROM_DATA;
+    CHECK_FAILS(app.ctx, FGMM_ERR_MEMORY, fgmm_fit(app.ctx, &model, rows, &options, NULL));
+    fgmm_rows_free(app.ctx, rows);
+    clReleaseMemObject(buffer);
+    application_close(&app);
+    free(values);
+}
+END_TEST
+
 static TCase *sharing(void) {
     TCase *room = tcase_create("sharing");
     tcase_add_loop_test(room, as_in_memory, 0, 10);
     tcase_add_loop_test(room, fits_in_place, 0, 2);
     tcase_add_test(room, events);
+    tcase_add_test(room, no_room_beside_them);
     tcase_add_test(room, bad_handles);
     return room;
 }
