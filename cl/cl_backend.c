@@ -2,6 +2,7 @@
 #include "cl_backend.h"
 #include "cl_devices.h"
 #include "cl_program.h"
+#include "cl_tuning.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,27 +26,33 @@ static fgmm_status backend_list(const fgmm_host *host, fgmm_device_info *infos, 
 }
 
 static fgmm_status answer_again(fgmm_device *device) {
+    cl_opened_of(device)->build_failed = device->group_refused = 0;
     cl_engine_free(device);
     cl_kernels_free(device);
     return cl_known_answer(device);
 }
 
-/* A kernel may be allowed smaller work-groups than its device. Wrong numbers are most often an optimiser's doing. Each gets one more
- * chance. */
+/* The user's tiles are the first to be doubted. A kernel may be allowed smaller work-groups than its device. Wrong numbers are most often
+ * an optimiser's doing. Each gets one more chance. */
 static fgmm_status pass_known_answer(fgmm_device *device) {
     cl_opened *opened = cl_opened_of(device);
     fgmm_status status = cl_known_answer(device);
+    if (status == FGMM_ERR_DEVICE && device->n_tuning) {
+        device->host.log(device->host.user, FGMM_LOG_WARNING,
+                         "%s: the user's tuning rows are left out: it fails the known-answer test with them",
+                         device->name);
+        cl_tuning_free(device);
+        status = answer_again(device);
+    }
     if (status == FGMM_ERR_DEVICE && device->has_matrix) {
         device->host.log(device->host.user, FGMM_LOG_WARNING,
                          "%s: matrix units are left alone: their screen fails the known-answer test", device->name);
         device->has_matrix = 0;
-        opened->build_failed = device->group_refused = 0;
         status = answer_again(device);
     }
     if (status == FGMM_ERR_DEVICE && (device->group_refused || opened->build_failed) && device->max_work_group > 64) {
         device->host.log(device->host.user, FGMM_LOG_DEBUG, "%s: work-groups of 64", device->name);
         device->max_work_group = 64;
-        opened->build_failed = 0;
         status = answer_again(device);
     }
     if (status != FGMM_ERR_DEVICE || opened->build_failed || opened->unoptimised) return status;

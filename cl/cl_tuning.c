@@ -136,10 +136,10 @@ static const char *read_row(char *line, cl_tuning_row *row) {
     return wrong_tile(row->kernel, &row->tile);
 }
 
-static int tuning_path(char *out, size_t size) {
-    const char *own = getenv("FLASHGMM_TUNING"), *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+static int tuning_path(const char *own, char *out, size_t size) {
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
     int length;
-    if (own && *own)
+    if (own)
         length = snprintf(out, size, "%s", own);
     else if (xdg && *xdg == '/')
         length = snprintf(out, size, "%s/flashgmm/tuning.tsv", xdg);
@@ -150,13 +150,25 @@ static int tuning_path(char *out, size_t size) {
     return length > 0 && (size_t)length < size;
 }
 
+/* Keeps a line's row if it is for this device. NULL, or what is wrong. */
+static const char *add_row(fgmm_device *device, char *line) {
+    cl_tuning_row *row = &device->tuning[device->n_tuning];
+    const char *wrong = read_row(line, row);
+    if (wrong || !is_for(device, row->device)) return wrong;
+    if (strstr(device->name, row->device) && !runs_on(device, row)) return "the device has no room for it";
+    device->n_tuning++;
+    return NULL;
+}
+
 fgmm_status cl_tuning_load(fgmm_device *device) {
     const fgmm_host *host = &device->host;
+    const char *own = getenv("FLASHGMM_TUNING");
     char path[PATH_SIZE], line[LINE_SIZE];
-    if (!tuning_path(path, sizeof path)) return FGMM_OK;
+    if (own && !*own) own = NULL;
+    if (!tuning_path(own, path, sizeof path)) return FGMM_OK;
     FILE *file = fopen(path, "r");
     if (!file) {
-        if (errno != ENOENT || getenv("FLASHGMM_TUNING"))
+        if (own || (errno != ENOENT && errno != ENOTDIR))
             host->log(host->user, FGMM_LOG_WARNING, "tuning: cannot read %s: %s", path, strerror(errno));
         return FGMM_OK;
     }
@@ -170,10 +182,14 @@ fgmm_status cl_tuning_load(fgmm_device *device) {
         const char *wrong = line[length] || feof(file) ? NULL : "too long a line";
         line[length] = '\0';
         if (!wrong && (line[0] == '#' || line[0] == '\0')) continue;
-        if (!wrong) wrong = read_row(line, &device->tuning[device->n_tuning]);
-        if (!wrong && ++device->n_tuning == ROWS_MAX) break;
+        if (device->n_tuning == ROWS_MAX) {
+            host->log(host->user, FGMM_LOG_WARNING, "%s: rows after the first %d are left out", path, ROWS_MAX);
+            break;
+        }
+        if (!wrong) wrong = add_row(device, line);
         if (wrong) host->log(host->user, FGMM_LOG_WARNING, "%s, line %d is left out: %s", path, number, wrong);
     }
+    if (ferror(file)) host->log(host->user, FGMM_LOG_WARNING, "tuning: cannot read %s: %s", path, strerror(errno));
     fclose(file);
     return FGMM_OK;
 }

@@ -27,8 +27,8 @@ typedef struct cl_tuning_row {
     cl_tile tile;
 } cl_tuning_row;
 
-/* Reads the user's rows: the file FLASHGMM_TUNING, else flashgmm/tuning.tsv in the folder for configuration. A row that
- * is none is left out with a warning that names it. */
+/* Reads the user's rows for this device: the file FLASHGMM_TUNING, else flashgmm/tuning.tsv in the folder for configuration. A row that
+ * is none, or that names this device and cannot run on it, is left out with a warning that names it. */
 fgmm_status cl_tuning_load(fgmm_device *device);
 void cl_tuning_free(fgmm_device *device);
 

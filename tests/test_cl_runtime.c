@@ -558,6 +558,19 @@ static void check_tile(const fgmm_device *device, cl_tuned kernel, cl_uint k, cl
                   got.rn, got.dt);
 }
 
+/* What a file gives a device. @param path NULL: none is asked for */
+static void check_file(const char *path, size_t rows, int warnings) {
+    if (path)
+        setenv("FLASHGMM_TUNING", path, 1);
+    else
+        unsetenv("FLASHGMM_TUNING");
+    state.warnings = 0;
+    fgmm_device *device = open_device();
+    ck_assert_uint_eq(device->n_tuning, rows);
+    ck_assert_int_eq(state.warnings, warnings);
+    cl_device_close(device);
+}
+
 /* The first row that fits is taken; lines that are no rows are left out, each with a warning, and nothing else is. */
 START_TEST(tuning_rows) {
     char path[128];
@@ -593,7 +606,7 @@ START_TEST(tuning_rows) {
     setenv("FLASHGMM_TUNING", path, 1);
     state.warnings = 0;
     fgmm_device *device = open_device();
-    ck_assert_uint_eq(device->n_tuning, 5);
+    ck_assert_uint_eq(device->n_tuning, 4);
     ck_assert_int_gt(state.warnings, WRONG); /* a long line is cut, and told piece by piece */
     size_t most = device->max_work_group, room = device->local_bytes;
     device->max_work_group = 256;
@@ -608,13 +621,60 @@ START_TEST(tuning_rows) {
     check_tile(device, CL_TUNED_SCREEN, 40, 40, (cl_tile){8, 8, 4, 4, 0});
     device->max_work_group = most;
     device->local_bytes = room;
-    cl_device_close(device);
     unlink(path);
-    device = open_device(); /* a file that is asked for and is not there is told, too */
-    ck_assert_uint_eq(device->n_tuning, 0);
-    ck_assert_int_gt(state.warnings, WRONG);
-    cl_device_close(device);
+    setenv("XDG_CONFIG_HOME", folder, 1);
+    check_file(NULL, 0, 0);
+    check_file("", 0, 0);
+    setenv("XDG_CONFIG_HOME", "/dev/null", 1);
+    check_file(NULL, 0, 0);
+    unsetenv("XDG_CONFIG_HOME");
+    check_file(path, 0, 1); /* asked for, and not there */
+    check_file(folder, 0, 1);
+
+    char name[96];
+    snprintf(name, sizeof name, "%.95s", device->name);
+    file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    fprintf(file, "%s\tdense\t*\t*\t8\t8\t2\t2\t0\n%s\tscreen\t*\t*\t64\t64\t16\t16\t0\n", name, name);
+    fclose(file);
+    check_file(path, 1, 1); /* a row of this device that it cannot run */
+    file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    for (int i = 0; i < 300; i++) fputs("*\tdense\t*\t*\t8\t8\t2\t2\t0\n", file);
+    fclose(file);
+    check_file(path, 256, 1);
+    unlink(path);
     setenv("FLASHGMM_TUNING", "/dev/null", 1);
+    cl_device_close(device);
+    ck_assert_int_eq(state.live, 0);
+}
+END_TEST
+
+/* Options that hold the kernels to the library's own work-group are none for the user's. */
+START_TEST(tuning_rows_that_fail) {
+    char path[128];
+    const fgmm_backend *backend = cl_backend_entry(FGMM_BACKEND_ABI);
+    fgmm_device *device = open_device();
+    int has_own = device->max_work_group >= 256 && device->type == CL_DEVICE_TYPE_CPU;
+    cl_device_close(device);
+    if (!has_own) return;
+    snprintf(path, sizeof path, "%s.tsv", folder);
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    fputs("*\tscreen\t*\t*\t8\t8\t4\t4\t0\n", file);
+    fclose(file);
+    setenv("FLASHGMM_TUNING", path, 1);
+    for (int held = 0; held < 2; held++) {
+        if (held) setenv("FLASHGMM_CL_OPTIONS", "-DGX=16 -DGY=16", 1);
+        state.warnings = 0;
+        ck_assert_int_eq(backend->open(&host, &request, &device), FGMM_OK);
+        ck_assert_int_eq(state.warnings, held);
+        ck_assert_uint_eq(device->n_tuning, !held);
+        backend->close(device);
+    }
+    unsetenv("FLASHGMM_CL_OPTIONS");
+    setenv("FLASHGMM_TUNING", "/dev/null", 1);
+    unlink(path);
     ck_assert_int_eq(state.live, 0);
 }
 END_TEST
@@ -654,6 +714,7 @@ int main(void) {
     tcase_add_test(room, handshake);
     tcase_add_test(room, shared_buffers);
     tcase_add_test(room, tuning_rows);
+    tcase_add_test(room, tuning_rows_that_fail);
     tcase_add_test(room, every_allocation_may_fail);
     suite_add_tcase(suite, room);
     SRunner *runner = srunner_create(suite);
