@@ -62,8 +62,7 @@ row() { # WHAT D K READING COMPUTING STREAMED PEAK
     python3 -c '
 import sys
 what, d, k, *times, peak = sys.argv[1:]
-none = "-"
-read, compute, streamed = (0.0 if time == none else float(time) for time in times)
+read, compute, streamed = map(float, times)
 print(f"| {what} | {d} | {k} | {read:.2f} | {compute or none} | {streamed:.2f} | {streamed / max(read, compute):.2f} | {peak} |")' "$@"
 }
 
@@ -79,7 +78,7 @@ for shape in 32:64:warm 32:16:warm 512:2:cold; do
     read=$(thrice reading "$state")
     if [ "$state" = cold ]; then
         streamed=$(thrice scoring)
-        computing=- # much less than reading, for so few components
+        computing=$(thrice fitting "$k" 64G) # a pass that also sums
         peak=-
         what='one pass of score, from the disk'
     else
