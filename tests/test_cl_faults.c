@@ -19,10 +19,10 @@
 /* ---- the faults ---- */
 
 static struct {
-    int discrete; /* the device's memory is its own, it says */
-    long mapped;  /* buffers mapped so far */
-    size_t live;  /* bytes of the buffers that there are */
-    size_t room;  /* what they may come to beside live_at_start; 0: no limit */
+    int discrete;      /* the device's memory is its own, it says */
+    long mapped;       /* buffers mapped so far */
+    size_t live, peak; /* bytes of the buffers that there are, and the most of them */
+    size_t room;       /* what they may come to beside live_at_start; 0: no limit */
     size_t live_at_start;
     int lazy; /* refused at the first write, not as they are made */
     long refused;
@@ -99,6 +99,7 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
     int i = 0;
     while (held[i].held > 0) i++;
     if (buffer) held[i].buffer = buffer, held[i].size = size, held[i].held = 1, fault.live += size;
+    if (fault.peak < fault.live) fault.peak = fault.live;
     return buffer;
 }
 
@@ -379,13 +380,13 @@ START_TEST(goes_on_with_less) {
     enum { K = 20, D = 16, ROWS = 9000 };
     problem *p = problem_clusters(630 + (uint64_t)_i, ROWS, K, D, FGMM_DIAG, _i % 2 ? FGMM_F16 : FGMM_F32);
     int discrete = _i / 2 % 2;
+    size_t before = fault.peak = fault.live;
     fgmm_context *plain = open_as(discrete);
     fgmm_fit_options options = FGMM_FIT_OPTIONS_INIT;
     fgmm_report report = FGMM_REPORT_INIT;
     fgmm_rows *rows = problem_rows(plain, p);
     fgmm_model *wanted = NULL, *start = problem_model(plain, p);
     fgmm_score_result score, again;
-    size_t whole = (size_t)(p->n * D) * sizeof(float);
     options.n_components = K;
     options.covariance_type = FGMM_DIAG;
     options.max_iter = 2;
@@ -393,9 +394,11 @@ START_TEST(goes_on_with_less) {
     options.compute.block_rows = _i / 4 ? 2048 : 0;
     CHECK_OK(plain, fgmm_fit(plain, &wanted, rows, &options, NULL));
     CHECK_OK(plain, fgmm_score(plain, start, rows, &options.compute, &score, NULL));
+    size_t most = fault.peak - before, step = most / (harness_is_short() ? 10 : 40);
     fault.fewer = fault.halved = 0;
-    int went_on = 0;
-    for (size_t limit = 6 * whole; limit > whole / 3; limit -= limit / (harness_is_short() ? 3 : 12)) {
+    int went_on = 0, ended = 0;
+    /* From what it takes with all the room there is to where it ends. */
+    for (size_t limit = most; limit > step && !ended; limit -= step) {
         fault.live_at_start = fault.live;
         fgmm_context *ctx = open_as(discrete);
         fgmm_rows *same = problem_rows(ctx, p);
@@ -409,6 +412,7 @@ START_TEST(goes_on_with_less) {
         if (status == FGMM_OK) contract_check_same(wanted, model);
         if (scored == FGMM_OK) ck_assert(memcmp(&score, &again, sizeof score) == 0);
         went_on += status == FGMM_OK && fault.refused > 0;
+        ended = status != FGMM_OK;
         ck_assert(status == FGMM_OK || status == FGMM_ERR_MEMORY);
         ck_assert(scored == FGMM_OK || scored == FGMM_ERR_MEMORY);
         fgmm_model_free(ctx, model);
