@@ -118,9 +118,9 @@ installed() {
 
 format() { find include lib cl cpu tests tools -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run -Werror; }
 
-# Of the many problems of the conformance tests each run takes a part that its seed chooses (tests/harness.h): half of them
-# in the first build, an eighth in those that are there for the compiler, an option or a sanitizer, where the CPU counts as a slow device.
-export FLASHGMM_TEST_SHORT=2
+# Of the many problems of the conformance tests each run takes a part that its seed chooses (tests/harness.h): a quarter of
+# them in the first build, an eighth in those that are there for the compiler, an option or a sanitizer, where the CPU counts as a slow device.
+export FLASHGMM_TEST_SHORT=4
 build_and_test gcc "" -Dhdf5=enabled
 export FLASHGMM_TEST_SHORT=8 FLASHGMM_TEST_SCALE=9e5
 run cli tools/check-cli.sh $out/gcc/tools/flashgmm
@@ -132,7 +132,7 @@ if [ -z "$quick" ]; then
     build_and_test builtin "cpu-avx2 house" -Dopencl=builtin
     build_and_test noopencl "cpu-baseline files house mpi" -Dopencl=disabled -Dmpi=auto
     # PoCL alone: Mesa's older driver leaks in a library that it unloads, which no suppression can name.
-    (export OCL_ICD_VENDORS=pocl.icd
+    (export OCL_ICD_VENDORS=pocl.icd FLASHGMM_TEST_SHORT=16
      build_and_test asan "cpu-scalar cpu-avx2 cpu-avx512 cpu-neon opencl-pocl files" \
          -Dbuildtype=debugoptimized -Db_sanitize=address,undefined)
     # gcc's OpenMP hides its barriers from the thread sanitizer; clang's shows them through Archer.
