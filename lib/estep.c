@@ -76,14 +76,14 @@ static fgmm_status add_ranks(fgmm_stats *stats, fgmm_sums *sums) {
 static fgmm_status run_once(fgmm_context *ctx, fgmm_feed *feed, const char *stage, const fgmm_target *target,
                             const fgmm_params *params, fgmm_stats *stats, fgmm_sums *sums) {
     estep_state state = {.target = target};
-    fgmm_status status;
-    do {
-        fgmm_stats_clear(ctx, stats);
+    for (;;) {
         *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
-        status = fgmm_feed_run(feed, stage, params, estep_visit, &state);
+        fgmm_status status = fgmm_feed_run(feed, stage, params, estep_visit, &state);
         if (status == FGMM_OK) status = target->backend->collect(target->device, sums);
-    } while (status == FGMM_ERR_MEMORY && fgmm_feed_give_up(feed));
-    FGMM_TRY(status);
+        if (status == FGMM_OK) break;
+        if (status != FGMM_ERR_MEMORY || !fgmm_feed_give_up(feed)) return status;
+        fgmm_stats_clear(ctx, stats);
+    }
     if (fgmm_has_matrices(stats->model->type))
         for (int64_t i = 0; i < (stats->model->type == FGMM_FULL ? stats->model->k : 1); i++)
             fgmm_lower_mirror(stats->s2 + i * stats->model->d * stats->model->d, stats->model->d);
@@ -134,6 +134,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         /* Variances that small may also be lost to what a backend does quickly about centres of its own. */
         params->careful = sums.imprecise || check.recentre;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
+        fgmm_stats_clear(ctx, stats);
         FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */
