@@ -126,6 +126,11 @@ const char *cli_dtype_name(fgmm_dtype type);
 int cli_open(const cli_command *self, cli_session *s);
 void cli_close(cli_session *s);
 
+/* Whose call Ctrl-C cancels, where that is not the session's; NULL: nobody's. */
+void cli_at_work(fgmm_context *ctx);
+/* Whether Ctrl-C or SIGTERM came. */
+int cli_interrupted(void);
+
 /* A context on another device with the session's options, to be freed with fgmm_context_free. @param sharers how many
  * such share the CPU's threads. @return CLI_DONE, or an exit code after a message. */
 int cli_open_another(const cli_command *self, cli_session *s, const char *device, int sharers, fgmm_context **out);

@@ -13,11 +13,21 @@
 
 /* A signal handler has nothing but globals to find the context by. */
 static _Atomic(fgmm_context *) interrupted_context;
+static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signal_number) {
     (void)signal_number; /* SA_RESETHAND: a second Ctrl-C kills */
+    interrupted = 1;
     fgmm_context *ctx = atomic_load(&interrupted_context);
     if (ctx) fgmm_context_cancel(ctx);
+}
+
+void cli_at_work(fgmm_context *ctx) {
+    atomic_store(&interrupted_context, ctx);
+}
+
+int cli_interrupted(void) {
+    return interrupted;
 }
 
 void cli_say(const char *format, ...) {
@@ -88,7 +98,7 @@ int cli_open(const cli_command *self, cli_session *s) {
     fgmm_progress_fn progress = s->progress ? s->progress : s->bar || s->log ? cli_progress : NULL;
     int rc = open_context(self, s, s->device, s->threads, progress, &s->ctx);
     if (rc != CLI_DONE) return rc;
-    atomic_store(&interrupted_context, s->ctx);
+    cli_at_work(s->ctx);
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
@@ -101,7 +111,7 @@ int cli_open(const cli_command *self, cli_session *s) {
 
 void cli_close(cli_session *s) {
     progress_wipe();
-    atomic_store(&interrupted_context, NULL);
+    cli_at_work(NULL);
     fgmm_context_free(s->ctx);
     s->ctx = NULL;
     if (s->log_file) fclose(s->log_file);

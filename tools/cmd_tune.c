@@ -9,8 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -51,28 +49,9 @@ static const task tasks[] = {
 };
 enum { TASKS = sizeof tasks / sizeof *tasks, REPS = 5, ENOUGH = 8192 /* rows, to be right */ };
 
-/* Ctrl-C cancels the call that runs and ends the search; what was found before is written already. A second one kills. */
-static volatile sig_atomic_t stopped;
-static _Atomic(fgmm_context *) at_work;
-
-static void stop(int number) {
-    (void)number; /* SA_RESETHAND */
-    stopped = 1;
-    fgmm_context *ctx = atomic_load(&at_work);
-    if (ctx) fgmm_context_cancel(ctx);
-}
-
-/* What was ignored from the start stays so. */
-static void catch_signal(int number) {
-    struct sigaction old, action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = stop;
-    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
-    if (sigaction(number, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(number, &action, NULL);
-}
-
+/* Ctrl-C cancels the call that runs and ends the search; what was found before is written already. */
 static int is_over(double until) {
-    return stopped || cli_now() >= until;
+    return cli_interrupted() || cli_now() >= until;
 }
 
 /* A task's data, the model that doubles make of it in one iteration, and what was found. */
@@ -154,8 +133,8 @@ static fgmm_status iterate(fgmm_context *ctx, const bench_case *c, fgmm_engine e
     fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
     fgmm_rows *rows = NULL;
     fgmm_model *start = NULL;
-    atomic_store(&at_work, ctx);
-    fgmm_status status = stopped ? FGMM_ERR_CANCELLED : FGMM_OK;
+    cli_at_work(ctx);
+    fgmm_status status = cli_interrupted() ? FGMM_ERR_CANCELLED : FGMM_OK;
     o.covariance_type = fgmm_model_covariance_type(c->start);
     if (status == FGMM_OK) status = fgmm_rows_from_memory(ctx, &rows, c->x, FGMM_F32, c->data.n, c->data.d, 0);
     if (status == FGMM_OK)
@@ -169,7 +148,7 @@ static fgmm_status iterate(fgmm_context *ctx, const bench_case *c, fgmm_engine e
     if (status == FGMM_OK) status = fgmm_fit(ctx, out, rows, &o, report);
     fgmm_model_free(ctx, start);
     fgmm_rows_free(ctx, rows);
-    atomic_store(&at_work, NULL);
+    cli_at_work(NULL);
     return status;
 }
 
@@ -285,7 +264,7 @@ static int is_same(const tile *a, const tile *b) {
 /* Keeps a tile that takes less than such a share of the best's time. */
 static void try_tile(tuner *u, trial *r, const tile *c, double share) {
     double seconds = time_with(u, r, c);
-    if (stopped) return;
+    if (cli_interrupted()) return;
     r->tried++;
     r->failed += isnan(seconds);
     if (!(seconds < share * r->after)) return;
@@ -327,13 +306,13 @@ static int prepare(tuner *u, trial *r, double until) {
         const bench_data data = {.n = n, .k = t->k, .d = t->d, .seed = 1};
         bench_case_free(&r->made, u->session);
         rc = bench_case_make(&r->made, u->session, &data, t->covariance, 0);
-        for (int turn = 0; turn < 2 && rc == CLI_DONE && !stopped; turn++) { /* the first builds kernels */
+        for (int turn = 0; turn < 2 && rc == CLI_DONE && !cli_interrupted(); turn++) { /* the first builds kernels */
             fgmm_report report = FGMM_REPORT_INIT;
             fgmm_model *model = NULL;
             fgmm_status status = iterate(ctx, &r->made, t->engine, FGMM_EXACT, &model, &report);
             seconds = report.seconds_per_iteration;
             fgmm_model_free(ctx, model);
-            if (status == FGMM_OK || stopped) continue;
+            if (status == FGMM_OK || cli_interrupted()) continue;
             cli_say("%s: %s", t->kernel, fgmm_context_message(ctx));
             rc = CLI_FAILED;
         }
@@ -341,7 +320,7 @@ static int prepare(tuner *u, trial *r, double until) {
     fgmm_context_free(ctx);
     if (rc != CLI_DONE || is_over(until)) return rc;
     fgmm_status status = iterate(u->session->ctx, &r->made, FGMM_ENGINE_AUTO, FGMM_DOUBLE, &r->reference, NULL);
-    return status == FGMM_OK || stopped ? CLI_DONE : cli_failed(u->session, status);
+    return status == FGMM_OK || cli_interrupted() ? CLI_DONE : cli_failed(u->session, status);
 }
 
 /* ---- the rows ---- */
@@ -486,7 +465,7 @@ static int write_row(const tuner *u, const trial *r) {
 static void confirm(tuner *u, trial *r) {
     double before = time_with(u, r, NULL), after = time_with(u, r, &r->best);
     int better = after < worthwhile * before, right = better ? is_right_everywhere(u, r) : !isnan(after);
-    if (stopped)
+    if (cli_interrupted())
         r->finished = 0;
     else
         r->failed += !right;
@@ -501,7 +480,7 @@ static int tune_one(tuner *u, trial *r, double until) {
     if (rc == CLI_DONE) rc = prepare(u, r, until);
     if (rc != CLI_DONE || !r->reference || is_over(until)) return rc;
     r->before = time_with(u, r, NULL);
-    if (stopped) return CLI_DONE;
+    if (cli_interrupted()) return CLI_DONE;
     if (isnan(r->before))
         return cli_say("%s: the library's own tile fails on %s", r->task->kernel, u->name), CLI_FAILED;
     climb(u, r, &row, until);
@@ -525,7 +504,7 @@ static void print_json(const tuner *u, int not_reached) {
     json_text(&j, "device", u->name);
     json_text(&j, "file", u->path);
     json_int(&j, "not_reached", not_reached);
-    json_bool(&j, "interrupted", stopped);
+    json_bool(&j, "interrupted", cli_interrupted());
     json_array(&j, "rows");
     for (const trial *r = u->trials; r < u->trials + TASKS; r++) {
         if (!r->tried) continue;
@@ -583,9 +562,9 @@ static int tune_all(const cli_command *self, tuner *u, double seconds) {
     if (rc != CLI_DONE) return rc;
     if (u->session->json) print_json(u, not_reached);
     if (u->says && not_reached)
-        printf("%d of %d were not reached%s\n", not_reached, TASKS, stopped ? "" : " in the time given");
+        printf("%d of %d were not reached%s\n", not_reached, TASKS, cli_interrupted() ? "" : " in the time given");
     if (u->says) printf("rows     %s\n", u->path);
-    return stopped ? cli_say("interrupted"), CLI_FAILED : CLI_DONE;
+    return cli_interrupted() ? cli_say("interrupted"), CLI_FAILED : CLI_DONE;
 }
 
 static int run(const cli_command *self, int argc, char **argv) {
@@ -620,11 +599,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         file = length > 0 && (size_t)length < sizeof u->scratch ? mkstemp(u->scratch) : -1;
         rc = file < 0 ? (cli_say("cannot make a file in TMPDIR: %s", strerror(errno)), CLI_FAILED) : cli_open(self, &s);
     }
-    if (rc == CLI_DONE) {
-        catch_signal(SIGINT);
-        catch_signal(SIGTERM);
-        rc = tune_all(self, u, seconds);
-    }
+    if (rc == CLI_DONE) rc = tune_all(self, u, seconds);
     cli_close(&s);
     if (file >= 0) {
         close(file);
