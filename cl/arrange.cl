@@ -1,6 +1,6 @@
 /*
  * Parameters of a screen, sent as rows in [k, from], in the order that its kernels read: transposed for screen.cl, as fragments
- * for screen_mma.cl.
+ * for screen_mma.cl, as tiles for screen_wgmma.cl.
  */
 #define LANES 32
 
@@ -29,4 +29,25 @@ __kernel void arrange_fragments(__global const float *a, __global const float *b
         for (uint e = 0; e < 4; e++)
             vstore_half_rte(i < k ? in[(ulong)i * from + f + e] * factor : 0.0f, at * 8 + 4 * j + e, out);
     }
+}
+
+// Tiles of wgmma.clh's cores in f16, each with its constants behind: out [tiles], of [2 steps, 64, 8] and [64] float2. Work-item
+// (column, eight, tile) writes eight terms of a component, or at last its multiplier and c1. Step s holds features as above, and its terms lie as the
+// rows' fragments have them: of features 4 c .. 4 c + 3 two at 2 c, two at 8 + 2 c.
+__kernel void arrange_tiles(__global const float *a, __global const float *b, __global const float4 *components,
+                            __global const float2 *columns, uint k, uint from, __global half *out)
+{
+    const uint column = get_global_id(0), eight = get_global_id(1), tile = get_global_id(2);
+    const uint wide = get_global_size(0), eights = get_global_size(1) - 1;
+    const uint i = wide * tile + column, step = eight / 2;
+    out += (ulong)tile * wide * (8 * eights + 4);
+    if (eight == eights) {
+        ((__global float2 *)(out + 8 * wide * eights))[column] = columns[i];
+        return;
+    }
+    __global const float *in = b && step % 2 ? b : a;
+    const float factor = b && i < k ? 1.0f / components[i].x : 1.0f;
+    const ulong f0 = (ulong)i * from + 16 * (b ? step / 2 : step) + 2 * (eight % 2);
+    for (uint t = 0; t < 8; t++)
+        vstore_half_rte(i < k ? in[f0 + 4 * (t / 2) + t % 2] * factor : 0.0f, (eight * wide + column) * 8 + t, out);
 }

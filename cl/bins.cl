@@ -22,13 +22,13 @@
 #endif
 #define NONE 0xffffffffu
 
-// counts [tiles, k] and tally (survivors, rows of the dense engine) start at zero.
+// counts [tiles, k] and dense_rows, the number of rows of the dense engine, start at zero.
 __kernel void bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
-                        uint tile_rows, uint k, __global uint *counts, __global uint *tally)
+                        uint tile_rows, uint k, __global uint *counts, __global uint *dense_rows)
 {
-    __local uint sums[2];
+    __local uint sum;
     const uint row = get_global_id(0);
-    if (get_local_id(0) == 0) sums[0] = sums[1] = 0;
+    if (get_local_id(0) == 0) sum = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     // Arguments are read outside of branches: Mesa's llvmpipe may read them wrongly inside.
     const uint at = row < n ? row : 0;
@@ -37,13 +37,9 @@ __kernel void bin_count(__global const uint *surv_id, __global const uint *kept,
     __global uint *tile = counts + (ulong)((at + shift) / tile_rows) * k;
     __global const uint *ids = surv_id + (ulong)at * CAP;
     for (uint i = 0; i < count; i++) atomic_inc(&tile[ids[i]]);
-    if (count) atomic_add(&sums[0], count);
-    if (row < n && left) atomic_inc(&sums[1]);
+    if (row < n && left) atomic_inc(&sum);
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (get_local_id(0) == 0) {
-        atomic_add(&tally[0], sums[0]);
-        if (sums[1]) atomic_add(&tally[1], sums[1]);
-    }
+    if (get_local_id(0) == 0 && sum) atomic_add(dense_rows, sum);
 }
 
 // Tiles of superchunk s.

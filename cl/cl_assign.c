@@ -34,8 +34,9 @@ fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *id
     int64_t most = cl_slice_rows(device) < 1 << 16 ? cl_slice_rows(device) : 1 << 16;
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, most);
-        cl_uint entries = 0, dense = 0;
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
+        cl_uint dense = 0;
+        CL_TRY(cl_survivors(device, &slice));
+        CL_TRY(cl_dense_list(device, &slice, &dense));
         CL_TRY(cl_room_fit(device, &engine->top_ids, (size_t)slice.n * best * sizeof(cl_uint), "components"));
         CL_TRY(cl_room_fit(device, &engine->top_resp, (size_t)slice.n * best * sizeof(float), "responsibilities"));
         if (!engine->all_dense) CL_TRY(run_top_sparse(device, &slice, best));
@@ -76,11 +77,12 @@ fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double
     CL_TRY(cl_prepare(device, block->centre));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
-        cl_uint entries = 0, dense = 0;
+        cl_uint dense = 0;
         float *out = resp + slice.row0 * k;
         memset(out, 0, slice.n * k * sizeof *out);
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
-        if (entries) CL_TRY(read_survivors(device, &slice, out));
+        CL_TRY(cl_survivors(device, &slice));
+        CL_TRY(cl_dense_list(device, &slice, &dense));
+        if (!engine->all_dense) CL_TRY(read_survivors(device, &slice, out));
         if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, out));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;

@@ -44,10 +44,11 @@ static fgmm_status pass_known_answer(fgmm_device *device) {
         cl_tuning_free(device);
         status = answer_again(device);
     }
-    if (status == FGMM_ERR_DEVICE && device->has_matrix) {
+    while (status == FGMM_ERR_DEVICE && device->has_matrix) {
         device->host.log(device->host.user, FGMM_LOG_WARNING,
-                         "%s: matrix units are left alone: their screen fails the known-answer test", device->name);
-        device->has_matrix = 0;
+                         "%s: %s are left alone: their screen fails the known-answer test", device->name,
+                         cl_matrix_name(device));
+        device->has_matrix--;
         status = answer_again(device);
     }
     if (status == FGMM_ERR_DEVICE && (device->group_refused || opened->build_failed) && device->max_work_group > 64) {
@@ -164,6 +165,8 @@ static const fgmm_backend opencl_backend = {
     .describe = backend_describe,
     .stage = cl_stage,
     .unstage = cl_unstage,
+    .pin = cl_pin_rows,
+    .unpin = cl_unpin_rows,
     .put = cl_put,
     .wait = cl_wait,
     .release = cl_release,

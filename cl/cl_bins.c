@@ -74,29 +74,34 @@ static fgmm_status list_dense(fgmm_device *device, const cl_slice *slice, cl_uin
     return cl_read(device, engine->dense_list.mem, bytes, engine->list, "reading the dense rows");
 }
 
-fgmm_status cl_count(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {
+fgmm_status cl_count(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
     size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = GROUP,
            global = cl_round_up(slice->n, local);
-    cl_uint tally[2];
     CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
-    CL_TRY(cl_room_fit(device, &engine->count_tally, sizeof tally, "counts of survivors"));
+    CL_TRY(cl_room_fit(device, &engine->dense_count, sizeof(cl_uint), "a count of rows"));
     CL_TRY(cl_fill(device, engine->counts.mem, 0, bytes, "clearing counts"));
-    CL_TRY(cl_fill(device, engine->count_tally.mem, 0, sizeof tally, "clearing counts"));
+    CL_TRY(cl_fill(device, engine->dense_count.mem, 0, sizeof(cl_uint), "clearing counts"));
     CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_count"));
     CL_TRY(CL_RUN(device, kernel, "counting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
                   CL_ARG(plan.tile_rows), CL_ARG(engine->k), CL_ARG(engine->counts.mem),
-                  CL_ARG(engine->count_tally.mem)));
-    CL_TRY(cl_read(device, engine->count_tally.mem, sizeof tally, tally, "counts of survivors"));
-    *entries = tally[0];
-    *dense = tally[1];
+                  CL_ARG(engine->dense_count.mem)));
+    return cl_read_begin(device, &engine->left, engine->dense_count.mem, sizeof(cl_uint), "a count of rows");
+}
+
+fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *dense) {
+    cl_engine *engine = device->engine;
+    *dense = slice->n;
+    if (engine->all_dense) return FGMM_OK;
+    CL_TRY(cl_read_end(device, &engine->left, "a count of rows"));
+    *dense = *(const cl_uint *)engine->left.pinned.at;
     return *dense ? list_dense(device, slice, *dense) : FGMM_OK;
 }
 
-fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
+fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
@@ -104,7 +109,7 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries
     size_t local[2] = {GROUP, 1}, global[2] = {cl_round_up(engine->k, GROUP), plan.slots};
     CL_TRY(cl_room_fit(device, &engine->totals, (size_t)pairs * sizeof(cl_uint), "lengths of lists"));
     CL_TRY(cl_room_fit(device, &engine->lists, ((size_t)pairs + 1) * sizeof(cl_uint), "starts of lists"));
-    CL_TRY(cl_room_fit(device, &engine->values, (size_t)entries * sizeof(cl_uint), "survivors"));
+    CL_TRY(cl_room_fit(device, &engine->values, (size_t)slice->n * CL_CAP * sizeof(cl_uint), "survivors"));
     engine->list_slots = plan.slots;
     CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_totals"));
     CL_TRY(CL_RUN(device, kernel, "measuring lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
@@ -137,12 +142,12 @@ fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_u
                   CL_ARG(grain), CL_ARG(skip), CL_ARG(engine->segments.mem));
 }
 
-fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
+fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     size_t local = GROUP, global = cl_round_up(slice->n, local);
     CL_TRY(cl_room_fit(device, &engine->offsets, ((size_t)slice->n + 1) * sizeof(cl_uint), "offsets of survivors"));
-    CL_TRY(cl_room_fit(device, &engine->row_values, (size_t)entries * sizeof(cl_uint), "survivors"));
+    CL_TRY(cl_room_fit(device, &engine->row_values, (size_t)slice->n * CL_CAP * sizeof(cl_uint), "survivors"));
     CL_TRY(scan(device, engine->kept.mem, engine->offsets.mem, slice->n));
     CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_rows"));
     return CL_RUN(device, kernel, "listing survivors", 1, &global, &local, CL_ARG(engine->kept.mem),

@@ -91,11 +91,10 @@ static void try_pinned(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
     if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;
 }
 
-fgmm_status cl_pin(fgmm_device *device, size_t bytes) {
-    cl_pinned *pinned = &device->engine->pinned;
+fgmm_status cl_pin(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
     pinned->used = 0;
     if (pinned->at && pinned->bytes >= bytes) return FGMM_OK;
-    cl_pinned_free(device);
+    cl_pinned_free(device, pinned);
     try_pinned(device, pinned, bytes);
     if (pinned->mem) return FGMM_OK;
     pinned->at = cl_alloc(device, bytes);
@@ -104,8 +103,7 @@ fgmm_status cl_pin(fgmm_device *device, size_t bytes) {
     return FGMM_OK;
 }
 
-void cl_pinned_free(fgmm_device *device) {
-    cl_pinned *pinned = &device->engine->pinned;
+void cl_pinned_free(fgmm_device *device, cl_pinned *pinned) {
     if (pinned->mem) {
         device->bytes -= (int64_t)pinned->bytes;
         cl_pinned_close(device, pinned);
@@ -123,6 +121,35 @@ fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t byt
 
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what) {
     return cl_read_at(device, buffer, 0, bytes, out, what);
+}
+
+fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t bytes, const char *what) {
+    CL_TRY(cl_read_end(device, arrival, what));
+    CL_TRY(cl_pin(device, &arrival->pinned, bytes));
+    CL_CHECK(
+        device,
+        clEnqueueReadBuffer(device->queue, buffer, CL_FALSE, 0, bytes, arrival->pinned.at, 0, NULL, &arrival->event),
+        what);
+    clFlush(device->queue);
+    return FGMM_OK;
+}
+
+fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what) {
+    if (!arrival->event) return FGMM_OK;
+    cl_int code = clWaitForEvents(1, &arrival->event);
+    clReleaseEvent(arrival->event);
+    arrival->event = NULL;
+    CL_CHECK(device, code, what);
+    return FGMM_OK;
+}
+
+void cl_arrival_free(fgmm_device *device, cl_arrival *arrival) {
+    if (arrival->event) {
+        clWaitForEvents(1, &arrival->event);
+        clReleaseEvent(arrival->event);
+    }
+    cl_pinned_free(device, &arrival->pinned);
+    *arrival = (cl_arrival){0};
 }
 
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,

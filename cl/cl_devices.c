@@ -237,14 +237,17 @@ int cl_devices_choose(const cl_found *found, int count, const char *selector, in
     return -1;
 }
 
-/* Whether the kernels in NVIDIA's own instructions can be tried: compute capability 8.0 on. FLASHGMM_CL_PORTABLE=1 leaves them. */
-static int may_have_matrix(cl_device_id id) {
+/* Which kernels in NVIDIA's own instructions can be tried: from compute capability 8.0 on, and on 9.0. FLASHGMM_CL_PORTABLE=1
+ * leaves them. */
+static int likely_matrix(cl_device_id id) {
     enum { COMPUTE_CAPABILITY_MAJOR_NV = 0x4000 };
     char extensions[4096];
     const char *portable = getenv("FLASHGMM_CL_PORTABLE");
-    if (portable && *portable && strcmp(portable, "0") != 0) return 0;
+    if (portable && *portable && strcmp(portable, "0") != 0) return CL_MATRIX_NONE;
     device_text(id, CL_DEVICE_EXTENSIONS, extensions, sizeof extensions);
-    return strstr(extensions, "cl_nv_device_attribute_query") && device_uint(id, COMPUTE_CAPABILITY_MAJOR_NV) >= 8;
+    if (!strstr(extensions, "cl_nv_device_attribute_query")) return CL_MATRIX_NONE;
+    cl_uint major = device_uint(id, COMPUTE_CAPABILITY_MAJOR_NV);
+    return major == 9 ? CL_MATRIX_WARPGROUPS : major >= 8 ? CL_MATRIX_WARPS : CL_MATRIX_NONE;
 }
 
 /* What the engine asks about a device. */
@@ -258,7 +261,7 @@ static void learn(fgmm_device *device) {
     device->global_bytes = to_int64(device_ulong(id, CL_DEVICE_GLOBAL_MEM_SIZE));
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
     device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
-    device->has_matrix = may_have_matrix(id);
+    device->has_matrix = likely_matrix(id);
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

@@ -20,6 +20,8 @@ enum {
     CL_DEPTH_TILE = 16,      /* DT of screen.cl */
     CL_MATRIX_ROWS = 128,    /* rows, and work-items, of a group of screen_mma.cl */
     CL_MATRIX_CHUNK = 4,     /* CHUNK of screen_mma.cl */
+    CL_GROUP_ROWS = 128,     /* TR of screen_wgmma.cl: rows of a work-group */
+    CL_GROUP_COLUMNS = 64,   /* TC, components of a tile there */
     CL_DISTANCE_SIDE = 8,    /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32,   /* TILE */
     CL_SCAN_BLOCK = 1024,    /* elements a work-group scans */
@@ -39,6 +41,7 @@ struct fgmm_block {
     cl_mem weights; /* [n] f32, or NULL */
     cl_mem hints;   /* [n]: each row's last best component, for the screen; NULL before the first */
     int hinted;     /* hints are this block's */
+    int noted;      /* and were when it came before */
     void *staging[2];
     cl_event written[2]; /* of the staging copies on their way */
     fgmm_dtype type;     /* as stored: never FGMM_F64 */
@@ -53,6 +56,12 @@ typedef struct cl_room {
     size_t bytes;
 } cl_room;
 
+/* What a device is sending while it goes on. */
+typedef struct cl_arrival {
+    cl_pinned pinned;
+    cl_event event; /* NULL: nothing is on its way */
+} cl_arrival;
+
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
  * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them:
  * [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
@@ -65,9 +74,9 @@ typedef struct cl_tally {
     int64_t current; /* the superchunk in slot 0; -1 if none */
 } cl_tally;
 
-/* The screen on matrix units: see screen_mma.cl. */
+/* The screen on matrix units: see screen_mma.cl and screen_wgmma.cl. */
 typedef struct cl_matrix {
-    int on;
+    int on;                  /* CL_MATRIX_* */
     cl_uint dp, steps, kept; /* features padded; steps of 16 terms; the same if a warp keeps its rows, else 0 */
     cl_uint nt, tiles, chunks;
     cl_float slack;
@@ -101,12 +110,15 @@ struct cl_engine {
     /* of a slice */
     cl_room packed_rows, row_starts, again, narrow;
     cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_list;
-    cl_room counts, count_tally, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
+    cl_room counts, dense_count, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
     cl_uint list_slots; /* superchunks that the lists are in */
     cl_room logits, best, best_id, sum, dense_starts, scatter_starts;
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
+    cl_arrival left;      /* how many rows of the slice are left to the dense engine */
+    cl_arrival row_sums;  /* of the last block's chunks */
+    size_t chunks_summed; /* that row_sums will hold; 0: they have been added */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
@@ -147,11 +159,15 @@ fgmm_status cl_fill(fgmm_device *device, cl_mem buffer, cl_uint word, size_t byt
 void cl_pinned_open(fgmm_device *device, cl_pinned *pinned, size_t bytes);
 /* Once no transfer from or to it is under way. */
 void cl_pinned_close(fgmm_device *device, cl_pinned *pinned);
-/* The engine's own: at least `bytes` of pinned memory, none of it used. No transfer from or to it may be under way. */
-fgmm_status cl_pin(fgmm_device *device, size_t bytes);
-void cl_pinned_free(fgmm_device *device);
+/* At least `bytes`, pinned or plain, none of it used. No transfer from or to it may be under way. */
+fgmm_status cl_pin(fgmm_device *device, cl_pinned *pinned, size_t bytes);
+void cl_pinned_free(fgmm_device *device, cl_pinned *pinned);
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
 fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what);
+/* The same in two: what was begun is at arrival->pinned.at after the end, which does nothing where nothing was begun. */
+fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t bytes, const char *what);
+fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what);
+void cl_arrival_free(fgmm_device *device, cl_arrival *arrival);
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what);
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,
                         const char *what);
@@ -194,22 +210,23 @@ fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint 
 
 /* cl_scatter.c: their scatter sums, of the survivors of a slice or of a dense group's tiles of responsibilities. */
 void cl_scatter_plan(cl_engine *engine); /* after cl_dense_plan */
-fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries);
+fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_scatter_dense(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
                              const cl_place *place);
 fgmm_status cl_scatter_collect(fgmm_device *device, fgmm_sums *out);
 
-/* cl_bins.c: lists of the survivors of a slice. Each step needs the ones before. */
-/* How many, and how many rows are the dense engine's: these in dense_list and its host copy. */
-fgmm_status cl_count(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense);
+/* cl_bins.c: lists of the survivors of a slice. Each step needs the ones before; only cl_dense_list waits for the device. */
+fgmm_status cl_count(fgmm_device *device, const cl_slice *slice);
+/* How many rows are the dense engine's: these in dense_list and its host copy. */
+fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *dense);
 /* Fills values and lists: each component's survivors in each superchunk of the sparse tally, in the order of rows. */
-fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice, cl_uint entries);
+fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice);
 /* Adds their sums to that tally. */
 fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice);
 /* Where other superchunks start in the lists, in engine->segments. */
 fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_ulong skip);
 /* All survivors in the order of rows: row_values, each row's at offsets. */
-fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice, cl_uint entries);
+fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice);
 
 /* cl_tally.c */
 void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, uint32_t slots);
@@ -238,9 +255,9 @@ int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
 /* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */
 fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *tally, cl_room *starts, cl_place *out);
 
-/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign: how many survivors, and how many rows are left to the
- * dense engine (all of them if engine->all_dense). */
-fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense);
+/* cl_estep.c: log_z and survivors of a slice, shared by estep and assign. Which rows are left to the dense engine (all of them if
+ * engine->all_dense) cl_dense_list says. */
+fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
+enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, MOST_SLICE = 1 << 18, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
 
 void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
@@ -27,7 +27,9 @@ static void plan_sparse(cl_engine *engine) {
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
     int64_t slots = PART_BYTES / sums;
     if (slots < 2) grain = 0, slots = 1;
-    cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)(slots < 256 ? slots : 256));
+    /* More than a slice of the most rows may touch serve nobody. */
+    if (grain && slots > MOST_SLICE / grain + 1) slots = MOST_SLICE / grain + 1;
+    cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)slots);
 }
 
 fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
@@ -44,6 +46,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     cl_release_memory(device, engine->frame);
     engine->frame = NULL;
     engine->prepared = 0;
+    engine->chunks_summed = 0; /* of a pass that was given up */
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
     engine->tied = params->covariance_type == FGMM_TIED;
@@ -65,7 +68,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
 int64_t cl_slice_rows(const fgmm_device *device) {
     const cl_engine *engine = device->engine;
     const cl_tally *tally = &engine->sparse;
-    int64_t most = device->global_bytes > ((int64_t)4 << 30) && device->type != CL_DEVICE_TYPE_CPU ? 1 << 18 : 1 << 16;
+    int64_t most =
+        device->global_bytes > ((int64_t)4 << 30) && device->type != CL_DEVICE_TYPE_CPU ? MOST_SLICE : 1 << 16;
     if (tally->grain && most > tally->grain * tally->slots) most = tally->grain * tally->slots;
     if (!engine->tied && !engine->full) return most;
     tally = &engine->sparse_scatter;
@@ -136,19 +140,17 @@ static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
                    "clearing the rows' best components");
 }
 
-fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice, cl_uint *entries, cl_uint *dense) {
+fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
     CL_TRY(fit_slice(device, slice->n));
-    *entries = 0;
-    *dense = slice->n;
     if (engine->all_dense)
         return cl_fill(device, engine->dense_flag.mem, 1, slice->n * sizeof(cl_uint), "marking dense rows");
     CL_TRY(fit_hints(device, slice->block));
     CL_TRY(cl_screen(device, slice));
     CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
-    return cl_count(device, slice, entries, dense);
+    return cl_count(device, slice);
 }
 
 /* Sums over the rows of a slice, chunk by chunk, into engine->chunks. */
@@ -167,25 +169,24 @@ static size_t chunk_bytes(const fgmm_block *block) {
     return ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * ROW_SUMS * sizeof(cl_uint);
 }
 
-/* Adds the sums of a block's chunks in the order of rows. */
-static fgmm_status add_row_sums(fgmm_device *device, const fgmm_block *block) {
+/* Adds the sums of the last block's chunks in the order of rows. The device is then busy with the block after, if there is one. */
+static fgmm_status add_row_sums(fgmm_device *device) {
     cl_engine *engine = device->engine;
-    size_t bytes = chunk_bytes(block);
-    union {
+    size_t count = engine->chunks_summed * ROW_SUMS;
+    engine->chunks_summed = 0;
+    CL_TRY(cl_read_end(device, &engine->row_sums, "sums over rows"));
+    const union {
         uint32_t u;
         float f;
-    } *sums = cl_alloc(device, bytes);
-    if (!sums) return FGMM_ERR_MEMORY;
-    fgmm_status status = cl_read(device, engine->chunks.mem, bytes, sums, "sums over rows");
-    for (size_t i = 0; status == FGMM_OK && i < bytes / sizeof *sums; i += ROW_SUMS) {
+    } *sums = engine->row_sums.pinned.at;
+    for (size_t i = 0; i < count; i += ROW_SUMS) {
         engine->log_likelihood += (double)sums[i].f + (double)sums[i + 1].f;
         engine->weight += (double)sums[i + 2].f + (double)sums[i + 3].f;
         engine->dropped += (double)sums[i + 4].f + (double)sums[i + 5].f;
         engine->survivors += sums[i + 6].u;
         engine->dense_rows += sums[i + 7].u;
     }
-    cl_release_memory(device, sums);
-    return status;
+    return FGMM_OK;
 }
 
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob) {
@@ -205,23 +206,28 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
-        cl_uint entries = 0, dense = 0;
-        CL_TRY(cl_survivors(device, &slice, &entries, &dense));
-        if (entries) {
-            CL_TRY(cl_lists(device, &slice, entries));
+        cl_uint dense = 0;
+        CL_TRY(cl_survivors(device, &slice));
+        if (!engine->all_dense) {
+            CL_TRY(cl_lists(device, &slice));
             CL_TRY(cl_accumulate(device, &slice));
-            if (engine->tied || engine->full) CL_TRY(cl_scatter_sparse(device, &slice, entries));
+            if (engine->tied || engine->full) CL_TRY(cl_scatter_sparse(device, &slice));
         }
+        CL_TRY(cl_dense_list(device, &slice, &dense));
         if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, NULL));
         CL_TRY(sum_rows(device, &slice));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
-    return add_row_sums(device, block);
+    CL_TRY(add_row_sums(device));
+    CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, chunk_bytes(block), "sums over rows"));
+    engine->chunks_summed = chunk_bytes(block) / (ROW_SUMS * sizeof(cl_uint));
+    return FGMM_OK;
 }
 
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
+    CL_TRY(add_row_sums(device));
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     CL_TRY(cl_tally_collect_components(device, &engine->dense, out));
     if (engine->tied || engine->full) CL_TRY(cl_scatter_collect(device, out));
@@ -241,7 +247,7 @@ void cl_engine_free(fgmm_device *device) {
                         &engine->constants,      &engine->sum_hi,         &engine->sum_lo,         &engine->cand_id,
                         &engine->cand_v,         &engine->cand_count,     &engine->kept,           &engine->dense_flag,
                         &engine->logz,           &engine->kept_weight,    &engine->offsets,        &engine->dense_list,
-                        &engine->counts,         &engine->count_tally,    &engine->totals,         &engine->lists,
+                        &engine->counts,         &engine->dense_count,    &engine->totals,         &engine->lists,
                         &engine->values,         &engine->row_values,     &engine->segments,       &engine->chunks,
                         &engine->logits,         &engine->best,           &engine->best_id,        &engine->sum,
                         &engine->dense_starts,   &engine->top_ids,        &engine->top_resp,       &engine->white_hi,
@@ -250,7 +256,9 @@ void cl_engine_free(fgmm_device *device) {
                         &engine->columns,        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,
                         &engine->again,          &engine->narrow};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
-    cl_pinned_free(device);
+    cl_pinned_free(device, &engine->pinned);
+    cl_arrival_free(device, &engine->left);
+    cl_arrival_free(device, &engine->row_sums);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
         cl_room_free(device, &engine->scan_sums[i]);

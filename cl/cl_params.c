@@ -29,13 +29,15 @@ static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Few shapes. A warp keeps the fragments of its rows up to a depth of 128; beyond, it fetches them, and takes twice as many
- * components at a time to make that pay. */
+/* Few shapes. A warpgroup keeps the fragments of its rows up to a depth of 256; a warp keeps its own up to 128; beyond, it
+ * fetches them, and takes twice as many components at a time to make that pay. */
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
-    int kept = steps <= 8;
+    int on = engine->full ? CL_MATRIX_NONE : device->has_matrix;
+    if (on == CL_MATRIX_WARPGROUPS && steps > 16) on = CL_MATRIX_WARPS;
+    int kept = on == CL_MATRIX_WARPGROUPS || steps <= 8;
     if (!kept) steps = (cl_uint)cl_round_up(steps, CL_MATRIX_CHUNK);
-    engine->matrix = (cl_matrix){.on = device->has_matrix && !engine->full,
+    engine->matrix = (cl_matrix){.on = on,
                                  .dp = steps / parts * 16,
                                  .steps = steps,
                                  .kept = kept ? steps : 0,
@@ -248,21 +250,6 @@ static fgmm_status arrange_columns(fgmm_device *device, size_t rows_from) {
     return FGMM_OK;
 }
 
-/* And of screen_mma.cl. */
-static fgmm_status arrange_fragments(fgmm_device *device) {
-    cl_engine *engine = device->engine;
-    const cl_matrix *matrix = &engine->matrix;
-    cl_kernel kernel = NULL;
-    cl_mem second = engine->diag ? engine->screen_rows[1].mem : NULL;
-    size_t bytes = (size_t)matrix->tiles * matrix->steps * matrix->nt * 8 * 32;
-    size_t local[3] = {32, 1, 1}, global[3] = {16 * (size_t)matrix->nt, matrix->steps, matrix->tiles};
-    CL_TRY(cl_room_fit(device, &engine->fragments, bytes, "the components as fragments"));
-    CL_TRY(cl_kernel_get(device, &kernel, "arrange", "", "arrange_fragments"));
-    return CL_RUN(device, kernel, "arranging parameters", 3, global, local, CL_ARG(engine->screen_rows[0].mem),
-                  CL_ARG(second), CL_ARG(engine->matrix_c.mem), CL_ARG(engine->k), CL_ARG(matrix->dp),
-                  CL_ARG(matrix->nt), CL_ARG(engine->fragments.mem));
-}
-
 /* Features of screen_rows, centre and scale: padded as the screen needs. */
 static size_t padded_features(const cl_engine *engine) {
     return engine->matrix.on ? engine->matrix.dp : engine->dp;
@@ -270,6 +257,31 @@ static size_t padded_features(const cl_engine *engine) {
 
 static size_t padded_columns(const cl_engine *engine) {
     return (size_t)engine->matrix.tiles * engine->matrix.nt * 8;
+}
+
+/* And of screen_mma.cl or screen_wgmma.cl. */
+static fgmm_status arrange_fragments(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    const cl_matrix *matrix = &engine->matrix;
+    cl_kernel kernel = NULL;
+    cl_mem second = engine->diag ? engine->screen_rows[1].mem : NULL;
+    size_t bytes = (size_t)matrix->tiles * matrix->steps * matrix->nt * 8 * 32;
+    if (matrix->on == CL_MATRIX_WARPGROUPS) {
+        size_t items[3] = {CL_GROUP_COLUMNS, 2 * (size_t)matrix->steps + 1, matrix->tiles};
+        size_t group[3] = {CL_GROUP_COLUMNS, 1, 1};
+        bytes += padded_columns(engine) * sizeof(cl_float2);
+        CL_TRY(cl_room_fit(device, &engine->fragments, bytes, "the components as tiles"));
+        CL_TRY(cl_kernel_get(device, &kernel, "arrange", "", "arrange_tiles"));
+        return CL_RUN(device, kernel, "arranging parameters", 3, items, group, CL_ARG(engine->screen_rows[0].mem),
+                      CL_ARG(second), CL_ARG(engine->matrix_c.mem), CL_ARG(engine->columns.mem), CL_ARG(engine->k),
+                      CL_ARG(matrix->dp), CL_ARG(engine->fragments.mem));
+    }
+    size_t local[3] = {32, 1, 1}, global[3] = {16 * (size_t)matrix->nt, matrix->steps, matrix->tiles};
+    CL_TRY(cl_room_fit(device, &engine->fragments, bytes, "the components as fragments"));
+    CL_TRY(cl_kernel_get(device, &kernel, "arrange", "", "arrange_fragments"));
+    return CL_RUN(device, kernel, "arranging parameters", 3, global, local, CL_ARG(engine->screen_rows[0].mem),
+                  CL_ARG(second), CL_ARG(engine->matrix_c.mem), CL_ARG(engine->k), CL_ARG(matrix->dp),
+                  CL_ARG(matrix->nt), CL_ARG(engine->fragments.mem));
 }
 
 static fgmm_status send_frame(fgmm_device *device, const double *frame) {
@@ -332,7 +344,7 @@ static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int 
     if (!screen_constants(engine, measured, constants)) *sound = 0;
     if (!*sound) goto done;
     CL_GO(send(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
-    matrix->on = matrix->on && matrix_constants(engine, measured, components, column);
+    if (matrix->on && !matrix_constants(engine, measured, components, column)) matrix->on = CL_MATRIX_NONE;
     for (int part = 0; part < (engine->diag ? 2 : 1); part++)
         CL_GO(send(device, &engine->screen_rows[part], rows[part], k * from, "the screen's parameters"));
     CL_GO(arrange_columns(device, from));
@@ -399,7 +411,7 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 4 * k + (engine->diag ? k * d : 2 * k);
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
     CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    return cl_pin(device, floats * sizeof(float) + 16 * 64); /* each part on a line of its own */
+    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 16 * 64); /* each part on a line of its own */
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {

@@ -118,9 +118,11 @@ static cl_int compile(cl_build *build, char **log) {
     build->program = clCreateProgramWithSource(device->context, 1, (const char *[]){build->source->text}, NULL, &code);
     if (code != CL_SUCCESS) return code;
     code = clBuildProgram(build->program, 1, &device->id, build->options, NULL, NULL);
+    if (code == CL_SUCCESS && cl_sm90a_marked(build->source->text))
+        code = cl_sm90a(device, &build->program, build->options);
     if (code != CL_SUCCESS) {
-        if (!*log) *log = build_log(device, build->program);
-        clReleaseProgram(build->program);
+        if (build->program && !*log) *log = build_log(device, build->program);
+        if (build->program) clReleaseProgram(build->program);
         build->program = NULL;
     } else {
         cl_opened_of(device)->programs_built++;

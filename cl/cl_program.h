@@ -21,6 +21,11 @@ static inline cl_opened *cl_opened_of(fgmm_device *device) {
 fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source *source, const char *options,
                            const char *kernel);
 
+/* cl_sm90a.c: whether a source has Hopper's own instructions behind their mark, and the program built from one made over with them. On
+ * failure *program may be NULL, or one whose log says why. */
+int cl_sm90a_marked(const char *source);
+cl_int cl_sm90a(fgmm_device *device, cl_program *program, const char *options);
+
 /* Releases every kernel and program; the next cl_kernel_get builds or loads again. */
 void cl_kernels_free(fgmm_device *device);
 

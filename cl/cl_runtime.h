@@ -41,6 +41,13 @@ typedef struct cl_spare {
     cl_event last_use;
 } cl_spare;
 
+/* The hints of a block that came and went, for when it comes again. */
+typedef struct cl_noted {
+    struct cl_noted *next;
+    cl_mem hints;
+    int64_t first_row, n;
+} cl_noted;
+
 /* Host memory that a device reads and writes at full speed. */
 typedef struct cl_pinned {
     cl_mem mem; /* mapped for good; NULL: plain memory */
@@ -49,6 +56,9 @@ typedef struct cl_pinned {
 } cl_pinned;
 
 enum { CL_SPARES = 2, CL_STAGES = 8 };
+
+/* Each is left for the one before where it fails. */
+enum { CL_MATRIX_NONE, CL_MATRIX_WARPS /* screen_mma.cl */, CL_MATRIX_WARPGROUPS /* screen_wgmma.cl */ };
 
 struct fgmm_device {
     fgmm_host host;
@@ -60,7 +70,7 @@ struct fgmm_device {
     char name[256];
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
-    int has_matrix;    /* runs the screen on matrix units */
+    int has_matrix;    /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
     int searches;      /* the kernels that search lists have passed their known-answer test */
     int unified;       /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;
@@ -70,6 +80,8 @@ struct fgmm_device {
     int64_t limit_bytes;       /* what cl_buffer may hold in all */
     double copy_seconds;       /* that the copies of rows have taken */
     cl_spare spare[CL_SPARES];
+    cl_noted *noted, **noted_end; /* in the order of blocks; noted_end NULL: none so far */
+    int64_t noted_bytes;
     cl_pinned stage[CL_STAGES];
     cl_tuning_row *tuning; /* the user's rows, NULL if there are none */
     size_t n_tuning;
@@ -90,7 +102,7 @@ fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what);
 fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char *what);
 void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
 
-/* Frees the buffers that wait for the next block. @return whether there were any. */
+/* Frees the buffers that wait for the next block, and what was noted of those before. @return whether there were any. */
 int cl_spares_free(fgmm_device *device);
 
 /* A kernel of program `name`.cl built with `options` ("-DROW_TYPE=2 -DDIAG=1"); built, cached on disk and
@@ -110,6 +122,8 @@ fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_u
 /* Rows on their way (cl_transfer.c). */
 void *cl_stage(fgmm_device *device, size_t bytes);
 int cl_unstage(fgmm_device *device, void *pointer);
+void *cl_pin_rows(fgmm_device *device, const void *data, size_t bytes);
+void cl_unpin_rows(fgmm_device *device, void *pin);
 void cl_transfer_end(fgmm_device *device);
 fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_block **out);
 fgmm_status cl_wait(fgmm_device *device, fgmm_block *block);
@@ -129,6 +143,9 @@ fgmm_status cl_lists_put(fgmm_device *device, const fgmm_lists_source *source, f
 fgmm_status cl_lists_search(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query);
 void cl_lists_release(fgmm_device *device, fgmm_lists *lists);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
+
+/* What device->has_matrix stands for, in messages. */
+const char *cl_matrix_name(const fgmm_device *device);
 
 /* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
 fgmm_status cl_lists_known_answer(fgmm_device *device);

@@ -62,7 +62,7 @@ static cl_uint tile_count(const cl_engine *engine) {
     return side * (side + 1) / 2;
 }
 
-fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uint entries) {
+fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_tally *tally = &engine->sparse_scatter;
@@ -78,7 +78,7 @@ fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice, cl_uin
     }
     CL_TRY(cl_tally_open(device, tally, first, slots, &resume, &part));
     if (engine->tied)
-        CL_TRY(cl_row_order(device, slice, entries));
+        CL_TRY(cl_row_order(device, slice));
     else
         CL_TRY(cl_segments(device, slots, grain, skip));
     cl_mem values = engine->tied ? engine->row_values.mem : engine->values.mem;

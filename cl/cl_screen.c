@@ -28,6 +28,10 @@ static void matrix_options(const cl_engine *engine, const screen_part *part, cha
              (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt);
 }
 
+const char *cl_matrix_name(const fgmm_device *device) {
+    return device->has_matrix == CL_MATRIX_WARPGROUPS ? "warpgroup products" : "matrix units";
+}
+
 /* Fragments of the rows, where a warp cannot keep its own. */
 static fgmm_status pack_rows(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
@@ -66,18 +70,35 @@ static fgmm_status screen_f32(fgmm_device *device, const screen_part *part, cl_m
                   CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(list));
 }
 
-static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
+static fgmm_status screen_warpgroups(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_engine *engine = device->engine;
+    const cl_matrix *matrix = &engine->matrix;
+    cl_kernel kernel = NULL;
+    char options[160];
+    int fours = cl_row_fours(engine, part->offset, part->pitch);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u", part->type, fours,
+             engine->diag, (unsigned)matrix->steps);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
+    size_t local = 2 * CL_GROUP_ROWS, global = cl_round_up(part->n, CL_GROUP_ROWS) * 2;
+    return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
+                  CL_ARG(matrix->dp), CL_ARG(engine->k), CL_ARG(matrix->tiles), CL_ARG(engine->centre.mem),
+                  CL_ARG(engine->scale.mem), CL_ARG(engine->screen_rows[0].mem), CL_ARG(engine->screen_rows[1].mem),
+                  CL_ARG(hints), CL_ARG(engine->fragments.mem), CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds),
+                  CL_ARG(matrix->slack), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem));
+}
+
+static fgmm_status screen_warps(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     char options[160];
     if (!matrix->kept) CL_TRY(pack_rows(device, part, hints));
-    CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
-    CL_TRY(cl_fill(device, engine->again.mem, 0, sizeof(cl_uint), "clearing a count"));
     matrix_options(engine, part, options, sizeof options);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_mma", options, "screen_mma"));
     size_t local = CL_MATRIX_ROWS, global = cl_round_up(part->n, CL_MATRIX_ROWS);
-    CL_TRY(CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
+    return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
                   CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
                   CL_ARG(matrix->dp), CL_ARG(engine->k), CL_ARG(matrix->tiles), CL_ARG(matrix->chunks),
                   CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem), CL_ARG(engine->screen_rows[0].mem),
@@ -85,20 +106,28 @@ static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, c
                   CL_ARG(engine->row_starts.mem), CL_ARG(engine->fragments.mem), CL_ARG(engine->columns.mem),
                   CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds), CL_ARG(matrix->slack),
                   CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem),
-                  CL_ARG(engine->again.mem)));
+                  CL_ARG(engine->again.mem));
+}
+
+static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_engine *engine = device->engine;
+    CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
+    CL_TRY(cl_fill(device, engine->again.mem, 0, sizeof(cl_uint), "clearing a count"));
+    CL_TRY((engine->matrix.on == CL_MATRIX_WARPGROUPS ? screen_warpgroups : screen_warps)(device, part, hints));
     return screen_f32(device, part, hints, engine->again.mem);
 }
 
-/* A driver that does not take the kernels costs the matrix units, not the fit. */
+/* A driver that does not take the kernels costs these, not the fit: the f32 screen goes on, and the next pass tries the others. */
 static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_opened *opened = cl_opened_of(device);
     device->group_refused = 0;
     fgmm_status status = screen_matrix(device, part, hints);
     if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
-    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: matrix units are left alone: their kernels do not %s",
-                     device->name, opened->build_failed ? "build" : "start");
+    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: %s are left alone: their kernels do not %s",
+                     device->name, cl_matrix_name(device), opened->build_failed ? "build" : "start");
     opened->build_failed = device->group_refused = 0;
-    device->has_matrix = device->engine->matrix.on = 0;
+    device->has_matrix = device->engine->matrix.on - 1;
+    device->engine->matrix.on = CL_MATRIX_NONE;
     return FGMM_OK;
 }
 

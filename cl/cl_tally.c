@@ -91,7 +91,7 @@ static fgmm_status read_lines(fgmm_device *device, cl_mem from, size_t at, size_
                               cl_tally_add *add, fgmm_sums *out) {
     const cl_engine *engine = device->engine;
     size_t row = width * sizeof(cl_float2);
-    CL_TRY(cl_pin(device, count * row));
+    CL_TRY(cl_pin(device, &device->engine->pinned, count * row));
     const cl_float2 *sums = engine->pinned.at;
     CL_TRY(cl_read_at(device, from, at * row, count * row, engine->pinned.at, "reading the sums"));
 #pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)

@@ -39,12 +39,8 @@
 #ifndef CHUNK
 #define CHUNK 4
 #endif
-// CAP: most candidates of a row (default 16).
-#ifndef CAP
-#define CAP 16
-#endif
-#if STEPS < 0 || STEPS > 8 || NT < 2 || NT > 16 || NT % 2 || CHUNK < 1 || CAP < 1 || (DIAG && STEPS % 2)
-#error "STEPS must be 0 to 8 (even if DIAG), NT even and at most 16, CHUNK and CAP positive"
+#if STEPS < 0 || STEPS > 8 || NT < 2 || NT > 16 || NT % 2 || CHUNK < 1 || (DIAG && STEPS % 2)
+#error "STEPS must be 0 to 8 (even if DIAG), NT even and at most 16, CHUNK positive"
 #endif
 #if STEPS > 0
 #undef CHUNK
@@ -55,8 +51,6 @@
 #define TR 128
 #define TC (8 * NT)
 #define STAGE (CHUNK * NT * 16) // uint4 of a stage
-// A floor is raised for a best logit this much higher: less is not worth a logarithm.
-#define RAISE 0.5f
 
 #define ROW_STAGE (STEPS ? 0 : CHUNK * TR * 2) // uint4 of rows in a stage
 
@@ -78,23 +72,6 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
 #endif
     if (chunk == 0 && lid < TC / 2)
         copy_16(columns + (step & 1) * TC + 2 * lid, constants + (ulong)tile * TC + 2 * lid);
-}
-
-// Lists the columns of `reached`, bit 2 j + e for column 8 j + e from column0 on, under the best of their logits.
-static inline void list_columns(uint reached, float top, uint column0, uint k, __local uint *count, __global uint *cand_id,
-                                __global float *cand_v)
-{
-    while (reached) {
-        const uint bit = 31 - clz(reached);
-        const uint id = column0 + 4 * (bit & ~1u) + (bit & 1);
-        reached ^= 1u << bit;
-        if (id >= k) continue;
-        const uint slot = atomic_inc(count);
-        if (slot < CAP) {
-            cand_id[slot] = id;
-            cand_v[slot] = top;
-        }
-    }
 }
 
 // Row slot s of a lane: x, y are its halves of accumulator half s / 2.
@@ -270,14 +247,7 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     // One work-item a row: what the final floor rules out goes; what cannot be trusted is listed.
     if (first + lid >= n) return;
     const uint at = out0 + first + lid;
-    const float floor_v = floors[lid];
-    const uint found = counts[lid];
-    uint kept = 0;
-    for (uint i = 0; i < found && found <= CAP; i++) {
-        const uint id = cand_id[(ulong)at * CAP + i];
-        const float upper = cand_v[(ulong)at * CAP + i] + components[id].z;
-        if (!(upper < floor_v)) cand_id[(ulong)at * CAP + kept++] = id;
-    }
+    const uint kept = screen_kept(counts[lid], floors[lid], components, cand_id + (ulong)at * CAP, cand_v + (ulong)at * CAP);
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;
     if (!sound) again[1 + atomic_inc(&again[0])] = at;

@@ -513,7 +513,8 @@ START_TEST(screens_agree) {
         finish(&p, FGMM_ENGINE_SCREEN, 1e-8);
         char what[64];
         snprintf(what, sizeof what, "D = %d, diag %d, kind %d", (int)d, diag, kind);
-        device->has_matrix = had;
+        /* Half of the cases on the matrix units' other kernel, where there are two. */
+        device->has_matrix = had > 1 && cases % 4 > 1 ? had - 1 : had;
         result first = run_again(&p, 0), second = run_again(&p, 1);
         device->has_matrix = 0;
         result plain = run_again(&p, 0);
