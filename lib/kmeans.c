@@ -27,6 +27,7 @@ typedef struct {
     fgmm_engine engine;
     fgmm_pass_counts counts;
     int64_t moved; /* empty means moved so far */
+    double *moves; /* [K]: how far each mean has moved, squared */
 } kmeans_state;
 
 /* One restart. */
@@ -112,11 +113,14 @@ static int64_t count_empty(const fgmm_stats *stats) {
     return empty;
 }
 
-/* Each row goes to its nearest mean. *out is made. */
+/* Each row goes to its nearest mean. *out is made, or begun anew. */
 static fgmm_status hard_pass(kmeans_state *state, const fgmm_model *model, fgmm_stats **out, kmeans_run *run) {
     state->engine =
         fgmm_engine_next(&state->choice, fgmm_precision_on(state->target, state->compute.precision), model->k);
-    FGMM_TRY(fgmm_stats_new(state->ctx, out, model));
+    if (*out)
+        fgmm_stats_restart(state->ctx, *out, model);
+    else
+        FGMM_TRY(fgmm_stats_over(state->ctx, out, model));
     FGMM_TRY(fgmm_estep_pass(state->ctx, state->feed, "kmeans", *out, state->compute.precision, 1, &state->choice,
                              &state->counts));
     run->engine = state->engine;
@@ -231,26 +235,38 @@ done:
 
 /* ---- one restart ---- */
 
+/* Of mean i: rounding alone moves a mean by some 1e-16 of its value; a row that changes sides moves two by far more. */
+static double squared_move(const fgmm_stats *stats, const fgmm_model *next, int64_t i) {
+    const fgmm_model *model = stats->model;
+    int64_t d = model->d;
+    double sum = 0;
+    for (int64_t at = i * d; at < (i + 1) * d && stats->s0[i] > 0; at++) {
+        double move = fabs(next->means[at] - model->means[at]);
+        if (move > 0x1p-48 * fabs(model->means[at])) sum += move * move;
+    }
+    return sum;
+}
+
 /* The next model, of the means of what stats gave to each. *shift: the sum of the squared moves. */
 static fgmm_status next_model(kmeans_state *state, const fgmm_stats *stats, const kmeans_run *run, fgmm_model **out,
                               double *shift) {
     const fgmm_model *model = stats->model;
     int64_t d = model->d, empty = run->result.n_empty;
     double variance = run->result.inertia / (run->result.weight * (double)d);
+    int threads = model->k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(state->ctx);
     fgmm_model *next = NULL;
     *shift = 0;
-    FGMM_TRY(model_at(state, model->means, variance, &next));
-    for (int64_t i = 0; i < model->k; i++)
+    FGMM_TRY(fgmm_model_copy(state->ctx, &next, model));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < model->k; i++) {
+        next->covariances[i] = usable_variance(state, variance);
         for (int64_t at = i * d; at < (i + 1) * d && stats->s0[i] > 0; at++)
             next->means[at] = stats->centres[at] + stats->s1[at] / stats->s0[i];
+    }
     fgmm_constrain(next, state->constraints);
-    for (int64_t i = 0; i < model->k; i++)
-        for (int64_t at = i * d; at < (i + 1) * d && stats->s0[i] > 0; at++) {
-            double move = fabs(next->means[at] - model->means[at]);
-            /* Rounding alone moves a mean by some 1e-16 of its value; a row that changes sides moves two by far more.
-             * */
-            if (move > 0x1p-48 * fabs(model->means[at])) *shift += move * move;
-        }
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < model->k; i++) state->moves[i] = squared_move(stats, next, i);
+    for (int64_t i = 0; i < model->k; i++) *shift += state->moves[i];
     if (*shift <= 1e-24 * (double)(model->k * d) * state->spread) *shift = 0;
     /* Fewer distinct rows than means would move them for ever. */
     if (empty > 0 && !state->options->keep_empty && state->moved + empty <= state->k) {
@@ -277,8 +293,6 @@ static fgmm_status lloyd(kmeans_state *state, kmeans_run *run) {
         fgmm_model *next = NULL;
         FGMM_GO(hard_pass(state, run->model, &stats, run));
         FGMM_GO(next_model(state, stats, run, &next, &shift));
-        fgmm_stats_free(state->ctx, stats);
-        stats = NULL;
         fgmm_laps_add(&laps, fgmm_now() - began);
         next->n_iter = it;
         next->converged = shift == 0 || (state->tol >= 0 && shift <= state->tol * state->spread);
@@ -350,6 +364,8 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
                          (long long)state->k, (long long)n);
     if (!(fgmm_feed_weight(state->feed) > 0))
         return fgmm_fail(ctx, FGMM_ERR_DATA, "kmeans: the weights of the rows sum to 0");
+    state->moves = fgmm_alloc(ctx, (size_t)state->k * sizeof *state->moves, "moves of the means");
+    if (!state->moves) return FGMM_ERR_MEMORY;
     for (int64_t j = 0; j < rows->d; j++) state->spread += fgmm_feed_variance(state->feed)[j] / (double)rows->d;
     progress->stage = "seed";
     if (!state->options->init_model)
@@ -404,6 +420,7 @@ fgmm_status fgmm_kmeans_constrained(fgmm_context *ctx, fgmm_model **out, const f
     run_free(ctx, &best);
     fgmm_report_end(&scope, status);
     fgmm_seeder_free(ctx, state.seeder);
+    fgmm_free(ctx, state.moves);
     fgmm_feed_close(ctx, state.feed);
     return status;
 }

@@ -49,21 +49,31 @@ fgmm_status fgmm_model_check_shape(fgmm_context *ctx, fgmm_covariance type, int6
     return FGMM_OK;
 }
 
-fgmm_status fgmm_model_new(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
+/* A model whose numbers are yet to be written. */
+static fgmm_status model_room(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
     fgmm_model *model = fgmm_calloc(ctx, 1, sizeof *model, "a model");
     if (!model) return FGMM_ERR_MEMORY;
     model->type = type;
     model->k = k;
     model->d = d;
     model->lower_bound = NAN;
-    model->weights = fgmm_calloc(ctx, (size_t)k, sizeof(double), "weights");
-    model->means = fgmm_calloc(ctx, (size_t)(k * d), sizeof(double), "means");
-    model->covariances = fgmm_calloc(ctx, (size_t)fgmm_covariances_size(type, k, d), sizeof(double), "covariances");
+    size_t size = (size_t)fgmm_covariances_size(type, k, d);
+    model->weights = fgmm_alloc(ctx, (size_t)k * sizeof(double), "weights");
+    model->means = fgmm_alloc(ctx, (size_t)(k * d) * sizeof(double), "means");
+    model->covariances = fgmm_alloc(ctx, size * sizeof(double), "covariances");
     if (!model->weights || !model->means || !model->covariances) {
         fgmm_model_free(ctx, model);
         return FGMM_ERR_MEMORY;
     }
     *out = model;
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_model_new(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
+    FGMM_TRY(model_room(ctx, out, type, k, d));
+    fgmm_zero(ctx, (*out)->weights, k);
+    fgmm_zero(ctx, (*out)->means, k * d);
+    fgmm_zero(ctx, (*out)->covariances, fgmm_covariances_size(type, k, d));
     return FGMM_OK;
 }
 
@@ -154,7 +164,7 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
 
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model) {
     fgmm_model *copy = NULL;
-    FGMM_TRY(fgmm_model_new(ctx, &copy, model->type, model->k, model->d));
+    FGMM_TRY(model_room(ctx, &copy, model->type, model->k, model->d));
     memcpy(copy->weights, model->weights, (size_t)model->k * sizeof(double));
     fgmm_copy(ctx, copy->means, model->means, model->k * model->d);
     fgmm_copy(ctx, copy->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));

@@ -171,6 +171,13 @@ static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, in
     return own && !freeze_means && update_variance(stats, model, i, reg_covar) ? FGMM_COLLAPSED : FGMM_ALIVE;
 }
 
+static int all_finite(const double *values, int64_t count, int threads) {
+    int finite = 1;
+#pragma omp parallel for num_threads(threads) reduction(& : finite)
+    for (int64_t i = 0; i < count; i++) finite &= isfinite(values[i]) != 0;
+    return finite;
+}
+
 fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model **out,
                        fgmm_fate *fates) {
     int64_t k = stats->model->k, d = stats->model->d;
@@ -188,9 +195,8 @@ fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_co
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < k; i++) noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
     if (matrices && !freeze_covariances) FGMM_GO(update_matrices(ctx, stats, model, reg_covar, noticed));
-    for (int64_t i = 0; i < fgmm_covariances_size(model->type, k, d); i++)
-        if (!isfinite(model->covariances[i]))
-            FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "a covariance is not finite: scale the data"));
+    if (!all_finite(model->covariances, fgmm_covariances_size(model->type, k, d), threads))
+        FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "a covariance is not finite: scale the data"));
     if (fates) memcpy(fates, noticed, (size_t)k * sizeof *fates);
     model->lower_bound = stats->weight > 0 ? stats->log_likelihood / stats->weight : NAN;
     model->converged = 0;

@@ -14,8 +14,11 @@ static double power_scale(double variance) {
     return ldexp(1, (int)fmax(-60, fmin(60, exponent)));
 }
 
-static void prepare_log_terms(const fgmm_model *model, double *log_weights, double *log_norm, double *half_inv_var) {
+static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
+                              double *half_inv_var) {
     int64_t k = model->k, d = model->d;
+    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+#pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < k; i++) {
         log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;
         double log_det = 0;
@@ -90,35 +93,57 @@ static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, c
     return FGMM_OK;
 }
 
-/* The mixture's first two moments in columns from .. to-1: its mean as a float, and its variance about it in `square`. */
-static void column_moments(const fgmm_model *model, int64_t from, int64_t to, double *centre, double *square) {
-    int64_t k = model->k, d = model->d;
-    for (int64_t j = from; j < to; j++) centre[j] = square[j] = 0;
-    for (int64_t i = 0; i < k; i++)
-        for (int64_t j = from; j < to; j++) centre[j] += model->weights[i] * model->means[i * d + j];
-    for (int64_t j = from; j < to; j++) centre[j] = (double)(float)centre[j];
-    if (model->type == FGMM_TIED) return;
+/* What components from .. to-1 add to the mixture's mean [D]. */
+static void add_means(const fgmm_model *model, int64_t from, int64_t to, double *mean) {
+    int64_t d = model->d;
+    for (int64_t i = from; i < to; i++)
+        for (int64_t j = 0; j < d; j++) mean[j] += model->weights[i] * model->means[i * d + j];
+}
+
+/* And to its variance about `centre`; of tied ones there is none to add. */
+static void add_squares(const fgmm_model *model, int64_t from, int64_t to, const double *centre, double *square) {
+    int64_t d = model->d;
     int64_t step = model->type == FGMM_FULL ? d + 1 : model->type == FGMM_DIAG ? 1 : 0;
     int64_t size = model->type == FGMM_FULL ? d * d : model->type == FGMM_DIAG ? d : 1;
-    for (int64_t i = 0; i < k; i++) {
+    for (int64_t i = from; i < to && model->type != FGMM_TIED; i++) {
         const double *variances = model->covariances + i * size;
         double weight = model->weights[i];
-        for (int64_t j = from; j < to; j++) {
+        for (int64_t j = 0; j < d; j++) {
             double shift = model->means[i * d + j] - centre[j];
             square[j] += weight * (variances[j * step] + shift * shift);
         }
     }
 }
 
+/* The sum of either over all components, by parts that K alone decides, whatever the number of threads. about: NULL for the mean. */
+static fgmm_status sum_columns(fgmm_context *ctx, const fgmm_model *model, const double *about, double *out) {
+    enum { PARTS = 32 };
+    int64_t k = model->k, d = model->d;
+    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    double *room = fgmm_calloc(ctx, (size_t)(PARTS * d), sizeof *room, "sums of columns");
+    if (!room) return FGMM_ERR_MEMORY;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t part = 0; part < PARTS; part++) {
+        int64_t from = part * k / PARTS, to = (part + 1) * k / PARTS;
+        if (about)
+            add_squares(model, from, to, about, room + part * d);
+        else
+            add_means(model, from, to, room + part * d);
+    }
+    for (int64_t j = 0; j < d; j++) out[j] = 0;
+    for (int64_t part = 0; part < PARTS; part++)
+        for (int64_t j = 0; j < d; j++) out[j] += room[part * d + j];
+    fgmm_free(ctx, room);
+    return FGMM_OK;
+}
+
 /* Centre and scale from the mixture's own first two moments, which after an M-step are the data's. */
 static fgmm_status prepare_screen_frame(fgmm_context *ctx, const fgmm_model *model, const double *whitening,
                                         double *centre, double *scale) {
-    enum { COLUMNS = 16 };
-    int64_t k = model->k, d = model->d;
-    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
-#pragma omp parallel for num_threads(threads)
-    for (int64_t from = 0; from < d; from += COLUMNS)
-        column_moments(model, from, from + COLUMNS < d ? from + COLUMNS : d, centre, scale);
+    int64_t d = model->d;
+    FGMM_TRY(sum_columns(ctx, model, NULL, centre));
+    for (int64_t j = 0; j < d; j++) centre[j] = (double)(float)centre[j];
+    FGMM_TRY(sum_columns(ctx, model, centre, scale));
     double total = 0;
     if (model->type == FGMM_TIED) {
         FGMM_TRY(whitened_spread(ctx, model, whitening, centre, &total));
@@ -132,11 +157,11 @@ static fgmm_status prepare_screen_frame(fgmm_context *ctx, const fgmm_model *mod
 fgmm_status fgmm_prepare(fgmm_context *ctx, fgmm_prepared *out, const fgmm_model *model) {
     int64_t k = model->k, d = model->d, size = fgmm_covariances_size(model->type, k, d);
     int matrices = fgmm_has_matrices(model->type);
-    double *at = fgmm_calloc(ctx, (size_t)(2 * k + size + 2 * d), sizeof *at, "parameters");
+    double *at = fgmm_alloc(ctx, (size_t)(2 * k + size + 2 * d) * sizeof *at, "parameters");
     if (!at) return FGMM_ERR_MEMORY;
     double *log_weights = at, *log_norm = at + k, *inverse = at + 2 * k, *centre = inverse + size, *scale = centre + d,
            condition = 1;
-    prepare_log_terms(model, log_weights, log_norm, inverse);
+    prepare_log_terms(ctx, model, log_weights, log_norm, inverse);
     fgmm_status status = FGMM_OK;
     if (matrices) status = prepare_matrices(ctx, model, inverse, log_norm, &condition);
     if (status == FGMM_OK) status = prepare_screen_frame(ctx, model, inverse, centre, scale);
