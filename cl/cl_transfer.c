@@ -28,6 +28,22 @@ int cl_unstage(fgmm_device *device, void *pointer) {
     return 0;
 }
 
+/* A buffer over memory pins it on the devices where that is worth something, and takes none of the device's own before its first
+ * use; this one has none. */
+void *cl_pin_rows(fgmm_device *device, const void *data, size_t bytes) {
+    if (device->unified || bytes > device->max_alloc) return NULL;
+    cl_int code = CL_SUCCESS;
+    void *memory = (void *)(uintptr_t)data; /* which CL_MEM_READ_ONLY leaves as it is */
+    cl_mem pin = clCreateBuffer(device->context, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, bytes, memory, &code);
+    return code == CL_SUCCESS ? pin : NULL;
+}
+
+void cl_unpin_rows(fgmm_device *device, void *pin) {
+    if (!pin) return;
+    clFinish(device->copies);
+    clReleaseMemObject(pin);
+}
+
 /* ---- buffers that go round ---- */
 
 static void spare_free(fgmm_device *device, cl_spare *spare) {
@@ -38,8 +54,38 @@ static void spare_free(fgmm_device *device, cl_spare *spare) {
     *spare = (cl_spare){0};
 }
 
+/* The list's first is the next to come again, as long as blocks come in their order. */
+static cl_mem noted_take(fgmm_device *device, int64_t first_row, int64_t n) {
+    cl_noted **at = &device->noted;
+    while (*at && ((*at)->first_row != first_row || (*at)->n != n)) at = &(*at)->next;
+    cl_noted *found = *at;
+    if (!found) return NULL;
+    cl_mem hints = found->hints;
+    *at = found->next;
+    if (device->noted_end == &found->next) device->noted_end = at;
+    device->noted_bytes -= n * (int64_t)sizeof(cl_uint);
+    cl_release_memory(device, found);
+    return hints;
+}
+
+/* Keeps the block's hints, which are a small part of its rows, unless they come to much all the same. */
+static void noted_give(fgmm_device *device, fgmm_block *block) {
+    enum { SHARE = 16 };
+    int64_t bytes = block->n * (int64_t)sizeof(cl_uint);
+    if (!block->hinted || device->noted_bytes + bytes > device->limit_bytes / SHARE) return;
+    cl_noted *noted = cl_alloc(device, sizeof *noted);
+    if (!noted) return;
+    *noted = (cl_noted){.hints = block->hints, .first_row = block->first_row, .n = block->n};
+    if (!device->noted_end) device->noted_end = &device->noted;
+    *device->noted_end = noted;
+    device->noted_end = &noted->next;
+    device->noted_bytes += bytes;
+    block->hints = NULL;
+}
+
 int cl_spares_free(fgmm_device *device) {
-    int any = 0;
+    int any = device->noted != NULL;
+    while (device->noted) cl_buffer_free(device, noted_take(device, device->noted->first_row, device->noted->n));
     for (int i = 0; i < CL_SPARES; i++) {
         any |= device->spare[i].rows != NULL;
         spare_free(device, &device->spare[i]);
@@ -161,8 +207,15 @@ static fgmm_status put_host_rows(fgmm_device *device, fgmm_block *block, const f
     cl_event after = NULL;
     block->owned = 1;
     block->pitch = (cl_ulong)source->d;
-    if (!source->kept)
+    if (!source->kept) {
         spare_take(device, block, (size_t)source->d * stored_size(block->type) * (size_t)source->n, &after);
+        cl_mem hints = noted_take(device, block->first_row, block->n);
+        if (hints) {
+            cl_buffer_free(device, block->hints);
+            block->hints = hints;
+            block->hinted = block->noted = 1;
+        }
+    }
     fgmm_status status = put_rows(device, block, source, after ? &after : NULL);
     if (after) clReleaseEvent(after);
     if (source->weights) return status;
@@ -238,7 +291,14 @@ void cl_release(fgmm_device *device, fgmm_block *block) {
     if (!block) return;
     /* The runtime keeps buffers until the work on them ends; the host's copies are ours to keep. */
     cl_int failed = await_copies(device, block);
-    if (block->passing && block->rows && failed == CL_SUCCESS) spare_give(device, block);
+    if (block->passing && block->rows && failed == CL_SUCCESS) {
+        noted_give(device, block);
+        if (block->noted) { /* too small for another block, if they are still its own */
+            cl_buffer_free(device, block->hints);
+            block->hints = NULL;
+        }
+        spare_give(device, block);
+    }
     if (block->owned)
         cl_buffer_free(device, block->rows);
     else if (block->rows)

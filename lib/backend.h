@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 6
+#define FGMM_BACKEND_ABI 7
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -220,6 +220,10 @@ typedef struct fgmm_backend {
      * or returns 0 for memory that is not stage's. Optional: opencl; both or none. */
     void *(*stage)(fgmm_device *device, size_t bytes);
     int (*unstage)(fgmm_device *device, void *pointer);
+    /* Has the device copy from memory of the caller's at that speed too, until unpin: which takes as long as to read it a few
+     * times. NULL: it does not. Optional: opencl; both or none. */
+    void *(*pin)(fgmm_device *device, const void *data, size_t bytes);
+    void (*unpin)(fgmm_device *device, void *pin);
 
     /* Starts bringing a block to the device. The source's host memory must stay until wait (zero_copy: until
      * release). */

@@ -24,6 +24,7 @@ struct fgmm_feed {
     fgmm_nonfinite nonfinite;
     fgmm_row_room room;
     fgmm_reader *reader; /* NULL for rows that are used where they lie in memory */
+    void *pin;           /* of such rows, where the device copies them from there; or NULL */
     int64_t passes, runs;
     feed_slot *kept;  /* [room.n_blocks], or NULL if none stay */
     int64_t keep;     /* blocks 0 .. keep-1 stay on the device between runs */
@@ -108,6 +109,22 @@ static void close_blocks(fgmm_feed *feed) {
     feed->reader = NULL;
 }
 
+/* Rows in memory that are streamed many times are pinned where they lie, in place of being staged each time. Half of the machine's
+ * memory may well be pinned. */
+static void pin_rows(fgmm_feed *feed) {
+    enum { LEAST_PASSES = 6 };
+    const fgmm_rows *rows = feed->rows;
+    const fgmm_target *target = feed->target;
+    size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
+    double bytes = (double)row_bytes * (double)rows->n;
+    if (!target->backend->pin || !feed->room.staged || !rows->data || rows->stride_bytes != row_bytes ||
+        feed->passes < LEAST_PASSES || bytes > 2 * fgmm_memory_share(feed->ctx) ||
+        fgmm_row_room_holds(rows, &target->facts))
+        return;
+    feed->pin = target->backend->pin(target->device, rows->data, (size_t)rows->n * row_bytes);
+    if (feed->pin) feed->room.staged = 0;
+}
+
 fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
                            const fgmm_compute_options *compute, int64_t passes) {
     fgmm_status status = FGMM_OK;
@@ -131,6 +148,7 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->nonfinite = compute->nonfinite;
     feed->passes = passes;
     FGMM_GO(fgmm_row_room_choose(ctx, &feed->room, rows, &target->facts, compute->block_rows));
+    pin_rows(feed);
     FGMM_GO(open_blocks(feed));
     open_hints(feed);
     status = FGMM_ERR_MEMORY;
@@ -154,6 +172,7 @@ done:
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
     close_blocks(feed);
+    if (feed->pin) feed->target->backend->unpin(feed->target->device, feed->pin);
     if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
     fgmm_free(ctx, feed->hints);
     fgmm_free(ctx, feed->centre);

@@ -7,7 +7,8 @@ static const double block_share = 1.0 / 16;
 /* The share that rows take at most, and how much more than so far work space may come to need. */
 static const double rows_share = 0.75, work_growth = 1.25;
 /* Work space is known when a pass of each kind has been: looking the rows over, and an iteration. */
-enum { RUNS_BEFORE_KEEPING = 2, BUFFERS = 3 };
+
+enum { RUNS_BEFORE_KEEPING = 2, BUFFERS = 3, SLICE_ROWS = 1 << 16 };
 
 static double row_bytes(const fgmm_rows *rows) {
     return (double)rows->d * (double)fgmm_dtype_size(rows->type);
@@ -18,9 +19,11 @@ static int64_t choose_block_rows(const fgmm_context *ctx, const fgmm_rows *rows,
     int64_t block = asked, bytes_a_row = (int64_t)row_bytes(rows);
     if (block <= 0) {
         /* Streamed blocks are small enough to overlap, rows in place are cut only for progress and cancel. */
-        double bytes = facts->zero_copy ? 64e6 : staged ? 128e6 : 512e6;
+        double bytes = facts->zero_copy ? 64e6 : staged ? 0x1p27 : 0x1p29;
         if (facts->memory_bytes > 0) bytes = fmin(bytes, 0.2 * (double)facts->memory_bytes);
         block = (int64_t)(bytes / (double)bytes_a_row);
+        /* A device takes whole slices of a power of two of rows. */
+        if (block > 2 * SLICE_ROWS) block -= block % SLICE_ROWS;
     }
     if (facts->max_block_bytes > 0 && !rows->cl_mem && block > facts->max_block_bytes / bytes_a_row)
         block = facts->max_block_bytes / bytes_a_row / FGMM_CHUNK_ROWS * FGMM_CHUNK_ROWS;
@@ -70,6 +73,14 @@ static double host_room(fgmm_context *ctx, fgmm_row_room *room, int64_t run) {
     return run < RUNS_BEFORE_KEEPING ? 0 : fmin(rows_share * limit, limit - work_growth * room->beside);
 }
 
+static double device_room(const fgmm_device_facts *facts) {
+    return facts->memory_bytes > 0 ? 0.6 * (double)facts->memory_bytes : INFINITY;
+}
+
+int fgmm_row_room_holds(const fgmm_rows *rows, const fgmm_device_facts *facts) {
+    return (row_bytes(rows) + sizeof(int32_t)) * (double)rows->n <= device_room(facts);
+}
+
 int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
                            const fgmm_device_facts *facts, int64_t passes, int64_t run) {
     int in_place = rows->cl_mem || (facts->zero_copy && rows->data);
@@ -78,7 +89,7 @@ int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_ro
     /* Of a block that stays, a device remembers what it found for each row; the host has its own list of that. */
     double a_row = row_bytes(rows) + (facts->zero_copy ? 0 : sizeof(int32_t));
     double block = a_row * (double)room->block_rows, whole = a_row * (double)rows->n;
-    double most = facts->memory_bytes > 0 ? 0.6 * (double)facts->memory_bytes : INFINITY;
+    double most = device_room(facts);
     if (facts->zero_copy) most = host_room(ctx, room, run);
     /* The blocks that come and go take their part where not all can stay. */
     double blocks = whole <= most ? (double)room->n_blocks : floor(most / block) - room->buffers;

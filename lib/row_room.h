@@ -21,6 +21,9 @@ fgmm_status fgmm_row_room_choose(fgmm_context *ctx, fgmm_row_room *out, const fg
 /* Blocks of half the rows. */
 void fgmm_row_room_halve(fgmm_row_room *room, const fgmm_rows *rows);
 
+/* Whether the device may hold all rows. */
+int fgmm_row_room_holds(const fgmm_rows *rows, const fgmm_device_facts *facts);
+
 /* How many blocks, from the first, may stay now. @param passes all that will be run; @param run how many have been. */
 int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
                            const fgmm_device_facts *facts, int64_t passes, int64_t run);
