@@ -80,21 +80,26 @@ static int count_cpus(const cli_devices *d) {
     return count;
 }
 
-int cli_devices_threads(const cli_session *s, const cli_devices *d) {
+/* Where the CPU is among the devices it gets all threads: for the others they do little. */
+static int thread_sharers(const cli_devices *d, const cli_device *one) {
     int cpus = count_cpus(d);
-    return d->n > 0 && strcmp(d->list[0].name, "cpu") == 0 ? cli_threads_each(s, cpus) : s->threads;
+    return cpus == 0 ? d->n : strcmp(one->name, "cpu") == 0 ? cpus : 1;
+}
+
+int cli_devices_threads(const cli_session *s, const cli_devices *d) {
+    return d->n > 0 ? cli_threads_each(s, thread_sharers(d, &d->list[0])) : s->threads;
 }
 
 int cli_devices_open(const cli_command *self, cli_session *s, cli_devices *d, const cli_inputs *in, const char *data,
                      const char *format) {
-    int cpus = count_cpus(d), rc = CLI_DONE;
+    int rc = CLI_DONE;
     if (d->n == 0) return CLI_DONE;
     if (strcmp(data, "-") == 0) return cli_usage(self, "rows from a pipe are for one device");
     d->list[0].ctx = s->ctx;
     d->list[0].rows = in->rows;
     for (int i = 1; i < d->n && rc == CLI_DONE; i++) {
         cli_device *one = &d->list[i];
-        rc = cli_open_another(self, s, one->name, strcmp(one->name, "cpu") == 0 ? cpus : 1, &one->ctx);
+        rc = cli_open_another(self, s, one->name, thread_sharers(d, one), &one->ctx);
         if (rc != CLI_DONE) return rc;
         fgmm_status status = fgmm_rows_open(one->ctx, &one->rows, data, format);
         if (status == FGMM_OK && in->weights)
@@ -140,6 +145,22 @@ static fgmm_status time_device(const cli_device *one, const fgmm_model *model, c
     return status;
 }
 
+/* Devices of one name are alike, however they were timed: so their shares, and the model's bits, are the same each time. */
+static void even_out(cli_devices *d) {
+    double shares[CLI_DEVICES_MAX];
+    for (int i = 0; i < d->n; i++) {
+        double sum = 0;
+        int alike = 0;
+        for (int j = 0; j < d->n; j++) {
+            if (strcmp(fgmm_context_device(d->list[i].ctx), fgmm_context_device(d->list[j].ctx)) != 0) continue;
+            sum += d->list[j].share;
+            alike++;
+        }
+        shares[i] = alike == d->n ? 1.0 / d->n : sum / alike;
+    }
+    for (int i = 0; i < d->n; i++) d->list[i].share = shares[i];
+}
+
 /* Shares in proportion to the devices' speeds. *culprit: the device that failed. */
 static fgmm_status measure(const cli_session *s, cli_devices *d, const fgmm_rows *rows, const fgmm_fit_options *options,
                            int *culprit) {
@@ -160,6 +181,7 @@ static fgmm_status measure(const cli_session *s, cli_devices *d, const fgmm_rows
         *culprit = i;
     }
     for (int i = 0; i < d->n; i++) d->list[i].share /= total;
+    if (status == FGMM_OK) even_out(d);
     fgmm_model_free(s->ctx, model);
     return status;
 }

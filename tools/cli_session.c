@@ -11,6 +11,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 /* A signal handler has nothing but globals to find the context by. */
 static _Atomic(fgmm_context *) interrupted_context;
 static volatile sig_atomic_t interrupted;
@@ -84,8 +88,11 @@ static int open_context(const cli_command *self, cli_session *s, const char *dev
 }
 
 int cli_threads_each(const cli_session *s, int sharers) {
-    if (s->threads || sharers < 2) return s->threads;
+    if (s->threads || sharers < 2 || getenv("OMP_NUM_THREADS")) return s->threads;
     int each = (int)sysconf(_SC_NPROCESSORS_ONLN) / sharers;
+#ifdef _OPENMP
+    if (each > omp_get_num_procs()) each = omp_get_num_procs(); /* a rank that is bound to its share already */
+#endif
     return each < 1 ? 1 : each;
 }
 

@@ -263,7 +263,7 @@ static int run_rank(const cli_command *self, fit_args *a, fgmm_fit_options *o) {
         s->progress_user = &w.batches;
     }
     s->device = cli_ranks_device(&a->ranks, s->device, id);
-    s->threads = cli_devices_threads(s, &a->devices);
+    s->threads = a->devices.n > 0 ? cli_devices_threads(s, &a->devices) : cli_threads_each(s, a->ranks.locals);
     s->sharers = a->devices.n > 0 ? a->devices.n : a->ranks.locals;
     int rc = cli_open(self, s);
     if (rc == CLI_DONE)
