@@ -102,7 +102,7 @@ struct cl_engine {
     cl_room centre, scale, screen_a, screen_b, screen_c, mean_hi, mean_lo, inverse, constants, sum_hi, sum_lo;
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
     cl_matrix matrix;
-    cl_pinned pinned;
+    cl_pinned pinned, white_pinned;
     cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows;
     cl_float white_eta; /* of screen_full.cl */

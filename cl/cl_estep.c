@@ -257,6 +257,7 @@ void cl_engine_free(fgmm_device *device) {
                         &engine->again,          &engine->narrow};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
+    cl_pinned_free(device, &engine->white_pinned);
     cl_arrival_free(device, &engine->left);
     cl_arrival_free(device, &engine->row_sums);
     for (int i = 0; i < 4; i++) {

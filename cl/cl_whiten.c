@@ -9,8 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 enum {
-    FF_COST = 8 /* a float-float multiply-add in plain ones */
+    FF_COST = 8,           /* a float-float multiply-add in plain ones */
+    BATCH_BYTES = 16 << 20 /* of matrices that are sent together */
 };
 
 double cl_white_error(const fgmm_params *params) {
@@ -99,12 +104,48 @@ static fgmm_status fit_all(fgmm_device *device, size_t matrices) {
     return cl_room_fit(device, &engine->white_scale, matrices * engine->d * sizeof(float), "whitening");
 }
 
-static fgmm_status send_matrix(fgmm_device *device, size_t i, const white_matrix *matrix) {
-    cl_engine *engine = device->engine;
-    size_t row = engine->d * sizeof(float), bytes = row * engine->d;
-    CL_TRY(cl_write_at(device, engine->white_hi.mem, i * bytes, bytes, matrix->hi, "whitening"));
-    CL_TRY(cl_write_at(device, engine->white_lo.mem, i * bytes, bytes, matrix->lo, "whitening"));
-    return cl_write_at(device, engine->white_scale.mem, i * row, row, matrix->scale, "whitening");
+/* Where the matrices of a batch lie on their way: hi and lo [count, D, D], scale [count, D]. */
+typedef struct white_batch {
+    size_t first, count;
+    float *hi, *lo, *scale;
+} white_batch;
+
+/* Makes the matrices, and of full covariances their constants [matrices, 4]. doubles: room for [2, D] a thread. @return whether
+ * the screen can be trusted. */
+static int make_batch(const fgmm_device *device, const white_batch *batch, const double *frame, double *doubles,
+                      int threads, float *constants) {
+    const cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t d = engine->d, cells = d * d;
+    int sound = 1;
+#pragma omp parallel for num_threads(threads) reduction(& : sound)
+    for (size_t i = 0; i < batch->count; i++) {
+        size_t c = engine->full ? (size_t)engine->ids[batch->first + i] : 0;
+        const double *w = params->whitening + c * cells;
+#ifdef _OPENMP
+        double *room = doubles + (size_t)omp_get_thread_num() * 2 * d;
+#else
+        double *room = doubles;
+#endif
+        white_matrix matrix = {.hi = batch->hi + i * cells,
+                               .lo = batch->lo + i * cells,
+                               .scale = batch->scale + i * d,
+                               .row_sums = room,
+                               .row_errors = room + d};
+        split_matrix(&matrix, w, d);
+        if (!engine->full) continue;
+        measure_matrix(&matrix, w, params->means + c * d, frame, d);
+        sound &= full_constants(engine, batch->first + i, &matrix, constants + 4 * (batch->first + i));
+    }
+    return sound;
+}
+
+static fgmm_status send_floats(fgmm_device *device, cl_mem to, size_t first, size_t count, const float *from) {
+    CL_CHECK(device,
+             clEnqueueWriteBuffer(device->queue, to, CL_FALSE, first * sizeof *from, count * sizeof *from, from, 0,
+                                  NULL, NULL),
+             "whitening");
+    return FGMM_OK;
 }
 
 /* The full screen's bounds: log cut, slack, Cmax, pad; and eta. */
@@ -120,41 +161,41 @@ static void full_bounds(cl_engine *engine) {
 
 fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *sound) {
     cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    size_t d = engine->d, matrices = engine->full ? engine->k : 1, cells = d * d;
+    size_t d = engine->d, matrices = engine->full ? engine->k : 1, cells = d * d, each = 2 * cells + d;
+    size_t most = BATCH_BYTES / (each * sizeof(float)) ? BATCH_BYTES / (each * sizeof(float)) : 1;
+    if (most > matrices) most = matrices;
+    int threads = most > 1 ? cl_threads(device, matrices * cells) : 1;
     fgmm_status status = FGMM_OK;
-    white_matrix matrix = {0};
     CL_TRY(fit_all(device, matrices));
-    float *floats = cl_alloc(device, (2 * cells + d + 4 * matrices) * sizeof *floats);
-    if (!floats) return FGMM_ERR_MEMORY;
-    double *doubles = cl_alloc(device, 2 * d * sizeof *doubles);
+    CL_TRY(cl_pin(device, &engine->white_pinned, most * each * sizeof(float)));
+    float *at = engine->white_pinned.at, *constants = cl_alloc(device, (4 * matrices + d) * sizeof *constants);
+    if (!constants) return FGMM_ERR_MEMORY;
+    double *doubles = cl_alloc(device, 2 * d * (size_t)threads * sizeof *doubles);
     if (!doubles) CL_GO(FGMM_ERR_MEMORY);
-    matrix.hi = floats;
-    matrix.lo = floats + cells;
-    matrix.scale = matrix.lo + cells;
-    matrix.row_sums = doubles;
-    matrix.row_errors = doubles + d;
-    float *constants = matrix.scale + d;
-    for (size_t i = 0; i < matrices; i++) {
-        size_t c = engine->full ? (size_t)engine->ids[i] : 0;
-        const double *w = params->whitening + c * cells;
-        split_matrix(&matrix, w, d);
-        CL_GO(send_matrix(device, i, &matrix));
-        if (!engine->full) continue;
-        measure_matrix(&matrix, w, params->means + c * d, frame, d);
-        if (!full_constants(engine, i, &matrix, constants + 4 * i)) *sound = 0;
+    for (size_t first = 0; first < matrices; first += most) {
+        white_batch batch = {.first = first, .count = matrices - first < most ? matrices - first : most};
+        batch.hi = at;
+        batch.lo = at + most * cells;
+        batch.scale = at + 2 * most * cells;
+        if (first && clFinish(device->queue) != CL_SUCCESS) /* the batch before lies there still */
+            CL_GO(cl_fail(device, CL_OUT_OF_RESOURCES, "whitening"));
+        if (!make_batch(device, &batch, frame, doubles, threads, constants)) *sound = 0;
+        CL_GO(send_floats(device, engine->white_hi.mem, first * cells, batch.count * cells, batch.hi));
+        CL_GO(send_floats(device, engine->white_lo.mem, first * cells, batch.count * cells, batch.lo));
+        CL_GO(send_floats(device, engine->white_scale.mem, first * d, batch.count * d, batch.scale));
     }
     if (engine->full) {
         full_bounds(engine);
         CL_GO(
             cl_send(device, &engine->screen_c, 4 * matrices * sizeof *constants, constants, "the screen's constants"));
     } else {
-        for (size_t f = 0; f < d; f++) matrix.scale[f] = cl_screen_centre(params, frame, (int64_t)f);
-        CL_GO(cl_send(device, &engine->white_centre, d * sizeof(float), matrix.scale, "the screen's centre"));
+        float *centre = constants + 4 * matrices;
+        for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(&engine->params, frame, (int64_t)f);
+        CL_GO(cl_send(device, &engine->white_centre, d * sizeof(float), centre, "the screen's centre"));
     }
 done:
     cl_release_memory(device, doubles);
-    cl_release_memory(device, floats);
+    cl_release_memory(device, constants);
     return status;
 }
 

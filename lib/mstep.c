@@ -5,10 +5,6 @@
 #include "cholesky.h"
 #include "stats.h"
 
-double fgmm_variance_floor(double mean) {
-    return fmax(0x1p-94 * mean * mean, 1e-30);
-}
-
 static double floored(double variance, double floor, double reg_covar, int *hit) {
     *hit = !(variance > floor);
     return (*hit ? floor : variance) + reg_covar;

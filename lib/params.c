@@ -14,6 +14,22 @@ static double power_scale(double variance) {
     return ldexp(1, (int)fmax(-60, fmin(60, exponent)));
 }
 
+/* A logarithm of eight values at a time, where their product stays far from the ends of a double's range. */
+static double sum_of_logs(const double *values, int64_t n) {
+    enum { TOGETHER = 8 };
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += TOGETHER) {
+        int64_t end = i + TOGETHER < n ? i + TOGETHER : n;
+        double product = 1;
+        for (int64_t j = i; j < end; j++) product *= values[j];
+        if (product > 1e-290 && product < 1e290)
+            sum += log(product);
+        else
+            for (int64_t j = i; j < end; j++) sum += log(values[j]);
+    }
+    return sum;
+}
+
 static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
                               double *half_inv_var) {
     int64_t k = model->k, d = model->d;
@@ -27,10 +43,8 @@ static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, 
             log_det = (double)d * log(model->covariances[i]);
             half_inv_var[i] = 0.5 / model->covariances[i];
         } else {
-            for (int64_t j = 0; j < d; j++) {
-                log_det += log(model->covariances[i * d + j]);
-                half_inv_var[i * d + j] = 0.5 / model->covariances[i * d + j];
-            }
+            log_det = sum_of_logs(model->covariances + i * d, d);
+            for (int64_t j = 0; j < d; j++) half_inv_var[i * d + j] = 0.5 / model->covariances[i * d + j];
         }
         log_norm[i] = -0.5 * ((double)d * log_2pi + log_det);
     }

@@ -27,9 +27,11 @@ static const double matrix_epsilon = 0x1p-44;
 /* Variance `about` (about the centre), `shift2` (square of the new mean's distance from it), `old` (of the model). */
 static void check_variance(fgmm_pass_check *check, double epsilon, double tolerance, double about, double shift2,
                            double noise, double old, double promised) {
-    double variance = fmax(about - shift2, noise) + 1e-300;
+    /* Comparisons in place of fmax and fmin, which are calls: this runs for each cell. NaN takes the other side here, too. */
+    double left = about - shift2, variance = (left > noise ? left : noise) + 1e-300, shrunk = variance / old;
     if (epsilon * about > tolerance * variance) check->recentre = 1;
-    check->cut = fmin(check->cut, dropped_share * fmin(1, variance / old) / promised);
+    double cut = dropped_share * (shrunk < 1 ? shrunk : 1) / promised;
+    if (cut < check->cut) check->cut = cut;
 }
 
 static int is_held_to(const fgmm_stats *stats, int64_t i) {

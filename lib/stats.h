@@ -30,7 +30,10 @@ void fgmm_stats_shift(fgmm_stats *stats, const double *centres);
 
 /* The floor under a variance about this mean: what rounding may leave of identical values. A mean is held to 2^-53 of
  * itself on the host and, as two floats, to 2^-48 on a device; nothing below (2^-47 |mean|)^2 can be told from 0. */
-double fgmm_variance_floor(double mean);
+static inline double fgmm_variance_floor(double mean) {
+    double floor = 0x1p-94 * mean * mean;
+    return floor > 1e-30 ? floor : 1e-30;
+}
 
 /* What an M-step noticed about a component. */
 typedef enum fgmm_fate { FGMM_ALIVE = 0, FGMM_DEAD = 1, FGMM_COLLAPSED = 2 } fgmm_fate;
