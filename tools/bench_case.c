@@ -23,11 +23,13 @@ static double *unit_covariances(fgmm_covariance type, int64_t k, int64_t d, size
 static int make_start(bench_case *c, const cli_session *s, const bench_data *data, fgmm_covariance type) {
     int64_t kd = data->k * data->d;
     size_t count;
+    double scale = (double)bench_scale(data), offset = (double)bench_offset(data);
     double *covariances = unit_covariances(type, data->k, data->d, &count);
     double *means = covariances ? cli_alloc(kd, sizeof *means, "means") : NULL;
     int rc = CLI_FAILED;
     if (means) {
-        for (int64_t i = 0; i < kd; i++) means[i] = c->means[i];
+        for (int64_t i = 0; i < kd; i++) means[i] = scale * (double)c->means[i] + offset;
+        for (size_t i = 0; i < count; i++) covariances[i] *= scale * scale;
         fgmm_status status = fgmm_model_create(s->ctx, &c->start, type, data->k, data->d, NULL, means, covariances);
         rc = status == FGMM_OK ? CLI_DONE : cli_failed(s, status);
     } else if (!covariances) {
@@ -39,18 +41,32 @@ static int make_start(bench_case *c, const cli_session *s, const bench_data *dat
 }
 
 static int make_some(void *user, int64_t first, int64_t n, void *x) {
+    enum { ROWS = 64 };
     const bench_case *c = user;
-    bench_some_rows(&c->data, c->centres, first, n, x);
-    return 0;
+    const bench_data *data = &c->data;
+    if (data->type == BENCH_F32) {
+        bench_some_rows(data, c->centres, first, n, x);
+        return 0;
+    }
+    float *some = malloc((size_t)(ROWS * data->d) * sizeof *some);
+    for (int64_t i = 0; some && i < n; i += ROWS) {
+        int64_t count = n - i < ROWS ? n - i : ROWS;
+        bench_some_rows(data, c->centres, first + i, count, some);
+        bench_store(data, some, count * data->d, (char *)x + i * data->d * bench_type_size(data));
+    }
+    free(some);
+    return some == NULL;
 }
+
+static const fgmm_dtype dtypes[] = {FGMM_F32, FGMM_F16, FGMM_BF16, FGMM_U8, FGMM_I8};
 
 static fgmm_status open_rows(bench_case *c, const cli_session *s, int makers) {
     const bench_data *data = &c->data;
-    if (!makers) return fgmm_rows_from_memory(s->ctx, &c->rows, c->x, FGMM_F32, data->n, data->d, 0);
+    if (!makers) return fgmm_rows_from_memory(s->ctx, &c->rows, c->stored, dtypes[data->type], data->n, data->d, 0);
     fgmm_rows_callback callback = FGMM_ROWS_CALLBACK_INIT;
     callback.read = make_some;
     callback.user = c;
-    callback.type = FGMM_F32;
+    callback.type = dtypes[data->type];
     callback.n = data->n;
     callback.d = data->d;
     callback.threads = makers;
@@ -71,6 +87,12 @@ int bench_case_make(bench_case *c, const cli_session *s, const bench_data *data,
     if (c->means && (c->x || makers)) {
         bench_centres(data, c->centres);
         if (c->x) bench_rows(data, c->centres, c->x);
+        c->stored = c->x;
+        if (c->x && data->type != BENCH_F32) {
+            c->stored = cli_alloc(n * d, (size_t)bench_type_size(data), "rows");
+            if (!c->stored) return CLI_FAILED;
+            bench_store(data, c->x, n * d, c->stored);
+        }
         bench_start(data, c->centres, c->means);
         rc = make_start(c, s, data, type);
     }
@@ -86,6 +108,7 @@ void bench_case_free(bench_case *c, const cli_session *s) {
     fgmm_model_free(s->ctx, c->start);
     free(c->centres);
     free(c->means);
+    if (c->stored != c->x) free(c->stored);
     free(c->x);
     *c = (bench_case){0};
 }

@@ -10,6 +10,7 @@
 typedef struct bench_case {
     bench_data data;
     float *x, *means, *centres; /* [n, d] or NULL, [k, d], [k, d] */
+    void *stored;               /* x as data.type has it: x itself if that is f32 */
     fgmm_rows *rows;
     fgmm_model *start; /* means, variance 1, equal weights */
 } bench_case;

@@ -27,8 +27,7 @@ static inline uint64_t hash(uint64_t seed, uint64_t stream, uint64_t index) {
 /* Clones for the instruction sets that have 64-bit products in vectors. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&               \
     !defined(__SANITIZE_THREAD__)
-#define VECTORISED                                                                                                     \
-    __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
+#define VECTORISED __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
 #else
 #define VECTORISED
 #endif
@@ -120,6 +119,50 @@ void bench_start(const bench_data *b, const float *centres, float *means) {
     for (int64_t k = 0; k < b->k; k++) {
         normal_row(b, START, k, 0.15f * spread(b), means + k * b->d);
         for (int64_t j = 0; j < b->d; j++) means[k * b->d + j] += centres[k * b->d + j];
+    }
+}
+
+int64_t bench_type_size(const bench_data *b) {
+    return b->type == BENCH_F32 ? 4 : b->type == BENCH_F16 || b->type == BENCH_BF16 ? 2 : 1;
+}
+
+float bench_scale(const bench_data *b) {
+    return bench_type_size(b) == 1 ? 12.0f : 1.0f;
+}
+
+float bench_offset(const bench_data *b) {
+    return b->type == BENCH_U8 ? 128.0f : 0.0f;
+}
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* To nearest, ties to even; numbers below f16's normal ones become 0. |x| < 65504. */
+static uint16_t half_of(float x) {
+    uint32_t bits = bits_of(x), size = bits & 0x7fffffff;
+    size += 0xfff + (size >> 13 & 1);
+    return (uint16_t)((bits >> 16 & 0x8000) | (size < 0x38800000 ? 0 : (size - 0x38000000) >> 13));
+}
+
+static float cut(float x, float least, float most) {
+    return x < least ? least : x > most ? most : x;
+}
+
+void bench_store(const bench_data *b, const float *x, int64_t n, void *out) {
+    float scale = bench_scale(b), offset = bench_offset(b);
+    for (int64_t i = 0; i < n; i++) {
+        switch ((bench_type)b->type) {
+        case BENCH_F32: ((float *)out)[i] = x[i]; break;
+        case BENCH_F16: ((uint16_t *)out)[i] = half_of(x[i]); break;
+        case BENCH_BF16:
+            ((uint16_t *)out)[i] = (uint16_t)((bits_of(x[i]) + 0x7fff + (bits_of(x[i]) >> 16 & 1)) >> 16);
+            break;
+        case BENCH_U8: ((uint8_t *)out)[i] = (uint8_t)cut(rintf(scale * x[i] + offset), 0.0f, 255.0f); break;
+        case BENCH_I8: ((int8_t *)out)[i] = (int8_t)cut(rintf(scale * x[i]), -128.0f, 127.0f); break;
+        }
     }
 }
 
