@@ -19,7 +19,7 @@ void cl_release_memory(fgmm_device *device, void *pointer) {
 
 int cl_threads(const fgmm_device *device, size_t cells) {
 #ifdef _OPENMP
-    enum { CELLS_A_THREAD = 4096 };
+    enum { CELLS_A_THREAD = 8192 };
     int most = device->host.threads > 0 ? device->host.threads : omp_get_max_threads();
     size_t wanted = cells / CELLS_A_THREAD;
     return wanted < 1 ? 1 : wanted < (size_t)most ? (int)wanted : most;

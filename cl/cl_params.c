@@ -29,12 +29,12 @@ static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Few shapes. A warpgroup keeps the fragments of its rows up to a depth of 256; a warp keeps its own up to 128; beyond, it
+/* Few shapes. A warpgroup keeps the fragments of its rows up to a depth of 512; a warp keeps its own up to 128; beyond, it
  * fetches them, and takes twice as many components at a time to make that pay. */
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
     int on = engine->full ? CL_MATRIX_NONE : device->has_matrix;
-    if (on == CL_MATRIX_WARPGROUPS && steps > 16) on = CL_MATRIX_WARPS;
+    if (on == CL_MATRIX_WARPGROUPS && steps > 32) on = CL_MATRIX_WARPS;
     int kept = on == CL_MATRIX_WARPGROUPS || steps <= 8;
     if (!kept) steps = (cl_uint)cl_round_up(steps, CL_MATRIX_CHUNK);
     engine->matrix = (cl_matrix){.on = on,

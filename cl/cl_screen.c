@@ -76,8 +76,8 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const screen_part *par
     cl_kernel kernel = NULL;
     char options[160];
     int fours = cl_row_fours(engine, part->offset, part->pitch);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u", part->type, fours,
-             engine->diag, (unsigned)matrix->steps);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DPAIRED=%d", part->type,
+             fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
     size_t local = 2 * CL_GROUP_ROWS, global = cl_round_up(part->n, CL_GROUP_ROWS) * 2;
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),

@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DPAIRED=1 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen of screen_mma.cl by Hopper's warpgroup products: read that first, the bound included, which holds for these as well.
  *
@@ -18,11 +18,15 @@
 #ifndef STEPS
 #define STEPS 8
 #endif
-#if STEPS < 1 || STEPS > 16 || (DIAG && STEPS % 2)
-#error "STEPS must be 1 to 16 (even if DIAG)"
+// PAIRED: 1 where two work-groups are to have room in a compute unit, registers included (cl_sm90a.c; default 0).
+#ifndef PAIRED
+#define PAIRED 0
+#endif
+#if STEPS < 1 || STEPS > 32 || (DIAG && STEPS % 2)
+#error "STEPS must be 1 to 32 (even if DIAG)"
 #endif
 
-#define GROUPS 2 // warpgroups of a work-group, of which two share a compute unit (cl_sm90a.c)
+#define GROUPS 2 // warpgroups of a work-group
 #define NT 8
 // Fours, and constants, that are on their way together: as registers allow.
 #define BATCH (STEPS > 8 ? 1 : 4)

@@ -91,17 +91,23 @@ int fgmm_threads(const fgmm_context *ctx) {
 #endif
 }
 
+int fgmm_threads_over(const fgmm_context *ctx, double cells) {
+    enum { LEAST_CELLS = 1 << 15, CELLS_A_THREAD = 1 << 13 };
+    if (cells < LEAST_CELLS) return 1;
+    return (int)fmin(fgmm_threads(ctx), cells / CELLS_A_THREAD);
+}
+
 enum { COPY_BLOCK = 8192 }; /* doubles that a thread takes at a time */
 
 void fgmm_copy(fgmm_context *ctx, double *to, const double *from, int64_t count) {
-    int threads = count < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)count);
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < count; i += COPY_BLOCK)
         memcpy(to + i, from + i, (size_t)(count - i < COPY_BLOCK ? count - i : COPY_BLOCK) * sizeof *to);
 }
 
 void fgmm_zero(fgmm_context *ctx, double *to, int64_t count) {
-    int threads = count < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)count);
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < count; i += COPY_BLOCK)
         memset(to + i, 0, (size_t)(count - i < COPY_BLOCK ? count - i : COPY_BLOCK) * sizeof *to);

@@ -43,10 +43,10 @@ double fgmm_memory_left(const fgmm_context *ctx);
 
 int fgmm_cancelled(fgmm_context *ctx);
 
-/* Threads that loops of lib/ may use: the option, else what OpenMP would. Over fewer than FGMM_PARALLEL_CELLS numbers
- * one is quicker. */
+/* Threads that loops of lib/ may use: the option, else what OpenMP would. */
 int fgmm_threads(const fgmm_context *ctx);
-enum { FGMM_PARALLEL_CELLS = 1 << 15 };
+/* As many of them as a loop over so many numbers keeps busy: bringing them together takes longer than few numbers. */
+int fgmm_threads_over(const fgmm_context *ctx, double cells);
 /* Copies or clears `count` doubles, with those threads where there are many. */
 void fgmm_copy(fgmm_context *ctx, double *to, const double *from, int64_t count);
 void fgmm_zero(fgmm_context *ctx, double *to, int64_t count);

@@ -253,7 +253,7 @@ static fgmm_status next_model(kmeans_state *state, const fgmm_stats *stats, cons
     const fgmm_model *model = stats->model;
     int64_t d = model->d, empty = run->result.n_empty;
     double variance = run->result.inertia / (run->result.weight * (double)d);
-    int threads = model->k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(state->ctx);
+    int threads = fgmm_threads_over(state->ctx, (double)(model->k * d));
     fgmm_model *next = NULL;
     *shift = 0;
     FGMM_TRY(fgmm_model_copy(state->ctx, &next, model));

@@ -127,7 +127,7 @@ static int settle_matrix(const fgmm_stats *stats, fgmm_model *model, int64_t m, 
 static fgmm_status update_matrices(fgmm_context *ctx, const fgmm_stats *stats, fgmm_model *model, double reg_covar,
                                    fgmm_fate *fates) {
     int64_t k = model->k, d = model->d, tied = model->type == FGMM_TIED, row = d * d + d;
-    int threads = (double)k * (double)d * (double)d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)k * (double)d * (double)d);
     double *room = fgmm_alloc(ctx, (size_t)threads * (size_t)row * sizeof *room, "a covariance matrix");
     if (!room) return FGMM_ERR_MEMORY;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
@@ -187,7 +187,7 @@ fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_co
     fgmm_fate *noticed = fgmm_calloc(ctx, (size_t)k, sizeof *noticed, "fates of components");
     if (!noticed) return FGMM_ERR_MEMORY;
     FGMM_GO(fgmm_model_copy(ctx, &model, stats->model));
-    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)(k * d));
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < k; i++) noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
     if (matrices && !freeze_covariances) FGMM_GO(update_matrices(ctx, stats, model, reg_covar, noticed));

@@ -178,7 +178,7 @@ static fgmm_status unit_read(fgmm_context *ctx, void *state, int64_t first, int6
     if (!raw) return FGMM_ERR_MEMORY;
     fgmm_status status = fgmm_rows_read(ctx, rows, first, n, raw);
     int64_t bad = n;
-    int threads = n * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)(n * d));
 #pragma omp parallel for num_threads(threads) reduction(min : bad)
     for (int64_t i = 0; i < (status == FGMM_OK ? n : 0); i++) {
         float *row = (float *)dst + i * d;

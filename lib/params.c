@@ -33,7 +33,7 @@ static double sum_of_logs(const double *values, int64_t n) {
 static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
                               double *half_inv_var) {
     int64_t k = model->k, d = model->d;
-    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)(k * d));
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < k; i++) {
         log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;
@@ -87,7 +87,7 @@ static fgmm_status prepare_matrices(fgmm_context *ctx, const fgmm_model *model, 
 static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, const double *w, const double *centre,
                                    double *out) {
     int64_t k = model->k, d = model->d;
-    int threads = (double)k * (double)d * (double)d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)k * (double)d * (double)d);
     double *room = fgmm_alloc(ctx, (size_t)(threads * d + k) * sizeof *room, "distances of the means"), total = 0;
     if (!room) return FGMM_ERR_MEMORY;
     double *squares = room + threads * d;
@@ -133,7 +133,7 @@ static void add_squares(const fgmm_model *model, int64_t from, int64_t to, const
 static fgmm_status sum_columns(fgmm_context *ctx, const fgmm_model *model, const double *about, double *out) {
     enum { PARTS = 32 };
     int64_t k = model->k, d = model->d;
-    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx);
+    int threads = fgmm_threads_over(ctx, (double)(k * d));
     double *room = fgmm_calloc(ctx, (size_t)(PARTS * d), sizeof *room, "sums of columns");
     if (!room) return FGMM_ERR_MEMORY;
 #pragma omp parallel for num_threads(threads)

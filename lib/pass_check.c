@@ -88,7 +88,7 @@ static void check_component(fgmm_pass_check *check, const fgmm_stats *stats, dou
 fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance) {
     const fgmm_model *model = stats->model;
     int64_t k = model->k, d = model->d, tied = model->type == FGMM_TIED, count = tied ? d : k;
-    int threads = k * d < FGMM_PARALLEL_CELLS ? 1 : fgmm_threads(ctx), recentre = 0;
+    int threads = fgmm_threads_over(ctx, (double)(k * d)), recentre = 0;
     double cut = 1, promised = tied ? largest_promise(stats) : 0;
     if (fgmm_has_matrices(model->type)) epsilon = fmin(epsilon, matrix_epsilon);
 #pragma omp parallel for num_threads(threads) reduction(min : cut) reduction(| : recentre)
