@@ -165,8 +165,9 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     cl_uint resume = 0, k = engine->k, d = engine->d;
     CL_TRY(cl_tally_open(device, tally, plan.first, plan.slots, &resume, &part));
     char row[64], options[96];
+    int batch = device->type == CL_DEVICE_TYPE_CPU ? 8 : 16;
     cl_row_options(row, sizeof row, block);
-    snprintf(options, sizeof options, "%s -DEXACT=%d", row, engine->tied || engine->full);
+    snprintf(options, sizeof options, "%s -DEXACT=%d -DBATCH=%d", row, engine->tied || engine->full, batch);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
     size_t local = GROUP, global = cl_round_up((size_t)k * plan.slots * (d + 1), local);
     CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
@@ -174,5 +175,6 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),
                   CL_ARG(engine->values.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume),
                   CL_ARG(part)));
-    return cl_tally_close(device, tally, plan.slots);
+    int whole = tally->grain && (slice->first + slice->n) % tally->grain == 0;
+    return cl_tally_close(device, tally, plan.slots, whole);
 }

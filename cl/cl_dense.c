@@ -189,9 +189,9 @@ static fgmm_status open_places(fgmm_device *device, const cl_group *group, cl_pl
 
 static fgmm_status close_places(fgmm_device *device, const cl_place places[2]) {
     cl_engine *engine = device->engine;
-    CL_TRY(cl_tally_close(device, &engine->dense, places[0].slots));
+    CL_TRY(cl_tally_close(device, &engine->dense, places[0].slots, 0));
     if (!engine->tied && !engine->full) return FGMM_OK;
-    return cl_tally_close(device, &engine->dense_scatter, places[1].slots);
+    return cl_tally_close(device, &engine->dense_scatter, places[1].slots, 0);
 }
 
 /* What is wanted of a tile of responsibilities. */

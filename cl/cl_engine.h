@@ -236,8 +236,8 @@ double cl_tally_bytes(const cl_tally *tally);
  * With grain 0: first 0, slots 1. @param part where the slots are. */
 fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, cl_uint slots, cl_uint *resume,
                           cl_mem *part);
-/* After the sums: folds all slots but the last, which stays under way. */
-fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots);
+/* After the sums: folds all slots but the last, which stays under way unless it is `whole`, too. */
+fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots, int whole);
 /* Folds what is under way and gives each line of all of it to `add`, several at a time where lines are many. */
 typedef void cl_tally_add(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out);
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out);

@@ -5,7 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LEAST_GRAIN = 1024, MOST_GRAIN = 65536, MOST_SLICE = 1 << 18, PART_BYTES = 32 << 20, ROW_SUMS = 8 };
+enum {
+    LEAST_GRAIN = 1024,
+    MOST_GRAIN = 65536,
+    MOST_SLICE = 1 << 18,
+    PART_BYTES = 32 << 20,
+    ROW_SUMS = 8,
+    MOST_HELD = 8
+};
 
 void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
@@ -114,10 +121,13 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
-    char options[64];
+    char options[96];
     int lanes = engine->d >= 1024 ? 32 : engine->d >= 512 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d", (int)block->type,
-             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes);
+    /* A CPU has its rows in a cache. */
+    cl_uint fours =
+        device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u", (int)block->type,
+             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes, fours > MOST_HELD ? 0 : fours);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
     size_t local = 64, rows = local / (size_t)lanes, global = cl_round_up(slice->n, rows) / rows * local;

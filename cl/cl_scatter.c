@@ -93,7 +93,7 @@ fgmm_status cl_scatter_sparse(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(tiles), CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),
                   CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem), CL_ARG(values), CL_ARG(starts),
                   CL_ARG(slice->n), CL_ARG(grain), CL_ARG(skip), CL_ARG(resume), CL_ARG(part)));
-    return cl_tally_close(device, tally, slots);
+    return cl_tally_close(device, tally, slots, 0);
 }
 
 fgmm_status cl_scatter_dense(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,

@@ -47,9 +47,11 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
     return FGMM_OK;
 }
 
-fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots) {
-    if (!tally->grain || slots == 1) return FGMM_OK;
-    return fold(device, tally, slots - 1, 1);
+fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots, int whole) {
+    if (!tally->grain) return FGMM_OK;
+    if (whole) tally->current = -1;
+    if (whole) return fold(device, tally, slots, 0);
+    return slots > 1 ? fold(device, tally, slots - 1, 1) : FGMM_OK;
 }
 
 static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, fgmm_sums *out) {

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
@@ -21,6 +21,10 @@
 #endif
 #if LANES < 1 || LANES > 64 || (LANES & (LANES - 1))
 #error "LANES must be a power of two up to 64"
+#endif
+// HELD: fours of features that a work-item holds of its row, as many as there are; 0: it reads them for each candidate (default).
+#ifndef HELD
+#define HELD 0
 #endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
@@ -75,17 +79,31 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint lane = lid % LANES;
     const uint r = get_group_id(0) * ROWS + slot;
     const uint at = out0 + r;
+    const ulong x0 = offset + (ulong)(row0 + min(r, n - 1)) * pitch;
+#if HELD
+    // The row's own numbers, on their way before it is known what for.
+    float4 held[HELD];
+#pragma unroll
+    for (uint i = 0; i < HELD; i++) held[i] = row_four(rows, x0, 4 * (lane + i * LANES), d);
+#endif
     const uint found = r < n ? cand_count[at] : 0;
     const uint count = found > CAP ? 0 : found;
-    const ulong x0 = offset + (ulong)(row0 + r) * pitch;
 
     for (uint c = 0; c < count; c++) {
         const uint id = surv_id[(ulong)at * CAP + c];
         const ulong m0 = (ulong)id * d;
         ff4 s;
         s.hi = s.lo = (float4)(0.0f);
+#if HELD
+#pragma unroll
+        for (uint i = 0; i < HELD; i++) {
+            const uint f = 4 * (lane + i * LANES);
+            if (f >= d) break;
+            const float4 x = held[i];
+#else
         for (uint f = 4 * lane; f < d; f += 4 * LANES) {
             const float4 x = row_four(rows, x0, f, d);
+#endif
             float4 hi = vload4(0, m_hi + m0 + f), lo = vload4(0, m_lo + m0 + f), scale = (float4)(1.0f);
 #if DIAG
             scale = vload4(0, a + m0 + f);
