@@ -17,7 +17,7 @@
 
 enum {
     CL_CAP = 16,             /* candidates of a row before it is left to the dense engine */
-    CL_DEPTH_TILE = 16,      /* DT of screen.cl */
+    CL_DEPTH_TILE = 16,      /* the largest DT of screen.cl */
     CL_MATRIX_ROWS = 128,    /* rows, and work-items, of a group of screen_mma.cl */
     CL_MATRIX_CHUNK = 4,     /* CHUNK of screen_mma.cl */
     CL_GROUP_ROWS = 128,     /* TR of screen_wgmma.cl: rows of a work-group */
@@ -103,6 +103,7 @@ struct cl_engine {
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
     cl_matrix matrix;
     cl_pinned pinned, white_pinned;
+    cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows;
     cl_float white_eta; /* of screen_full.cl */

@@ -340,6 +340,7 @@ static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int 
     double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
     screen_component *measured = room ? cl_alloc(device, k * sizeof *measured) : NULL;
     if (!measured) CL_GO(FGMM_ERR_MEMORY);
+    engine->rows_from = (cl_uint)from;
     form_components(device, frame, room, threads, rows, measured);
     if (!screen_constants(engine, measured, constants)) *sound = 0;
     if (!*sound) goto done;

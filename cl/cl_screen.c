@@ -57,15 +57,19 @@ static fgmm_status screen_f32(fgmm_device *device, const screen_part *part, cl_m
     cl_tile_options options;
     const fgmm_block form = {.type = (fgmm_dtype)part->type};
     cl_tiled_options(&options, tile, engine->diag, &form);
-    if (list) snprintf(options.text + strlen(options.text), sizeof options.text - strlen(options.text), " -DLISTED=1");
+    size_t used = strlen(options.text);
+    snprintf(options.text + used, sizeof options.text - used, " -DROW_FOURS=%d -DLISTED=%d -DDT=%d",
+             cl_row_fours(engine, part->offset, part->pitch), list != NULL, tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
+    cl_mem hint_b = engine->screen_rows[engine->diag].mem;
     size_t rows = (size_t)(tile->gy * tile->rm), local[2] = {(size_t)tile->gx, (size_t)tile->gy};
     size_t global[2] = {local[0], cl_round_up(part->n, rows) / rows * local[1]};
     return CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(part->rows), CL_ARG(part->offset),
                   CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
                   CL_ARG(engine->dp), CL_ARG(engine->k), CL_ARG(engine->kp), CL_ARG(engine->centre.mem),
                   CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
+                  CL_ARG(engine->screen_rows[0].mem), CL_ARG(hint_b), CL_ARG(engine->rows_from),
                   CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(list));
 }

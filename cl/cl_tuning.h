@@ -6,7 +6,7 @@
 
 #include "cl_runtime.h"
 
-/* Work-group and micro-tile of a tiled kernel; features a step of those that whiten, else 0. */
+/* Work-group and micro-tile of a tiled kernel; features a step of the screen and of those that whiten, else 0. */
 typedef struct cl_tile {
     int gx, gy, rm, rn, dt;
 } cl_tile;

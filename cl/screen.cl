@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DLISTED=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 | -DROW_TYPE=5 -DDIAG=1 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DRM=8 -DRN=8
+// variants: -DDIAG=1 | -DLISTED=1 | -DROW_FOURS=1 -DRM=8 -DRN=8 | -DROW_TYPE=2 -DDT=16 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DDIAG=1 -DDT=4 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DGX=8 -DRM=8 -DRN=16
 /*
  * Screen: which components can matter for a row.
  *
@@ -24,6 +24,8 @@
  *     >= p + log rho(p) - 4g (C_k - p - log rho(p)) >= B + log rho(B) - 16 g (Cmax - B - log rho(B))     for g <= 0.05,
  * since that grows with p. The host puts 7 g M_k and the rounding of the constants into c1 and c2; so B = max v + c1, and k stays on
  * the list while v + c2 >= B + log rho(B) - 16 g (Cmax - B - log rho(B)) - pad. NaN counts as staying. Hard passes want the best alone: rho = 1.
+ * Upper logits are taken as w + (c2 - M), lower ones as those less c2 - c1: of |C| and |log w| that is off by no more than the 8 u the
+ * host allows. A lower logit above B has its upper one above the floor, so only there is B looked for.
  *
  * Each row starts from the best component of its last iteration: B0, its lower logit less twice the rounding bound, lies below whatever
  * the walk finds for that component, so it keeps lists short while B rises and changes nothing of what is on them in the end.
@@ -44,7 +46,7 @@
 #ifndef LISTED
 #define LISTED 0
 #endif
-// GX, GY: work-group shape (default 16 x 16). RM, RN: rows and components a work-item (default 4 x 4).
+// GX, GY: work-group shape (default 16 x 16). RM, RN: rows and components a work-item (default 4 x 4, at most 32).
 #ifndef GX
 #define GX 16
 #endif
@@ -57,23 +59,32 @@
 #ifndef RN
 #define RN 4
 #endif
-// DT: features a step (default 16).
+// DT: features a step: 4, 8 or 16 (default 8).
 #ifndef DT
-#define DT 16
+#define DT 8
 #endif
 // CAP: most candidates of a row (default 16).
 #ifndef CAP
 #define CAP 16
 #endif
-#if GX < 1 || GY < 1 || RM < 1 || RN < 1 || DT < 1 || CAP < 1
-#error "GX, GY, RM, RN, DT and CAP must be positive"
+#if GX < 1 || GY < 1 || RM < 1 || RN < 1 || CAP < 1
+#error "GX, GY, RM, RN and CAP must be positive"
+#endif
+#if RM > 32 || RN > 32
+#error "RM and RN must be at most 32"
+#endif
+#if DT != 4 && DT != 8 && DT != 16
+#error "DT must be 4, 8 or 16"
+#endif
+#if GX * RN % 4 != 0
+#error "GX * RN must be a multiple of 4"
 #endif
 #if GX * GY < GY * RM
 #error "a work-group needs one work-item a row"
 #endif
 
-// Work-items that share a row's hint.
-#define HINT_LANES (GX / RM > 0 ? GX / RM : 1)
+// Work-items that share a row's norm and hint.
+#define HINT_LANES (GX / RM < 4 ? GX / RM : 4)
 #define TR (GY * RM)
 #define TC (GX * RN)
 #define GROUP (GX * GY)
@@ -83,6 +94,11 @@
 #define OWN_ROW(i) ((i) / RW * (GY * RW) + ly * RW + (i) % RW)
 #define OWN_COLUMN(j) ((j) / CW * (GX * CW) + lx * CW + (j) % CW)
 #define XS (TR + 4) // stride of a step's rows
+// Runs of four that a step has of rows and of components, and how many of them a work-item fetches.
+#define ROW_RUNS (TR * (DT / 4))
+#define COLUMN_RUNS (TC / 4 * DT)
+#define ROW_SHARE ((ROW_RUNS + GROUP - 1) / GROUP)
+#define COLUMN_SHARE ((COLUMN_RUNS + GROUP - 1) / GROUP)
 // Row r of the group in the slice and in the block.
 #if LISTED
 #define SLICE_ROW(r) (list[1 + first + (r)])
@@ -109,128 +125,223 @@ static inline void take(float *out, __local const float *from, uint count, uint 
     }
 }
 
+static inline float4 four(__global const float *from, ulong i)
+{
+    return *(__global const float4 *)(from + i);
+}
+
+// Floats as ints of the same order, for atomic_max, and back.
+static inline int ordered(float v)
+{
+    const int bits = as_int(v);
+    return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+static inline float unordered(int v)
+{
+    return as_float(v ^ (v >> 31 & 0x7fffffff));
+}
+
+// What a work-item fetches of a step: runs of four features of rows, of four components of a feature.
+typedef struct {
+    float4 x[ROW_SHARE], a[COLUMN_SHARE];
+#if DIAG
+    float4 b[COLUMN_SHARE];
+#endif
+} share;
+
+// The step of features d0 .. and components k0 ... x0 [ROW_SHARE]: where the share's rows start.
+static inline share fetch(__global const row_t *rows, const ulong *x0, __global const float *pa, __global const float *pb,
+                          uint d0, uint k0, uint d, uint kp, uint lid)
+{
+    share s;
+#pragma unroll
+    for (uint i = 0; i < ROW_SHARE; i++) s.x[i] = row_four(rows, x0[i], d0 + (lid + i * GROUP) % (DT / 4) * 4, d);
+#pragma unroll
+    for (uint i = 0; i < COLUMN_SHARE; i++) {
+        const uint t = lid + i * GROUP;
+        if (COLUMN_RUNS % GROUP == 0 || t < COLUMN_RUNS) {
+            const ulong at = (ulong)(d0 + t / (TC / 4)) * kp + k0 + t % (TC / 4) * 4;
+            s.a[i] = four(pa, at);
+#if DIAG
+            s.b[i] = four(pb, at);
+#endif
+        }
+    }
+    return s;
+}
+
+// Puts it into a step's local memory: rows centred, scaled and transposed.
+static inline void put(const share *s, __global const float *centre, __global const float *scale, uint d0, uint lid,
+                       __local float *xs, __local float *as, __local float *bs)
+{
+#pragma unroll
+    for (uint i = 0; i < ROW_SHARE; i++) {
+        const uint t = lid + i * GROUP, f = t % (DT / 4) * 4;
+        if (ROW_RUNS % GROUP == 0 || t < ROW_RUNS) {
+            const float4 x = (s->x[i] - four(centre, d0 + f)) * four(scale, d0 + f);
+            __local float *to = xs + f * XS + t / (DT / 4);
+            to[0] = x.x;
+            to[XS] = x.y;
+            to[2 * XS] = x.z;
+            to[3 * XS] = x.w;
+        }
+    }
+#pragma unroll
+    for (uint i = 0; i < COLUMN_SHARE; i++) {
+        const uint t = lid + i * GROUP;
+        if (COLUMN_RUNS % GROUP == 0 || t < COLUMN_RUNS) {
+            *(__local float4 *)(as + 4 * t) = s->a[i];
+#if DIAG
+            *(__local float4 *)(bs + 4 * t) = s->b[i];
+#endif
+        }
+    }
+}
+
 // hints [block rows]: component numbers, out of range where there is none.
 // rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
-// row0 and out0 then tell where the slice lies in the block. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m.
+// row0 and out0 then tell where the slice lies in the block. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
+// hint_b [k, hint_pitch]: the same, a component a row. centre, scale: 0 from d to dp.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
-       __global const float *pb, __global const float4 *constants, float4 bounds, __global uint *cand_id,
-       __global float *cand_v, __global uint *cand_count, __global const uint *hints, __global const uint *list)
+       __global const float *pb, __global const float *hint_a, __global const float *hint_b, uint hint_pitch,
+       __global const float4 *constants, float4 bounds, __global uint *cand_id, __global float *cand_v,
+       __global uint *cand_count, __global const uint *hints, __global const uint *list)
 {
-    __local float xs[DT * XS] __attribute__((aligned(16)));
-    __local float as[DT * TC] __attribute__((aligned(16)));
+    // Two stages: one step is multiplied while the next is put beside it.
+    __local float xs[2 * DT * XS] __attribute__((aligned(16)));
+    __local float as[2 * DT * TC] __attribute__((aligned(16)));
 #if DIAG
-    __local float bs[DT * TC] __attribute__((aligned(16)));
+    __local float bs[2 * DT * TC] __attribute__((aligned(16)));
 #else
+    __local float *bs = as;
     __local float norms[TR];
+    __local float factors[TC] __attribute__((aligned(16))); // a
 #endif
-    __local float tile_best[TR * GX];
     __local float floors[TR];
+    __local float uppers[TC] __attribute__((aligned(16))); // of the tile's columns: c2 - M, c2 - c1
+    __local float gaps[TC] __attribute__((aligned(16)));
+    __local int tops[TR], bests[TR]; // best lower logits, ordered: with this tile's, and those that the floors are of
     __local uint counts[TR];
     __local int again; // whether any row of this pass asks for another
 
+    const uint lid = get_local_id(1) * GX + get_local_id(0);
+#if GX % 8 == 0 && GY % 4 == 0
+    // 32 neighbours are 4 x 8 such that a run of four is read in two goes: pairs of lanes share components, pairs of pairs rows.
+    const uint lx = lid / 32 % (GX / 8) * 8 + lid / 2 % 8;
+    const uint ly = lid / 32 / (GX / 8) * 4 + lid / 16 % 2 * 2 + lid % 2;
+#else
     const uint lx = get_local_id(0);
     const uint ly = get_local_id(1);
-    const uint lid = ly * GX + lx;
+#endif
     const uint first = get_group_id(1) * TR;
-    const uint mine = first + lid; // the row this work-item keeps the list of, if lid < TR
 #if LISTED
     n = list[0];
     if (first >= n) return;
 #else
     (void)list;
 #endif
-    float best = -3e38f;
-    uint settled = CAP + 1; // length of the list after the first walk, if there is a second
-#if !DIAG
-    float norm = 0.0f;
+    const uint last = n - 1 - first;          // row of the group
+    const uint own = lid < TR && lid <= last; // whether this work-item keeps the list of row lid
     (void)pb;
-#endif
+    (void)hint_b;
 
-    if (lid < TR) {
-        counts[lid] = 0;
-        floors[lid] = -3e38f;
-    }
-
-    // Unconditional, as PoCL 3.1 breaks on a barrier under an argument's condition.
-    const uint hr = lid / HINT_LANES;
-    const uint hint = hr < TR && first + hr < n ? hints[BLOCK_ROW(hr)] : k;
-    float p = 0.0f;
-    if (hint < k) {
-        const ulong x0 = offset + (ulong)BLOCK_ROW(hr) * pitch;
-        for (uint f = lid % HINT_LANES; f < d; f += HINT_LANES) {
-            const float x = (ROW_AT(rows, x0 + f) - centre[f]) * scale[f];
+    // Norms and hints. Rows beyond the last are the last again.
+    if (lid < TR * HINT_LANES) {
+        const uint block_row = BLOCK_ROW(min(lid / HINT_LANES, last));
+        const uint hint = hints[block_row];
+        const ulong row_at = offset + (ulong)block_row * pitch, hint_at = (ulong)(hint < k ? hint : 0) * hint_pitch;
+        float product = 0.0f, norm = 0.0f;
+        for (uint f = lid % HINT_LANES * 4; f < d; f += HINT_LANES * 4) {
+            const float4 x = (row_four(rows, row_at, f, d) - four(centre, f)) * four(scale, f);
 #if DIAG
-            p = fma(x, pb[(ulong)f * kp + hint], fma(x * x, pa[(ulong)f * kp + hint], p));
+            const float4 m = fma(x, four(hint_a, hint_at + f), four(hint_b, hint_at + f));
 #else
-            p = fma(x, 2.0f * pa[(ulong)f * kp + hint] - x, p);
+            const float4 m = four(hint_a, hint_at + f);
 #endif
+            product = fma(x.x, m.x, fma(x.y, m.y, fma(x.z, m.z, fma(x.w, m.w, product))));
+            norm = fma(x.x, x.x, fma(x.y, x.y, fma(x.z, x.z, fma(x.w, x.w, norm))));
         }
-#if !DIAG
-        p *= constants[hint].z;
-#endif
+        xs[lid] = product;
+        xs[TR * HINT_LANES + lid] = norm;
     }
-    tile_best[lid] = p;
     barrier(CLK_LOCAL_MEM_FENCE);
-    const uint own = lid < TR && mine < n ? hints[BLOCK_ROW(lid)] : k;
-    if (own < k) {
-        float v = 0.0f;
-        for (uint i = 0; i < HINT_LANES; i++) v += tile_best[lid * HINT_LANES + i];
-        const float4 c = constants[own];
-        const float lower = (v - c.w) + c.x;
-        const float start = lower - ((c.y - c.x) + bounds.y * fmax(bounds.z - lower, 0.0f) + bounds.w);
-        if (start > best && start < 1e38f) {
-            best = start;
-            floors[lid] = floor_below(best, bounds);
+    if (lid < TR) {
+        float v = 0.0f, best = -3e38f, floor_v = -3e38f;
+        for (uint i = 0; i < HINT_LANES; i++) v += xs[lid * HINT_LANES + i];
+#if !DIAG
+        float norm = 0.0f;
+        for (uint i = 0; i < HINT_LANES; i++) norm += xs[(TR + lid) * HINT_LANES + i];
+        norms[lid] = norm;
+#endif
+        const uint hint = own ? hints[BLOCK_ROW(lid)] : k;
+        if (hint < k) {
+            const float4 c = constants[hint];
+#if !DIAG
+            v = c.z * fma(2.0f, v, -norm);
+#endif
+            const float lower = (v - c.w) + c.x;
+            const float start = lower - ((c.y - c.x) + bounds.y * fmax(bounds.z - lower, 0.0f) + bounds.w);
+            if (start > best && start < 1e38f) {
+                best = start;
+                floor_v = floor_below(best, bounds);
+            }
         }
+        counts[lid] = 0;
+        tops[lid] = bests[lid] = ordered(best);
+        floors[lid] = own ? floor_v : INFINITY;
     }
+    barrier(CLK_LOCAL_MEM_FENCE);
 
+    ulong x0[ROW_SHARE];
+#pragma unroll
+    for (uint i = 0; i < ROW_SHARE; i++)
+        x0[i] = offset + (ulong)BLOCK_ROW(min((lid + i * GROUP) / (DT / 4), last)) * pitch;
+    {
+        const share s = fetch(rows, x0, pa, pb, 0, 0, d, kp, lid);
+        put(&s, centre, scale, 0, lid, xs, as, bs);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+
+    uint stage = 0;  // which of the two is multiplied
     uint steps = kp; // through all components once, or twice if a list overflowed before its row's best was found
     for (uint step = 0; step < steps; step += TC) {
         const uint k0 = step < kp ? step : step - kp;
-        if (step == kp && lid < TR) {
-            // Full lists start anew under the final best; the others are done, and stay closed.
-            settled = counts[lid];
-            counts[lid] = settled > CAP ? 0 : CAP + 1;
-        }
         float acc[RM][RN];
 #pragma unroll
         for (uint i = 0; i < RM; i++)
 #pragma unroll
             for (uint j = 0; j < RN; j++) acc[i][j] = 0.0f;
+        for (uint c = lid; c < TC; c += GROUP) {
+            const float4 column = constants[k0 + c];
+            uppers[c] = column.y - column.w;
+            gaps[c] = column.y - column.x;
+#if !DIAG
+            factors[c] = column.z;
+#endif
+        }
 
         for (uint d0 = 0; d0 < dp; d0 += DT) {
-            barrier(CLK_LOCAL_MEM_FENCE);
-            for (uint t = lid; t < TR * DT; t += GROUP) {
-                const uint dd = t % DT, r = t / DT;
-                float x = 0.0f;
-                if (first + r < n && d0 + dd < d)
-                    x = (ROW_AT(rows, offset + (ulong)BLOCK_ROW(r) * pitch + (d0 + dd)) - centre[d0 + dd]) *
-                        scale[d0 + dd];
-                xs[dd * XS + r] = x;
-            }
-            for (uint t = lid; t < TC * DT; t += GROUP) {
-                const uint c = t % TC, dd = t / TC;
-                const ulong at = (ulong)(d0 + dd) * kp + k0 + c;
-                as[t] = pa[at];
+            // The next step is on its way while this one is multiplied. After the last comes the first: a second walk may follow.
+            const uint d1 = d0 + DT < dp ? d0 + DT : 0;
+            const uint k1 = d1 ? k0 : k0 + TC < kp ? k0 + TC : 0;
+            const share s = fetch(rows, x0, pa, pb, d1, k1, d, kp, lid);
+            __local const float *x_at = xs + stage * (DT * XS) + ly * RW;
+            __local const float *a_at = as + stage * (DT * TC) + lx * CW;
 #if DIAG
-                bs[t] = pb[at];
+            __local const float *b_at = bs + stage * (DT * TC) + lx * CW;
 #endif
-            }
-            barrier(CLK_LOCAL_MEM_FENCE);
-#if !DIAG
-            if (step == 0 && lid < TR)
-                for (uint dd = 0; dd < DT; dd++) norm = fma(xs[dd * XS + lid], xs[dd * XS + lid], norm);
-#endif
+#pragma unroll
             for (uint dd = 0; dd < DT; dd++) {
                 float xr[RM], av[RN];
-                take(xr, xs + dd * XS + ly * RW, RM, GY * RW, RW);
-                take(av, as + dd * TC + lx * CW, RN, GX * CW, CW);
+                take(xr, x_at + dd * XS, RM, GY * RW, RW);
+                take(av, a_at + dd * TC, RN, GX * CW, CW);
 #if DIAG
                 float bv[RN];
-                take(bv, bs + dd * TC + lx * CW, RN, GX * CW, CW);
+                take(bv, b_at + dd * TC, RN, GX * CW, CW);
 #pragma unroll
                 for (uint i = 0; i < RM; i++) {
                     const float square = xr[i] * xr[i];
@@ -244,37 +355,49 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                     for (uint j = 0; j < RN; j++) acc[i][j] = fma(xr[i], av[j], acc[i][j]);
 #endif
             }
+            stage ^= 1;
+            put(&s, centre, scale, d1, lid, xs + stage * (DT * XS), as + stage * (DT * TC), bs + stage * (DT * TC));
+            barrier(CLK_LOCAL_MEM_FENCE);
         }
+        // Upper logits of the tile. Few rows have one that reaches the floor; only such a tile can raise the best.
+        uint reached = 0;
+        {
+            float upper[RN];
+            take(upper, uppers + lx * CW, RN, GX * CW, CW);
 #if !DIAG
-        if (step == 0 && lid < TR) norms[lid] = norm;
-        barrier(CLK_LOCAL_MEM_FENCE);
+            float a[RN];
+            take(a, factors + lx * CW, RN, GX * CW, CW);
 #endif
-        // Logits of the tile and each row's best.
 #pragma unroll
-        for (uint i = 0; i < RM; i++) {
-            float top = -3e38f;
+            for (uint i = 0; i < RM; i++) {
+                const float floor_v = floors[OWN_ROW(i)];
+                uint any = 0;
 #pragma unroll
-            for (uint j = 0; j < RN; j++) {
-                const float4 c = constants[k0 + OWN_COLUMN(j)];
+                for (uint j = 0; j < RN; j++) {
 #if DIAG
-                const float v = acc[i][j] - c.w;
+                    acc[i][j] += upper[j];
 #else
-                const float v = (2.0f * c.z * acc[i][j] - c.z * norms[OWN_ROW(i)]) - c.w;
+                    acc[i][j] = fma(a[j], fma(2.0f, acc[i][j], -norms[OWN_ROW(i)]), upper[j]);
 #endif
-                top = fmax(top, v + c.x);
-                acc[i][j] = v + c.y;
+                    any |= !(acc[i][j] < floor_v);
+                }
+                if (any && OWN_ROW(i) <= last) {
+                    reached |= 1u << i;
+                    float gap[RN], top = -3e38f;
+                    take(gap, gaps + lx * CW, RN, GX * CW, CW);
+#pragma unroll
+                    for (uint j = 0; j < RN; j++) top = fmax(top, acc[i][j] - gap[j]);
+                    atomic_max(&tops[OWN_ROW(i)], ordered(top));
+                }
             }
-            tile_best[OWN_ROW(i) * GX + lx] = top;
         }
-        barrier(CLK_LOCAL_MEM_FENCE);
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
         // One work-item a row: raise the best, drop from the list what it rules out.
-        if (lid < TR && mine < n && step < kp) {
-            float top = best;
-            for (uint i = 0; i < GX; i++) top = fmax(top, tile_best[lid * GX + i]);
-            if (top > best) {
-                best = top;
-                const float floor_v = floor_below(best, bounds);
-                const ulong at = (ulong)SLICE_ROW(lid) * CAP;
+        if (own) {
+            const int top = tops[lid];
+            if (top > bests[lid]) {
+                const float floor_v = floor_below(unordered(top), bounds);
+                const uint at = SLICE_ROW(lid) * CAP;
                 const uint count = counts[lid];
                 uint kept = 0;
                 for (uint i = 0; i < count && count <= CAP; i++) {
@@ -287,6 +410,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                     }
                 }
                 if (count <= CAP) counts[lid] = kept;
+                bests[lid] = top;
                 floors[lid] = floor_v;
             }
         }
@@ -294,29 +418,45 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 #pragma unroll
         for (uint i = 0; i < RM; i++) {
             const uint r = OWN_ROW(i);
+            if (reached >> i & 1) {
+                const float floor_v = floors[r];
+                uint columns = 0;
 #pragma unroll
-            for (uint j = 0; j < RN; j++) {
-                const uint id = k0 + OWN_COLUMN(j);
-                if (id < k && first + r < n && !(acc[i][j] < floors[r])) {
+                for (uint j = 0; j < RN; j++) columns |= acc[i][j] < floor_v ? 0 : 1u << j;
+                while (columns) {
+                    const uint bit = 31 - clz(columns);
+                    columns ^= 1u << bit;
+                    float v = acc[i][0];
+#pragma unroll
+                    for (uint j = 1; j < RN; j++) v = bit == j ? acc[i][j] : v;
+                    const uint id = k0 + OWN_COLUMN(bit);
+                    if (id >= k) continue;
                     const uint slot = atomic_inc(&counts[r]);
                     if (slot < CAP) {
-                        cand_id[(ulong)SLICE_ROW(r) * CAP + slot] = id;
-                        cand_v[(ulong)SLICE_ROW(r) * CAP + slot] = acc[i][j];
+                        cand_id[SLICE_ROW(r) * CAP + slot] = id;
+                        cand_v[SLICE_ROW(r) * CAP + slot] = v;
                     }
                 }
             }
         }
-        if (step + TC == kp && lid == 0) again = 0;
-        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-        if (step + TC == kp) {
-            if (lid < TR && counts[lid] > CAP) atomic_or(&again, 1);
+        if (k0 + TC == kp) {
+            if (lid == 0) again = 0;
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (own && (step < kp || floors[lid] < INFINITY)) {
+                const float best = unordered(bests[lid]);
+                const int sound = best > -1e38f && best < 1e38f;
+                const uint count = counts[lid];
+                cand_count[SLICE_ROW(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
+                // Full lists start anew under the final best; the others are done.
+                if (sound && count > CAP) {
+                    counts[lid] = 0;
+                    atomic_or(&again, 1);
+                } else {
+                    floors[lid] = INFINITY;
+                }
+            }
             barrier(CLK_LOCAL_MEM_FENCE);
             if (again) steps = 2 * kp;
         }
-    }
-    if (lid < TR && mine < n) {
-        const int sound = best > -1e38f && best < 1e38f;
-        const uint count = settled > CAP ? counts[lid] : settled;
-        cand_count[SLICE_ROW(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
     }
 }

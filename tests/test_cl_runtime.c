@@ -578,27 +578,28 @@ START_TEST(tuning_rows) {
     FILE *file = fopen(path, "w");
     ck_assert_ptr_nonnull(file);
     fputs("# a comment\n\n", file);
-    fputs("another device\tscreen\t*\t*\t8\t8\t1\t1\t0\n"
-          "*\tscreen\t1-9\t*\t8\t4\t2\t2\t0\r\n"
-          "*\tscreen\t*\t5-7\t4\t8\t2\t4\t0\n"
-          "*\tscreen\t*\t8-8\t64\t64\t16\t16\t0\n" /* no device has the memory */
+    fputs("another device\tscreen\t*\t*\t8\t8\t1\t1\t8\n"
+          "*\tscreen\t1-9\t*\t8\t4\t2\t2\t4\r\n"
+          "*\tscreen\t*\t5-7\t4\t8\t2\t4\t8\n"
+          "*\twhiten\t*\t8-8\t64\t64\t16\t16\t64\n" /* no device has the memory */
           "*\twhiten\t*\t*\t8\t8\t4\t2\t16\n",
           file);
     static const char *const wrong[] = {"*",
                                         "*\tscreen\t*\t*\t8\t8\t1\t1",
-                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t0\t0",
-                                        "\tscreen\t*\t*\t8\t8\t1\t1\t0",
-                                        "*\tsieve\t*\t*\t8\t8\t1\t1\t0",
-                                        "*\tscreen\t9-1\t*\t8\t8\t1\t1\t0",
-                                        "*\tscreen\t1-2x\t*\t8\t8\t1\t1\t0",
-                                        "*\tscreen\t*\t*\t12\t8\t1\t1\t0",
-                                        "*\tscreen\t*\t*\t-8\t8\t1\t1\t0",
-                                        "*\tscreen\t*\t*\t8\t8\t\t1\t0",
-                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t8",
-                                        "*\tscreen\t*\t*\t4\t8\t8\t1\t0",
+                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t8\t8",
+                                        "\tscreen\t*\t*\t8\t8\t1\t1\t8",
+                                        "*\tsieve\t*\t*\t8\t8\t1\t1\t8",
+                                        "*\tscreen\t9-1\t*\t8\t8\t1\t1\t8",
+                                        "*\tscreen\t1-2x\t*\t8\t8\t1\t1\t8",
+                                        "*\tscreen\t*\t*\t12\t8\t1\t1\t8",
+                                        "*\tscreen\t*\t*\t-8\t8\t1\t1\t8",
+                                        "*\tscreen\t*\t*\t8\t8\t\t1\t8",
+                                        "*\tscreen\t*\t*\t8\t8\t1\t1\t12",
+                                        "*\tdense\t*\t*\t8\t8\t1\t1\t8",
+                                        "*\tscreen\t*\t*\t4\t8\t8\t1\t8",
                                         "*\twhiten\t*\t*\t4\t8\t1\t1\t16",
                                         "*\tscatter\t*\t*\t8\t8\t4\t2\t0",
-                                        "*\tscreen\t*\t*\t99999999999999999999\t8\t1\t1\t0"};
+                                        "*\tscreen\t*\t*\t99999999999999999999\t8\t1\t1\t8"};
     enum { WRONG = sizeof wrong / sizeof *wrong };
     for (int i = 0; i < WRONG; i++) fprintf(file, "%s\n", wrong[i]);
     for (int i = 0; i < 2000; i++) fputc('x', file); /* more than a line holds, at once */
@@ -611,14 +612,14 @@ START_TEST(tuning_rows) {
     size_t most = device->max_work_group, room = device->local_bytes;
     device->max_work_group = 256;
     device->local_bytes = 1 << 16;
-    check_tile(device, CL_TUNED_SCREEN, 9, 6, (cl_tile){8, 4, 2, 2, 0});
-    check_tile(device, CL_TUNED_SCREEN, 10, 6, (cl_tile){4, 8, 2, 4, 0});
+    check_tile(device, CL_TUNED_SCREEN, 9, 6, (cl_tile){8, 4, 2, 2, 4});
+    check_tile(device, CL_TUNED_SCREEN, 10, 6, (cl_tile){4, 8, 2, 4, 8});
     check_tile(device, CL_TUNED_WHITEN, 10, 6, (cl_tile){8, 8, 4, 2, 16});
     check_tile(device, CL_TUNED_DENSE, 10, 6, (cl_tile){16, 16, 4, 1, 0});
     cl_tile beyond = cl_tuning_tile(device, CL_TUNED_SCREEN, 40, 8);
     ck_assert_int_eq(beyond.gx, 16);
     device->max_work_group = 64; /* as a kernel may turn out to need */
-    check_tile(device, CL_TUNED_SCREEN, 40, 40, (cl_tile){8, 8, 4, 4, 0});
+    check_tile(device, CL_TUNED_SCREEN, 40, 40, (cl_tile){8, 8, 4, 4, 16});
     device->max_work_group = most;
     device->local_bytes = room;
     unlink(path);
@@ -635,7 +636,7 @@ START_TEST(tuning_rows) {
     snprintf(name, sizeof name, "%.95s", device->name);
     file = fopen(path, "w");
     ck_assert_ptr_nonnull(file);
-    fprintf(file, "%s\tdense\t*\t*\t8\t8\t2\t2\t0\n%s\tscreen\t*\t*\t64\t64\t16\t16\t0\n", name, name);
+    fprintf(file, "%s\tdense\t*\t*\t8\t8\t2\t2\t0\n%s\twhiten\t*\t*\t64\t64\t16\t16\t64\n", name, name);
     fclose(file);
     check_file(path, 1, 1); /* a row of this device that it cannot run */
     file = fopen(path, "w");
@@ -661,7 +662,7 @@ START_TEST(tuning_rows_that_fail) {
     snprintf(path, sizeof path, "%s.tsv", folder);
     FILE *file = fopen(path, "w");
     ck_assert_ptr_nonnull(file);
-    fputs("*\tscreen\t*\t*\t8\t8\t4\t4\t0\n", file);
+    fputs("*\tscreen\t*\t*\t8\t8\t4\t4\t8\n", file);
     fclose(file);
     setenv("FLASHGMM_TUNING", path, 1);
     for (int held = 0; held < 2; held++) {

@@ -321,7 +321,7 @@ if FLASHGMM_DEVICE=auto "$flashgmm" devices --json | grep -q '"opencl:'; then
     expect 0 'rows     .*tiles.tsv' tune --device OpenCL --seconds 0.01 -o here/tiles.tsv
     holds 'no search, no rows' [ ! -e here/tiles.tsv ]
     device=$("$flashgmm" tune --device auto --seconds 0 -o none.tsv | sed -n 's/^device   //p')
-    printf '# mine\nother card\tscreen\t*\t*\t8\t8\t2\t2\t0\n%s\tscreen\t17-64\t*\t16\t16\t4\t4\t0\n*\tdense\t*\t*\t8\t8\t4\t4\t0' \
+    printf '# mine\nother card\tscreen\t*\t*\t8\t8\t2\t2\t8\n%s\tscreen\t17-64\t*\t16\t16\t4\t4\t16\n*\tdense\t*\t*\t8\t8\t4\t4\t0' \
         "$device" > old.tsv
     cp old.tsv real.tsv
     ln -s real.tsv link.tsv
@@ -329,7 +329,7 @@ if FLASHGMM_DEVICE=auto "$flashgmm" devices --json | grep -q '"opencl:'; then
     holds 'a linked file of rows stays linked' [ -L link.tsv ]
     holds "others' rows stay" [ "$(grep -c -e '^# mine$' -e '^other card' -e '^\*' real.tsv)" = 3 ]
     holds "the device's own row stays, or a better one comes" [ "$(grep -cF "$device	screen	17-64" real.tsv)" = 1 ]
-    printf '*\tscreen\t*\t*\t8\t8\t2\t2\t0\nnothing\n' > some.tsv
+    printf '*\tscreen\t*\t*\t8\t8\t2\t2\t8\nnothing\n' > some.tsv
     FLASHGMM_TUNING=some.tsv expect 0 'line 2 is left out' fit "$digits" -k 12 --max-iter 3 --tol 0 --device opencl -o tuned.npz
     holds 'another tile of the screen changes no bit' cmp tuned.npz untuned.npz
     expect 1 'cannot write' tune --device opencl --seconds 300 -o /dev/null/tiles.tsv

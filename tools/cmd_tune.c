@@ -30,7 +30,7 @@ typedef struct task {
 } task;
 
 static const task tasks[] = {
-    {"screen", "17-64", "*", FGMM_SPHERICAL, FGMM_ENGINE_SCREEN, 64, 64, {{16, 16, 4, 4, 0}}},
+    {"screen", "17-64", "*", FGMM_SPHERICAL, FGMM_ENGINE_SCREEN, 64, 64, {{16, 16, 4, 4, 16}}},
     {"screen",
      "65-2147483647",
      "*",
@@ -38,7 +38,7 @@ static const task tasks[] = {
      FGMM_ENGINE_SCREEN,
      512,
      64,
-     {{16, 16, 8, 8, 0}, {16, 16, 4, 4, 0}}},
+     {{16, 16, 8, 8, 8}, {16, 16, 4, 4, 16}}},
     {"dense", "17-2147483647", "*", FGMM_SPHERICAL, FGMM_ENGINE_DENSE, 256, 16, {{16, 16, 4, 4, 0}}},
     {"whiten", "*", "1-8", FGMM_FULL, FGMM_ENGINE_SCREEN, 64, 8, {{8, 8, 8, 1, 8}}},
     {"whiten", "*", "9-32", FGMM_FULL, FGMM_ENGINE_SCREEN, 32, 24, {{8, 16, 4, 4, 8}}},
@@ -90,6 +90,7 @@ static int is_sound(const task *t, const tile *c) {
     if (c->gx < 4 || c->gy < 4 || c->rm < 1 || c->rn < 1 || c->gx * c->gy < 32 || c->gx * c->gy > 256) return 0;
     if (c->gx > 32 || c->gy > 32 || c->rm > 8 || c->rn > 8) return 0;
     if (scatters) return c->gx * c->rn == c->gy * c->rm;
+    if (strcmp(t->kernel, "screen") == 0 && (c->dt < 4 || c->dt > 16)) return 0;
     if (whitens && (c->dt < 8 || c->dt > 32 || c->gx * c->rn % c->dt != 0)) return 0;
     return strcmp(t->kernel, "dense") == 0 || c->gx >= c->rm;
 }
