@@ -5,6 +5,7 @@
 
 enum {
     GROUP = 64,
+    WIDE_GROUP = 512, /* of a scan, on GPUs */
     SCAN_LEVELS = 4,
     MOST_TILE_ROWS = 65536,
     MOST_SCATTERED = 1024 /* rows of a tile that a dispatch takes: bounds its time, and its loops for llvmpipe */
@@ -34,17 +35,19 @@ static bin_plan plan_bins(const cl_engine *engine, const cl_slice *slice) {
 static fgmm_status scan_level(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n, int level) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    size_t blocks = ((size_t)n + 1 + CL_SCAN_BLOCK - 1) / CL_SCAN_BLOCK;
-    size_t local = GROUP, global = blocks * GROUP;
+    int wide = device->type != CL_DEVICE_TYPE_CPU && device->max_work_group >= WIDE_GROUP;
+    const char *options = wide ? "-DGROUP=512" : "";
+    size_t local = wide ? WIDE_GROUP : GROUP, block = local * CL_SCAN_EACH, blocks = ((size_t)n + block) / block;
+    size_t global = blocks * local;
     cl_room *totals = &engine->scan_totals[level], *sums = &engine->scan_sums[level];
     CL_TRY(cl_room_fit(device, totals, blocks * sizeof(cl_uint), "prefix sums"));
-    CL_TRY(cl_kernel_get(device, &kernel, "scan", "", "scan_blocks"));
+    CL_TRY(cl_kernel_get(device, &kernel, "scan", options, "scan_blocks"));
     CL_TRY(CL_RUN(device, kernel, "prefix sums", 1, &global, &local, CL_ARG(in), CL_ARG(out), CL_ARG(totals->mem),
                   CL_ARG(n)));
     if (blocks == 1) return FGMM_OK;
     CL_TRY(cl_room_fit(device, sums, (blocks + 1) * sizeof(cl_uint), "prefix sums"));
     CL_TRY(scan_level(device, totals->mem, sums->mem, (cl_uint)blocks, level + 1));
-    CL_TRY(cl_kernel_get(device, &kernel, "scan", "", "scan_add"));
+    CL_TRY(cl_kernel_get(device, &kernel, "scan", options, "scan_add"));
     return CL_RUN(device, kernel, "prefix sums", 1, &global, &local, CL_ARG(out), CL_ARG(sums->mem), CL_ARG(n));
 }
 
@@ -165,9 +168,8 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     cl_uint resume = 0, k = engine->k, d = engine->d;
     CL_TRY(cl_tally_open(device, tally, plan.first, plan.slots, &resume, &part));
     char row[64], options[96];
-    int batch = device->type == CL_DEVICE_TYPE_CPU ? 8 : 16;
     cl_row_options(row, sizeof row, block);
-    snprintf(options, sizeof options, "%s -DEXACT=%d -DBATCH=%d", row, engine->tied || engine->full, batch);
+    snprintf(options, sizeof options, "%s -DEXACT=%d", row, engine->tied || engine->full);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
     size_t local = GROUP, global = cl_round_up((size_t)k * plan.slots * (d + 1), local);
     CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),

@@ -24,7 +24,7 @@ enum {
     CL_GROUP_COLUMNS = 64,   /* TC, components of a tile there */
     CL_DISTANCE_SIDE = 8,    /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32,   /* TILE */
-    CL_SCAN_BLOCK = 1024,    /* elements a work-group scans */
+    CL_SCAN_EACH = 16,       /* EACH of scan.cl: elements a work-item scans */
     CL_DENSE_WIDTH = 1024,   /* components of a dense tile */
     CL_DENSE_CELLS = 1 << 21 /* cells of a dense tile: rows * components */
 };

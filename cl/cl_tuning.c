@@ -15,7 +15,7 @@ enum { ANY = 0x7fffffff, PATH_SIZE = 1024, LINE_SIZE = 512, ROWS_MAX = 256 };
  */
 static const cl_tuning_row built_in[] = {
     {"*", CL_TUNED_SCREEN, 1, 16, 1, ANY, {16, 16, 4, 1, 16}},
-    {"gpu", CL_TUNED_SCREEN, 65, ANY, 1, ANY, {16, 16, 8, 8, 8}},
+    {"gpu", CL_TUNED_SCREEN, 65, ANY, 1, ANY, {16, 8, 8, 8, 8}},
     {"*", CL_TUNED_SCREEN, 17, ANY, 1, ANY, {16, 16, 4, 4, 16}},
     {"*", CL_TUNED_SCREEN, 1, 8, 1, ANY, {8, 8, 4, 1, 16}},
     {"*", CL_TUNED_SCREEN, 1, ANY, 1, ANY, {8, 8, 4, 4, 16}},

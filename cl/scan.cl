@@ -1,4 +1,4 @@
-// variants: -DGROUP=32 -DEACH=8
+// variants: -DGROUP=32 -DEACH=8 | -DGROUP=512
 /*
  * Exclusive prefix sums of n + 1 unsigned integers, the last input taken as 0, so that out[n] is the total.
  * scan_blocks scans blocks of GROUP * EACH and leaves their totals, which the host scans in the same way; scan_add adds them.
@@ -24,18 +24,14 @@ scan_blocks(__global const uint *in, __global uint *out, __global uint *totals, 
     for (uint i = first; i < first + EACH; i++)
         if (i < n) sum += in[i];
     sums[lid] = sum;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lid == 0) {
-        uint run = 0;
-        for (uint i = 0; i < GROUP; i++) {
-            const uint next = sums[i];
-            sums[i] = run;
-            run += next;
-        }
-        totals[get_group_id(0)] = run;
+    for (uint step = 1; step < GROUP; step *= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        const uint before = lid < step ? 0 : sums[lid - step];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        sums[lid] += before;
     }
-    barrier(CLK_LOCAL_MEM_FENCE);
-    uint run = sums[lid];
+    if (lid == GROUP - 1) totals[get_group_id(0)] = sums[lid];
+    uint run = sums[lid] - sum;
     for (uint i = first; i < first + EACH; i++) {
         if (i <= n) out[i] = run;
         if (i < n) run += in[i];

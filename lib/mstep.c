@@ -167,9 +167,8 @@ static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, in
     return own && !freeze_means && update_variance(stats, model, i, reg_covar) ? FGMM_COLLAPSED : FGMM_ALIVE;
 }
 
-static int all_finite(const double *values, int64_t count, int threads) {
+static int all_finite(const double *values, int64_t count) {
     int finite = 1;
-#pragma omp parallel for num_threads(threads) reduction(& : finite)
     for (int64_t i = 0; i < count; i++) finite &= isfinite(values[i]) != 0;
     return finite;
 }
@@ -188,11 +187,18 @@ fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_co
     if (!noticed) return FGMM_ERR_MEMORY;
     FGMM_GO(fgmm_model_copy(ctx, &model, stats->model));
     int threads = fgmm_threads_over(ctx, (double)(k * d));
-#pragma omp parallel for num_threads(threads)
-    for (int64_t i = 0; i < k; i++) noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
+    int64_t own = matrices ? 0 : fgmm_covariances_size(model->type, 1, d);
+    int finite = 1;
+#pragma omp parallel for num_threads(threads) reduction(& : finite)
+    for (int64_t i = 0; i < k; i++) {
+        noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
+        finite &= all_finite(model->covariances + i * own, own);
+    }
     if (matrices && !freeze_covariances) FGMM_GO(update_matrices(ctx, stats, model, reg_covar, noticed));
-    if (!all_finite(model->covariances, fgmm_covariances_size(model->type, k, d), threads))
-        FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "a covariance is not finite: scale the data"));
+    int64_t parts = !matrices ? 0 : model->type == FGMM_FULL ? k : 1;
+#pragma omp parallel for num_threads(threads) reduction(& : finite)
+    for (int64_t i = 0; i < parts; i++) finite &= all_finite(model->covariances + i * d * d, d * d);
+    if (!finite) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "a covariance is not finite: scale the data"));
     if (fates) memcpy(fates, noticed, (size_t)k * sizeof *fates);
     model->lower_bound = stats->weight > 0 ? stats->log_likelihood / stats->weight : NAN;
     model->converged = 0;

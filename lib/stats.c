@@ -38,10 +38,18 @@ void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats) {
 }
 
 void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
+    int64_t k = model->k, d = model->d, own = model->type == FGMM_TIED ? 0 : fgmm_covariances_size(model->type, 1, d);
     stats->model = model;
-    fgmm_copy(ctx, stats->centres, model->means, model->k * model->d);
     stats->about_means = 1;
-    fgmm_stats_clear(ctx, stats);
+    stats->log_likelihood = stats->weight = stats->rows = 0;
+#pragma omp parallel for num_threads(fgmm_threads_over(ctx, (double)(k * (2 * d + own))))
+    for (int64_t i = 0; i < k; i++) {
+        memcpy(stats->centres + i * d, model->means + i * d, (size_t)d * sizeof(double));
+        stats->s0[i] = 0;
+        memset(stats->s1 + i * d, 0, (size_t)d * sizeof(double));
+        memset(stats->s2 + i * own, 0, (size_t)own * sizeof(double));
+    }
+    if (!own) fgmm_zero(ctx, stats->s2, fgmm_covariances_size(model->type, k, d));
 }
 
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
