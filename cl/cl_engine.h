@@ -16,17 +16,16 @@
 #include "cl_tuning.h"
 
 enum {
-    CL_CAP = 16,             /* candidates of a row before it is left to the dense engine */
-    CL_DEPTH_TILE = 16,      /* the largest DT of screen.cl */
-    CL_MATRIX_ROWS = 128,    /* rows, and work-items, of a group of screen_mma.cl */
-    CL_MATRIX_CHUNK = 4,     /* CHUNK of screen_mma.cl */
-    CL_GROUP_ROWS = 128,     /* TR of screen_wgmma.cl: rows of a work-group */
-    CL_GROUP_COLUMNS = 64,   /* TC, components of a tile there */
-    CL_DISTANCE_SIDE = 8,    /* SIDE of distance_tile.clh: a work-group is so many items square */
-    CL_DISTANCE_TILE = 32,   /* TILE */
-    CL_SCAN_EACH = 16,       /* EACH of scan.cl: elements a work-item scans */
-    CL_DENSE_WIDTH = 1024,   /* components of a dense tile */
-    CL_DENSE_CELLS = 1 << 21 /* cells of a dense tile: rows * components */
+    CL_CAP = 16,           /* candidates of a row before it is left to the dense engine */
+    CL_DEPTH_TILE = 16,    /* the largest DT of screen.cl */
+    CL_MATRIX_ROWS = 128,  /* rows, and work-items, of a group of screen_mma.cl */
+    CL_MATRIX_CHUNK = 4,   /* CHUNK of screen_mma.cl */
+    CL_GROUP_ROWS = 128,   /* TR of screen_wgmma.cl: rows of a work-group */
+    CL_GROUP_COLUMNS = 64, /* TC, components of a tile there */
+    CL_DISTANCE_SIDE = 8,  /* SIDE of distance_tile.clh: a work-group is so many items square */
+    CL_DISTANCE_TILE = 32, /* TILE */
+    CL_SCAN_EACH = 16,     /* EACH of scan.cl: elements a work-item scans */
+    CL_DENSE_WIDTH = 1024  /* components of a dense tile */
 };
 
 /* Multiply-adds of a launch of distances: well under 100 ms on a slow GPU. */
@@ -90,6 +89,7 @@ struct cl_engine {
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
+    int near;                        /* the dense engine takes products and sums about the screen's centre */
     cl_uint k, d, kp, dp;            /* components of weight > 0, and both sizes padded for the screen */
     int32_t *ids;                    /* [k]: number of each among the caller's components */
     cl_float log_norm_max;
@@ -105,7 +105,8 @@ struct cl_engine {
     cl_pinned pinned, white_pinned;
     cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
-    cl_room white_hi, white_lo, white_scale, white_centre, white_rows;
+    cl_room near_means, near_constants, near_centre;
+    cl_room white_hi, white_lo, white_scale, white_centre, white_rows, white_logits;
     cl_float white_eta; /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of a slice */
@@ -113,7 +114,7 @@ struct cl_engine {
     cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_list;
     cl_room counts, dense_count, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
     cl_uint list_slots; /* superchunks that the lists are in */
-    cl_room logits, best, best_id, sum, dense_starts, scatter_starts;
+    cl_room cells, tops, norms, best, best_id, sum, dense_starts, scatter_starts;
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
@@ -190,6 +191,8 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);
 /* A double as two floats. */
 void cl_split(double value, float *hi, float *lo);
+/* Whether all components lie so near to the screen's centre that f32 products tell them apart. */
+int cl_is_near(const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
 
@@ -250,7 +253,10 @@ void cl_tally_free(fgmm_device *device, cl_tally *tally);
  * or, if m > 0, fills their part of top_ids and top_resp; or of resp [slice rows, the caller's K], which holds zeros,
  * if that is given. */
 fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m, float *resp);
+/* cl_dense_sums.c */
 void cl_dense_plan(cl_engine *engine); /* sizes of groups and of the tally */
+fgmm_status cl_dense_sums(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width, const cl_place *place);
+fgmm_status cl_dense_collect(fgmm_device *device, fgmm_sums *out); /* after the sparse tally's */
 /* Number of the superchunk that row i of a group lies in. */
 int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
 /* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */

@@ -391,6 +391,58 @@ static fgmm_status send_exact(fgmm_device *device) {
     return send(device, &engine->inverse, inverse, count, "the inverse variances");
 }
 
+/* ---- near components ---- */
+
+/*
+ * Spherical: with M = a |m - c|^2 of a component and P = a |x - c|^2 of a row, the terms of its product add up to at most
+ * T = 2 sqrt(P M) in absolute value, and what rounding leaves where it does not all agree is about 2^-24 T / sqrt(D): under 1e-6
+ * for rows of P about D / 2 + M. Then no mean is more than a few deviations from c, as sums about c need; diagonal covariances
+ * need it of each feature.
+ */
+int cl_is_near(const cl_engine *engine) {
+    const fgmm_params *params = &engine->params;
+    const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
+    if (params->careful || params->hard || engine->tied || engine->full) return 0;
+    for (size_t i = 0; i < engine->k; i++) {
+        size_t c = (size_t)engine->ids[i];
+        double m = 0.0;
+        for (size_t f = 0; f < engine->d; f++) {
+            double t = params->means[c * engine->d + f] - params->centre[f];
+            double a = params->half_inv_var[engine->diag ? c * engine->d + f : c], term = a * t * t;
+            if (!(a > 1e-30 && a < 1e30)) return 0;
+            m = engine->diag ? fmax(m, term) : m + term;
+        }
+        if (!(m <= most)) return 0;
+    }
+    return 1;
+}
+
+/* The centre; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
+static fgmm_status send_near(fgmm_device *device, const double *frame) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t k = engine->k, d = engine->d;
+    float *centre = take(engine, d);
+    for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(params, frame, (int64_t)f);
+    CL_TRY(send(device, &engine->near_centre, centre, d, "the centre"));
+    if (engine->diag) return FGMM_OK;
+    float *means = take(engine, k * d), *constants = take(engine, 4 * k);
+#pragma omp parallel for num_threads(cl_threads(device, k *d))
+    for (size_t i = 0; i < k; i++) {
+        size_t c = (size_t)engine->ids[i];
+        double a = params->half_inv_var[c], square = 0.0;
+        for (size_t f = 0; f < d; f++) {
+            double t = params->means[c * d + f] - (frame ? frame[f] : 0.0) - (double)centre[f];
+            means[i * d + f] = (float)(2.0 * a * t);
+            square += t * t;
+        }
+        cl_split(params->log_norm[c] + params->log_weights[c] - a * square, &constants[4 * i], &constants[4 * i + 1]);
+        constants[4 * i + 2] = constants[4 * i + 3] = 0.0f;
+    }
+    CL_TRY(send(device, &engine->near_means, means, k * d, "the means"));
+    return send(device, &engine->near_constants, constants, 4 * k, "the components' constants");
+}
+
 static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     cl_engine *engine = device->engine;
     cl_release_memory(device, engine->frame);
@@ -410,9 +462,10 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
     size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 4 * k + (engine->diag ? k * d : 2 * k);
+    if (engine->near) floats += k * d + 4 * k + d;
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
     CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 16 * 64); /* each part on a line of its own */
+    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 19 * 64); /* each part on a line of its own */
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
@@ -442,6 +495,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         engine->sum_hi_at = engine->sum_hi.mem;
         engine->sum_lo_at = engine->sum_lo.mem;
     }
+    if (engine->near) CL_TRY(send_near(device, frame));
     CL_TRY(keep_frame(device, frame));
     engine->prepared = 1;
     return FGMM_OK;

@@ -112,7 +112,7 @@ fgmm_status cl_scatter_dense(fgmm_device *device, const cl_group *group, cl_uint
     return CL_RUN(device, kernel, "dense scatter sums", 2, global, local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(engine->d), CL_ARG(engine->k), CL_ARG(place->slots),
                   CL_ARG(tiles), CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(group->list),
-                  CL_ARG(group->base), CL_ARG(k0), CL_ARG(width), CL_ARG(engine->logits.mem),
+                  CL_ARG(group->base), CL_ARG(k0), CL_ARG(width), CL_ARG(block->weights), CL_ARG(engine->cells.mem),
                   CL_ARG(engine->scatter_starts.mem), CL_ARG(resume), CL_ARG(place->part));
 }
 

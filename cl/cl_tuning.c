@@ -10,8 +10,9 @@ enum { ANY = 0x7fffffff, PATH_SIZE = 1024, LINE_SIZE = 512, ROWS_MAX = 256 };
 /*
  * Built in. Few shapes, since each is a program to build. Rows for the user's device are measured by `flashgmm tune`;
  * these hold wherever nobody has. A GPU has the registers for a screen of 8 x 8, which halves the reads of local memory
- * a multiply-add takes; the dense engine's float-floats leave room for 4 x 4. With no more components than a work-group is
- * wide one a work-item is enough. Chosen on an NVIDIA H200, November 2026; the screen's DT of 16 on PoCL.
+ * a multiply-add takes, where it has the 33 KB for it; the dense engine's float-floats leave room for 8 x 4. With no more
+ * components than a work-group is wide one a work-item is enough. Chosen on an NVIDIA H200, November 2026; the screen's DT
+ * of 16 on PoCL.
  */
 static const cl_tuning_row built_in[] = {
     {"*", CL_TUNED_SCREEN, 1, 16, 1, ANY, {16, 16, 4, 1, 16}},
@@ -20,6 +21,7 @@ static const cl_tuning_row built_in[] = {
     {"*", CL_TUNED_SCREEN, 1, 8, 1, ANY, {8, 8, 4, 1, 16}},
     {"*", CL_TUNED_SCREEN, 1, ANY, 1, ANY, {8, 8, 4, 4, 16}},
     {"*", CL_TUNED_DENSE, 1, 16, 1, ANY, {16, 16, 4, 1, 0}},
+    {"gpu", CL_TUNED_DENSE, 17, ANY, 1, ANY, {16, 8, 8, 4, 0}},
     {"*", CL_TUNED_DENSE, 17, ANY, 1, ANY, {16, 16, 4, 4, 0}},
     {"*", CL_TUNED_DENSE, 1, 8, 1, ANY, {8, 8, 4, 1, 0}},
     {"*", CL_TUNED_DENSE, 1, ANY, 1, ANY, {8, 8, 4, 4, 0}},
@@ -47,7 +49,7 @@ static size_t local_bytes(cl_tuned kernel, const cl_tile *t) {
     size_t gx = (size_t)t->gx, dt = (size_t)t->dt;
     switch (kernel) {
     case CL_TUNED_SCREEN: return 4 * (2 * dt * (rows + 4 + 2 * columns) + 5 * rows + 3 * columns);
-    case CL_TUNED_DENSE: return 4 * (16 * (rows + 1 + 3 * (columns + 1)) + rows);
+    case CL_TUNED_DENSE: return 4 * (16 * (rows + 4 + 3 * (columns + 4)) + rows * (2 + 3 * (gx + 1)));
     case CL_TUNED_WHITEN: return 8 * (dt * (rows + 1 + columns) + rows * (gx + 1));
     default: return 16 * (8 * columns + group);
     }

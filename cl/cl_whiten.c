@@ -304,7 +304,7 @@ fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint 
                           CL_ARG(i0), CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(k0), CL_ARG(c0), CL_ARG(width),
                           CL_ARG(tied), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem),
                           CL_ARG(engine->white_hi.mem), CL_ARG(engine->white_lo.mem), CL_ARG(engine->white_scale.mem),
-                          CL_ARG(engine->constants.mem), CL_ARG(engine->logits.mem)));
+                          CL_ARG(engine->constants.mem), CL_ARG(engine->white_logits.mem)));
         }
     return FGMM_OK;
 }

@@ -1,141 +1,265 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=1 -DGY=1 -DAD=1 -DAM=1 | -DGX=16 -DGY=8 -DAM=1 | -DEXACT=1
+// variants: -DNEAR=1 | -DNEAR=1 -DSQUARES=0 | -DNEAR=1 -DSQUARES=0 -DROW_FOURS=1 -DRM=8 | -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=4 -DGY=4 -DRM=1 -DRN=1 | -DGX=16 -DGY=8 -DRM=2 | -DEXACT=1
 /*
- * Sums over a group of rows of the dense engine: as accumulate.cl, with the responsibilities of one tile of components.
+ * Sums over a group of rows of the dense engine, with the responsibilities of one tile of components.
  *
- *   part[s, k, :] += sum over the group's rows in superchunk s of  w r t [D], w r t^2 [D], w r [1],   t = (x - c_hi) - c_lo
+ *   part[s, k, :] += sum over the group's rows in superchunk s of  w r t [D], w r t^2 [D], w r [1],   t = x - c_k
  *
- * A work-group owns GY * AM components x GX * AD features of one superchunk and takes its rows in order, 16 at a time.
+ *            f ->  GX * RN features
+ *        +---------------+
+ *     k  |  RM x RN a    |   a work-group owns a tile of the sums of one superchunk and takes its rows in order, STEP at a time
+ *        |   work-item   |
+ *  GY*RM +---------------+
+ *
+ * The centres c_k are floats, or one that all components share (NEAR): the host moves the sums to the components' own. Spherical
+ * covariances need the squares about a shared centre only summed over the features: w r |t|^2 [1] in place of w r t^2 [D].
  */
 #include "ff.clh"
 #include "rows.clh"
+#include "tile.clh"
 
-// GX, GY: work-group shape (default 16 x 16). AD, AM: features and components a work-item (default 2 x 2).
+// GX, GY: work-group shape (default 16 x 16). RM, RN: components and features a work-item (default 4 x 4).
 #ifndef GX
 #define GX 16
 #endif
 #ifndef GY
 #define GY 16
 #endif
-#ifndef AD
-#define AD 2
+#ifndef RM
+#define RM 4
 #endif
-#ifndef AM
-#define AM 2
+#ifndef RN
+#define RN 4
 #endif
-#if GX < 1 || GY < 1 || AD < 1 || AM < 1
-#error "GX, GY, AD and AM must be positive"
+#if GX < 1 || GY < 1 || RM < 1 || RN < 1
+#error "GX, GY, RM and RN must be positive"
 #endif
-// EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
+#if GX % RM != 0 || GX * RN % 4 != 0
+#error "RM must divide GX, and four GX * RN"
+#endif
+// NEAR: 1 for one centre [D] (default 0).
+#ifndef NEAR
+#define NEAR 0
+#endif
+// EXACT: 1 sums w r t and w r alone, every term in float-float, about c_hi + c_lo: beside scatter sums (default 0).
 #ifndef EXACT
 #define EXACT 0
 #endif
+// SQUARES: 1 for those of each feature, 0 for their sum, or none if EXACT (default 1, or 0).
+#ifndef SQUARES
+#define SQUARES !EXACT
+#endif
+#if !SQUARES && !NEAR && !EXACT || EXACT && (NEAR || SQUARES)
+#error "sums of squares over all features are about one centre, and exact sums are without squares"
+#endif
 // Rows a step: as many terms as a float sums before it goes into the float-float.
-#define STEP 16
-#define TF (GX * AD)
-#define TC (GY * AM)
+#define STEP 32
+#define TF (GX * RN)
+#define TC (GY * RM)
 #define GROUP (GX * GY)
+// From the first of a work-item's components and features to the others.
+#define STEP_OF_COMPONENT(i) OWN(i, 0, GY, RM)
+#define STEP_OF_FEATURE(j) OWN(j, 0, GX, RN)
 
-// resp [n, width]: (w r, r). starts [slots + 1]: the rows of the group in each superchunk. kt0: first component within the tile.
-// resume: slot 0 goes on from what it holds; the others start at zero. part [slots, k, 2 d + 1].
+static inline uint row_of(__global const uint *list, uint base, uint i)
+{
+    return list ? list[base + i] : base + i;
+}
+
+// resp [n, width]: r. norms [n]: |t|^2, if NEAR. c_hi, c_lo [k, d], or c_hi [d] if NEAR. kt0: first component within the tile.
+// resume: slot 0 goes on from what it holds; the others start at zero. part [slots, k, 2 d + 1], or [slots, k, d + 2].
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 dense_sums(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __global const uint *list, uint base,
            uint d, uint k, uint k0, uint kt0, uint width, __global const float *c_hi, __global const float *c_lo,
-           __global const float2 *resp, __global const uint *starts, uint resume, __global float2 *part)
+           __global const ff *norms, __global const float *weights, __global const float *resp,
+           __global const uint *starts, uint resume, __global ff *part)
 {
-    __local float xs[STEP * TF];
-    __local float rs[STEP * TC];
+    __local float xs[STEP * TF] __attribute__((aligned(16)));
+    __local float rs[STEP * TC] __attribute__((aligned(16)));
+    __local float shares[2 * GROUP];
+    __local uint row_ids[STEP];
+    __local float row_weights[STEP], row_norms[STEP];
+    __local uint step_rows;
     const uint lx = get_local_id(0);
     const uint ly = get_local_id(1);
     const uint lid = ly * GX + lx;
     const uint f0 = get_group_id(0) * TF;
     const uint t0 = kt0 + get_group_id(1) * TC;
     const uint s = get_group_id(2);
-    const ulong wide = 2ul * d + 1;
-    const int whole = f0 == 0 && lx == 0; // sums w r too
-
-    float hi[AM][AD], lo[AM][AD];
-#if !EXACT
-    float p1[AM][AD], p2[AM][AD], p0[AM];
+    const ulong line = SQUARES ? 2ul * d + 1 : d + 2ul;
+    const int go_on = s == 0 && resume;
+    const uint c1 = t0 + ly * RUN(RM), f1 = f0 + lx * RUN(RN); // its first component and feature
+    __global ff *sums = part + ((ulong)s * k + k0 + c1) * line + f1;
+    // A work-item stages rows of one component; the first TC sum its w r and w r |t|^2.
+    const uint own = t0 + lid % TC;
+    __global ff *out = part + ((ulong)s * k + k0 + own) * line + (line - 1);
+    const int whole = f0 == 0 && lid < TC && own < width;
+    ff sw = whole && go_on ? out[0] : (ff)(0.0f, 0.0f);
+#if !SQUARES
+    ff sn = whole && go_on ? *(out - 1) : (ff)(0.0f, 0.0f);
 #endif
-    ff s1[AM][AD], s2[AM][AD], sw[AM];
-    for (uint i = 0; i < AM; i++) {
-        const uint c = t0 + ly + i * GY;
-        __global float2 *out = part + ((ulong)s * k + k0 + c) * wide;
-        const int go_on = c < width && s == 0 && resume;
-        sw[i] = go_on && whole ? out[2ul * d] : (ff)(0.0f, 0.0f);
-        for (uint j = 0; j < AD; j++) {
-            const uint f = f0 + lx + j * GX;
-            const int inside = c < width && f < d;
-            hi[i][j] = inside ? c_hi[(ulong)(k0 + c) * d + f] : 0.0f;
-            lo[i][j] = inside ? c_lo[(ulong)(k0 + c) * d + f] : 0.0f;
-            s1[i][j] = go_on && f < d ? out[f] : (ff)(0.0f, 0.0f);
-            s2[i][j] = go_on && f < d ? out[(ulong)d + f] : (ff)(0.0f, 0.0f);
+#if EXACT || !NEAR
+    (void)norms;
+#endif
+#if !EXACT
+    (void)c_lo;
+#endif
+
+    ff s1[RM][RN];
+#if SQUARES
+    ff s2[RM][RN];
+#endif
+#if !NEAR
+    float hi[RM][RN];
+#endif
+#if EXACT
+    float lo[RM][RN];
+#endif
+#pragma unroll
+    for (uint i = 0; i < RM; i++)
+#pragma unroll
+        for (uint j = 0; j < RN; j++) {
+            const int inside = c1 + STEP_OF_COMPONENT(i) < width && f1 + STEP_OF_FEATURE(j) < d;
+            const ulong at = STEP_OF_COMPONENT(i) * line + STEP_OF_FEATURE(j);
+            s1[i][j] = inside && go_on ? sums[at] : (ff)(0.0f, 0.0f);
+#if SQUARES
+            s2[i][j] = inside && go_on ? sums[at + d] : (ff)(0.0f, 0.0f);
+#endif
+#if !NEAR
+            hi[i][j] = inside ? c_hi[(ulong)(k0 + c1 + STEP_OF_COMPONENT(i)) * d + f1 + STEP_OF_FEATURE(j)] : 0.0f;
+#endif
+#if EXACT
+            lo[i][j] = inside ? c_lo[(ulong)(k0 + c1 + STEP_OF_COMPONENT(i)) * d + f1 + STEP_OF_FEATURE(j)] : 0.0f;
+#endif
         }
-    }
     const uint end = starts[s + 1];
     for (uint r = starts[s]; r < end;) {
         // The next rows of one chunk of 1024, at most STEP.
-        const uint chunk = (list ? list[base + r] : base + r) / 1024;
-        uint count = 1;
-        while (count < STEP && r + count < end && (list ? list[base + r + count] : base + r + count) / 1024 == chunk)
-            count++;
+        const uint most = min((uint)STEP, end - r), chunk = row_of(list, base, r) / 1024;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (uint t = lid; t < count * TF; t += GROUP) {
-            const uint f = f0 + t % TF, i = t / TF;
-            const uint row = list ? list[base + r + i] : base + r + i;
-            xs[t] = f < d ? ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f) : 0.0f;
+        for (uint t = lid; t < most; t += GROUP) {
+            const uint row = row_of(list, base, r + t);
+            row_ids[t] = row;
+            row_weights[t] = weights ? weights[row0 + row] : 1.0f;
+#if NEAR
+            row_norms[t] = norms[r + t].x;
+#else
+            row_norms[t] = 0.0f;
+#endif
+            if (row / 1024 == chunk && (t + 1 == most || row_of(list, base, r + t + 1) / 1024 != chunk)) step_rows = t + 1;
         }
-        for (uint t = lid; t < count * TC; t += GROUP) {
-            const uint c = t0 + t % TC, i = t / TC;
-            rs[t] = c < width ? resp[(ulong)(r + i) * width + c].x : 0.0f;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        const uint count = step_rows;
+        for (uint t = lid; t < STEP * TF / 4; t += GROUP) {
+            const uint f = t % (TF / 4) * 4, i = t / (TF / 4);
+            float4 x = (float4)(0.0f);
+            if (i < count) {
+                x = row_four(rows, offset + (ulong)(row0 + row_ids[i]) * pitch, f0 + f, d);
+#if NEAR
+                x -= float_four(c_hi, 0, f0 + f, d);
+#endif
+            }
+            *(__local float4 *)(xs + i * TF + f) = x;
         }
+        float w = 0.0f, wn = 0.0f;
+        for (uint t = lid; t < STEP * TC; t += GROUP) {
+            const uint i = t / TC;
+            float wr = 0.0f;
+            if (i < count && own < width) {
+                wr = resp[(ulong)(r + i) * width + own] * row_weights[i];
+                w += wr;
+                wn = fma(wr, row_norms[i], wn);
+            }
+            rs[t] = wr;
+        }
+        shares[lid] = w;
+        shares[GROUP + lid] = wn;
         barrier(CLK_LOCAL_MEM_FENCE);
 #if EXACT
-        for (uint t = 0; t < count; t++)
-            for (uint i = 0; i < AM; i++) {
-                const float wr = rs[t * TC + ly + i * GY];
-                sw[i] = ff_add(sw[i], wr);
-                for (uint j = 0; j < AD; j++) {
-                    const ff gap = ff_two_sum(xs[t * TF + lx + j * GX], -hi[i][j]);
-                    s1[i][j] = ff_sum(s1[i][j], ff_scale(ff_two_sum(gap.x, gap.y - lo[i][j]), wr));
+        if (lid < TC)
+            for (uint t = 0; t < count; t++) sw = ff_add(sw, rs[t * TC + lid]);
+        for (uint t = 0; t < count; t++) {
+            float wr[RM], x[RN];
+            TAKE(wr, rs + t * TC, ly, GY, RM);
+            TAKE(x, xs + t * TF, lx, GX, RN);
+            for (uint i = 0; i < RM; i++)
+                for (uint j = 0; j < RN; j++) {
+                    const ff gap = ff_two_sum(x[j], -hi[i][j]);
+                    s1[i][j] = ff_sum(s1[i][j], ff_scale(ff_two_sum(gap.x, gap.y - lo[i][j]), wr[i]));
                 }
-            }
+        }
 #else
-        for (uint i = 0; i < AM; i++) {
-            p0[i] = 0.0f;
-            for (uint j = 0; j < AD; j++) p1[i][j] = p2[i][j] = 0.0f;
+        if (lid < TC) {
+            for (uint i = lid + TC; i < GROUP; i += TC) w += shares[i];
+            sw = ff_gather(sw, w);
+#if !SQUARES
+            for (uint i = lid + TC; i < GROUP; i += TC) wn += shares[GROUP + i];
+            sn = ff_gather(sn, wn);
+#endif
         }
-        for (uint t = 0; t < count; t++)
-            for (uint i = 0; i < AM; i++) {
-                const float wr = rs[t * TC + ly + i * GY];
-                p0[i] += wr;
-                for (uint j = 0; j < AD; j++) {
-                    const float gap = (xs[t * TF + lx + j * GX] - hi[i][j]) - lo[i][j];
-                    const float wrt = wr * gap;
-                    p1[i][j] += wrt;
-                    p2[i][j] = fma(wrt, gap, p2[i][j]);
+        float p1[RM][RN];
+#if SQUARES
+        float p2[RM][RN];
+#endif
+#pragma unroll
+        for (uint i = 0; i < RM; i++)
+#pragma unroll
+            for (uint j = 0; j < RN; j++) {
+                p1[i][j] = 0.0f;
+#if SQUARES
+                p2[i][j] = 0.0f;
+#endif
+            }
+#pragma unroll 4
+        for (uint t = 0; t < STEP; t++) {
+            float wr[RM], x[RN];
+            TAKE(wr, rs + t * TC, ly, GY, RM);
+            TAKE(x, xs + t * TF, lx, GX, RN);
+#pragma unroll
+            for (uint j = 0; j < RN; j++) {
+#if NEAR && SQUARES
+                const float square = x[j] * x[j];
+#endif
+#pragma unroll
+                for (uint i = 0; i < RM; i++) {
+#if NEAR
+                    p1[i][j] = fma(wr[i], x[j], p1[i][j]);
+#if SQUARES
+                    p2[i][j] = fma(wr[i], square, p2[i][j]);
+#endif
+#else
+                    const float gap = x[j] - hi[i][j];
+                    p1[i][j] = fma(wr[i], gap, p1[i][j]);
+                    p2[i][j] = fma(wr[i] * gap, gap, p2[i][j]);
+#endif
                 }
             }
-        for (uint i = 0; i < AM; i++) {
-            sw[i] = ff_add(sw[i], p0[i]);
-            for (uint j = 0; j < AD; j++) {
-                s1[i][j] = ff_add(s1[i][j], p1[i][j]);
-                s2[i][j] = ff_add(s2[i][j], p2[i][j]);
-            }
         }
+#pragma unroll
+        for (uint i = 0; i < RM; i++)
+#pragma unroll
+            for (uint j = 0; j < RN; j++) {
+                s1[i][j] = ff_gather(s1[i][j], p1[i][j]);
+#if SQUARES
+                s2[i][j] = ff_gather(s2[i][j], p2[i][j]);
+#endif
+            }
 #endif
         r += count;
     }
-    for (uint i = 0; i < AM; i++) {
-        const uint c = t0 + ly + i * GY;
-        if (c >= width) continue;
-        __global float2 *out = part + ((ulong)s * k + k0 + c) * wide;
-        if (whole) out[2ul * d] = sw[i];
-        for (uint j = 0; j < AD; j++) {
-            const uint f = f0 + lx + j * GX;
-            if (f >= d) continue;
-            out[f] = s1[i][j];
-            out[(ulong)d + f] = s2[i][j];
+#pragma unroll
+    for (uint i = 0; i < RM; i++)
+#pragma unroll
+        for (uint j = 0; j < RN; j++) {
+            const ulong at = STEP_OF_COMPONENT(i) * line + STEP_OF_FEATURE(j);
+            if (c1 + STEP_OF_COMPONENT(i) >= width || f1 + STEP_OF_FEATURE(j) >= d) continue;
+            sums[at] = s1[i][j];
+#if SQUARES
+            sums[at + d] = s2[i][j];
+#endif
         }
-    }
+    if (!whole) return;
+    out[0] = sw;
+#if !SQUARES
+    *(out - 1) = sn;
+#endif
 }

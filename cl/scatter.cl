@@ -60,12 +60,12 @@ typedef struct entry {
 } entry;
 
 #if DENSE
-// Row r of the group and column c of resp [., width]: (w r, r); row r of the group is row list[base + r] of the slice,
-// or base + r.
-static inline entry entry_at(__global const uint *list, uint base, uint k0, uint width, __global const float2 *resp,
-                             uint r, uint c)
+// Row r of the group and column c of resp [., width]; row r of the group is row list[base + r] of the slice, or base + r.
+static inline entry entry_at(__global const uint *list, uint base, uint k0, uint width, __global const float *weights,
+                             __global const float *resp, uint row0, uint r, uint c)
 {
-    return (entry){list ? list[base + r] : base + r, k0 + c, resp[(ulong)r * width + c].x};
+    const uint row = list ? list[base + r] : base + r;
+    return (entry){row, k0 + c, resp[(ulong)r * width + c] * (weights ? weights[row0 + row] : 1.0f)};
 }
 #else
 static inline entry entry_at(__global const float *weights, __global const uint *surv_id, __global const float *surv_r,
@@ -87,8 +87,8 @@ __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 scatter(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots, uint tiles,
         __global const float *c_hi, __global const float *c_lo,
 #if DENSE
-        __global const uint *list, uint base, uint k0, uint width, __global const float2 *resp,
-        __global const uint *starts,
+        __global const uint *list, uint base, uint k0, uint width, __global const float *weights,
+        __global const float *resp, __global const uint *starts,
 #else
         __global const float *weights, __global const uint *surv_id, __global const float *surv_r,
         __global const uint *values, __global const uint *starts, uint n, ulong grain, ulong skip,
@@ -133,7 +133,7 @@ scatter(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d
     for (uint first = begin; first < end; first += GROUP) {
         const uint at = min(first + lid, end - 1);
 #if DENSE
-        entry mine = entry_at(list, base, k0, width, resp, TIED ? at / width : at, TIED ? at % width : c);
+        entry mine = entry_at(list, base, k0, width, weights, resp, row0, TIED ? at / width : at, TIED ? at % width : c);
 #else
         entry mine = entry_at(weights, surv_id, surv_r, row0, values[at]);
 #endif

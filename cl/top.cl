@@ -46,16 +46,16 @@ __kernel void top_sparse(__global const uint *surv_id, __global const float *sur
     }
 }
 
-// One work-group a row of a dense group: merges a tile's responsibilities resp_tile [n, width] of (w r, r) into the row's list.
+// One work-group a row of a dense group: merges a tile's responsibilities resp_tile [n, width] into the row's list.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
-top_dense(__global const float2 *resp_tile, __global const uint *list, uint base, uint k0, uint width, uint m,
+top_dense(__global const float *resp_tile, __global const uint *list, uint base, uint k0, uint width, uint m,
           __global uint *ids, __global float *resp)
 {
     __local float old_r[TOP_MAX], best_r[LANES];
     __local uint old_id[TOP_MAX], best_id[LANES];
     const uint lid = get_local_id(0);
     const uint at = list ? list[base + get_group_id(0)] : base + get_group_id(0);
-    __global const float2 *row = resp_tile + (ulong)get_group_id(0) * width;
+    __global const float *row = resp_tile + (ulong)get_group_id(0) * width;
     __global uint *row_ids = ids + (ulong)at * m;
     __global float *row_resp = resp + (ulong)at * m;
     if (lid < m) {
@@ -73,7 +73,7 @@ top_dense(__global const float2 *resp_tile, __global const uint *list, uint base
             id = old_id[lid];
         }
         for (uint c = lid; c < width; c += LANES) {
-            const float rc = row[c].y;
+            const float rc = row[c];
             if (rc > 0.0f && before(last_r, last_id, rc, k0 + c) && before(rc, k0 + c, r, id)) {
                 r = rc;
                 id = k0 + c;

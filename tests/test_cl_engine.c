@@ -1,6 +1,6 @@
 /* The OpenCL engine through the backend's table, against sums in double: precision, order, all types of rows.
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
-#include "../cl/cl_runtime.h"
+#include "../cl/cl_engine.h"
 #include "cl_host.h"
 
 static double scale_limit = 4e6;
@@ -494,6 +494,51 @@ START_TEST(blocks) {
 }
 END_TEST
 
+/* Components so near to each other that f32 products tell them apart, also far from the origin, and of rows less a
+ * centre; the same bits, whatever the blocks. */
+START_TEST(near_components) {
+    for (int i = 0; i < 4; i++) {
+        problem p = clusters(sized(5000, 70, 36), 70, 36, i % 2, 0.2, 1.0, i < 2 ? 0.0 : 300.0);
+        p.row_weights = get((size_t)p.n * 8);
+        for (int64_t j = 0; j < p.n; j++) p.row_weights[j] = 0.5 + uniform();
+        finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+        double centre[36];
+        for (int f = 0; f < 36; f++) centre[f] = i < 2 ? 0.1 : 300.1;
+        result one = run(&p, NULL), many = run(&p, &(layout){.block_rows = 2048});
+        result less = run(&p, &(layout){.type = FGMM_F64, .stride = 37, .centre = centre});
+        ck_assert(device->engine->near && !one.sums.imprecise);
+        same_bits(&p, &one, &many, "near");
+        check_contract(&p, &one, "near");
+        check_contract(&p, &less, "near, less a centre");
+        result_free(&one);
+        result_free(&many);
+        result_free(&less);
+        problem_free(&p);
+    }
+}
+END_TEST
+
+/* Clusters far tighter than the model's: sums about one centre cannot tell their variance, and say so. */
+START_TEST(near_but_narrow) {
+    for (int diag = 0; diag < 2; diag++) {
+        problem p = problem_new(sized(1000, 4, 16), 4, 16, diag);
+        for (int64_t i = 0; i < 4 * 16; i++) p.means[i] = uniform() < 0.5 ? -6.0 : 6.0;
+        for (int64_t i = 0; i < p.n * 16; i++) p.x[i] = (float)(p.means[i / 16 % 4 * 16 + i % 16] + 1e-3 * normal());
+        for (int64_t i = 0; i < (diag ? 4 * 16 : 4); i++) p.variances[i] = 36.0;
+        finish(&p, FGMM_ENGINE_DENSE, 1e-15);
+        result quick = run(&p, NULL);
+        ck_assert(quick.sums.imprecise);
+        p.params.careful = 1;
+        result careful = run(&p, NULL);
+        ck_assert(!careful.sums.imprecise);
+        check_contract(&p, &careful, "careful");
+        result_free(&quick);
+        result_free(&careful);
+        problem_free(&p);
+    }
+}
+END_TEST
+
 /* The rounding bound by brute force: a component that matters and that the screen on matrix units lost would change the sums, which
  * are those of the f32 screen's lists, to the bit. Depths that a warp keeps and that it does not; likely, crowded, tight and far-off
  * clusters; some rows that f16 cannot hold. Without such units: that a second pass changes nothing. */
@@ -681,6 +726,8 @@ int main(void) {
     tcase_add_test(tests, other_centres);
     tcase_add_test(tests, hard);
     tcase_add_test(tests, blocks);
+    tcase_add_test(tests, near_components);
+    tcase_add_test(tests, near_but_narrow);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);

@@ -39,7 +39,7 @@ static const task tasks[] = {
      512,
      64,
      {{16, 8, 8, 8, 8}, {16, 16, 4, 4, 16}}},
-    {"dense", "17-2147483647", "*", FGMM_SPHERICAL, FGMM_ENGINE_DENSE, 256, 16, {{16, 16, 4, 4, 0}}},
+    {"dense", "17-2147483647", "*", FGMM_SPHERICAL, FGMM_ENGINE_DENSE, 256, 16, {{16, 8, 8, 4, 0}, {16, 16, 4, 4, 0}}},
     {"whiten", "*", "1-8", FGMM_FULL, FGMM_ENGINE_SCREEN, 64, 8, {{8, 8, 8, 1, 8}}},
     {"whiten", "*", "9-32", FGMM_FULL, FGMM_ENGINE_SCREEN, 32, 24, {{8, 16, 4, 4, 8}}},
     {"whiten", "*", "33-2147483647", FGMM_FULL, FGMM_ENGINE_SCREEN, 16, 96, {{16, 16, 4, 4, 16}}},
