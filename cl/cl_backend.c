@@ -47,7 +47,7 @@ static fgmm_status pass_known_answer(fgmm_device *device) {
     while (status == FGMM_ERR_DEVICE && device->has_matrix) {
         device->host.log(device->host.user, FGMM_LOG_WARNING,
                          "%s: %s are left alone: their screen fails the known-answer test", device->name,
-                         cl_matrix_name(device));
+                         cl_matrix_name(device->has_matrix));
         device->has_matrix--;
         status = answer_again(device);
     }

@@ -262,6 +262,7 @@ static void learn(fgmm_device *device) {
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
     device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
     device->has_matrix = likely_matrix(id);
+    device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

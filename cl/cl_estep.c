@@ -53,7 +53,10 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     cl_release_memory(device, engine->frame);
     engine->frame = NULL;
     engine->prepared = 0;
-    engine->chunks_summed = 0; /* of a pass that was given up */
+    /* Of a pass that was given up, whatever became of it. */
+    (void)cl_read_end(device, &engine->left, "a count of rows");
+    (void)cl_read_end(device, &engine->row_sums, "sums over rows");
+    engine->chunks_summed = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
     engine->tied = params->covariance_type == FGMM_TIED;
@@ -146,9 +149,10 @@ static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
     if (block->hinted) return FGMM_OK;
     size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
     if (!block->hints) CL_TRY(cl_buffer(device, &block->hints, room, "the rows' best components"));
+    CL_TRY(cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
+                   "clearing the rows' best components"));
     block->hinted = 1;
-    return cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
-                   "clearing the rows' best components");
+    return FGMM_OK;
 }
 
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {

@@ -35,6 +35,7 @@ static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
     int on = engine->full ? CL_MATRIX_NONE : device->has_matrix;
     if (on == CL_MATRIX_WARPGROUPS && steps > 32) on = CL_MATRIX_WARPS;
+    if (on == CL_MATRIX_WARPS && !device->has_warps) on = CL_MATRIX_NONE;
     int kept = on == CL_MATRIX_WARPGROUPS || steps <= 8;
     if (!kept) steps = (cl_uint)cl_round_up(steps, CL_MATRIX_CHUNK);
     engine->matrix = (cl_matrix){.on = on,

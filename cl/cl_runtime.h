@@ -71,6 +71,7 @@ struct fgmm_device {
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
     int has_matrix;    /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
+    int has_warps;     /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int searches;      /* the kernels that search lists have passed their known-answer test */
     int unified;       /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;
@@ -144,8 +145,8 @@ fgmm_status cl_lists_search(fgmm_device *device, fgmm_lists *lists, fgmm_lists_q
 void cl_lists_release(fgmm_device *device, fgmm_lists *lists);
 void cl_engine_free(fgmm_device *device); /* frees device->engine; before the context goes */
 
-/* What device->has_matrix stands for, in messages. */
-const char *cl_matrix_name(const fgmm_device *device);
+/* A CL_MATRIX_* in messages. */
+const char *cl_matrix_name(int level);
 
 /* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
 fgmm_status cl_lists_known_answer(fgmm_device *device);

@@ -28,8 +28,8 @@ static void matrix_options(const cl_engine *engine, const screen_part *part, cha
              (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt);
 }
 
-const char *cl_matrix_name(const fgmm_device *device) {
-    return device->has_matrix == CL_MATRIX_WARPGROUPS ? "warpgroup products" : "matrix units";
+const char *cl_matrix_name(int level) {
+    return level == CL_MATRIX_WARPGROUPS ? "warpgroup products" : "matrix units";
 }
 
 /* Fragments of the rows, where a warp cannot keep its own. */
@@ -124,13 +124,15 @@ static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, c
 /* A driver that does not take the kernels costs these, not the fit: the f32 screen goes on, and the next pass tries the others. */
 static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_opened *opened = cl_opened_of(device);
+    int level = device->engine->matrix.on;
     device->group_refused = 0;
     fgmm_status status = screen_matrix(device, part, hints);
     if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: %s are left alone: their kernels do not %s",
-                     device->name, cl_matrix_name(device), opened->build_failed ? "build" : "start");
+                     device->name, cl_matrix_name(level), opened->build_failed ? "build" : "start");
     opened->build_failed = device->group_refused = 0;
-    device->has_matrix = device->engine->matrix.on - 1;
+    device->has_warps = level != CL_MATRIX_WARPS && device->has_warps;
+    if (device->has_matrix == level) device->has_matrix--;
     device->engine->matrix.on = CL_MATRIX_NONE;
     return FGMM_OK;
 }

@@ -1,7 +1,8 @@
 /*
  * Programs in Hopper's own instructions (wgmma.clh). NVIDIA's OpenCL compiler writes PTX for the target sm_90, which has none of them,
  * but its assembler knows sm_90a. So they stand in the source behind a mark that makes them comments; here the marks are taken out of
- * the PTX, which is what the driver gives as a program's binary, and the target is renamed.
+ * the PTX, which is what the driver gives as a program's binary, and the target is renamed. What is cached is made by this: a change here
+ * raises CACHE_FORMAT.
  */
 #include "cl_program.h"
 

@@ -28,8 +28,7 @@ int cl_unstage(fgmm_device *device, void *pointer) {
     return 0;
 }
 
-/* A buffer over memory pins it on the devices where that is worth something, and takes none of the device's own before its first
- * use; this one has none. */
+/* A buffer over memory pins it on NVIDIA's devices, and takes memory of theirs at its first use only: this one is not used. */
 void *cl_pin_rows(fgmm_device *device, const void *data, size_t bytes) {
     if (device->unified || bytes > device->max_alloc) return NULL;
     cl_int code = CL_SUCCESS;

@@ -177,8 +177,8 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
         batch.hi = at;
         batch.lo = at + most * cells;
         batch.scale = at + 2 * most * cells;
-        if (first && clFinish(device->queue) != CL_SUCCESS) /* the batch before lies there still */
-            CL_GO(cl_fail(device, CL_OUT_OF_RESOURCES, "whitening"));
+        cl_int code = first ? clFinish(device->queue) : CL_SUCCESS; /* the batch before lies there still */
+        if (code != CL_SUCCESS) CL_GO(cl_fail(device, code, "whitening"));
         if (!make_batch(device, &batch, frame, doubles, threads, constants)) *sound = 0;
         CL_GO(send_floats(device, engine->white_hi.mem, first * cells, batch.count * cells, batch.hi));
         CL_GO(send_floats(device, engine->white_lo.mem, first * cells, batch.count * cells, batch.lo));

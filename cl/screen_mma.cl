@@ -129,7 +129,7 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     packed_rows += (ulong)get_group_id(0) * (TR * 2) * (chunks * CHUNK);
 #endif
     stage(factors, columns, packed_rows, packed, constants, 0, chunks, tiles, lid);
-    counts[lid] = 0;
+    counts[lid] = first + lid < n ? 0 : CAP; // a row beyond the last has no list to write
     if (lid == 0) any_cold = 0;
 #if STEPS > 0
     uint4 a[2][STEPS];
@@ -172,7 +172,7 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     best[lid] = row_starts[first + lid].y;
 #endif
     barrier(CLK_LOCAL_MEM_FENCE);
-    // An infinite start is never reached: such a row lists nothing.
+    // A row that starts infinite is left to the f32 screen, whatever it lists.
     floors[lid] = best[lid] > -1e38f ? floor_below(best[lid], bounds) : -3e38f;
     if (best[lid] < -1e38f) any_cold = 1;
     barrier(CLK_LOCAL_MEM_FENCE);

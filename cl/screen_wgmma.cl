@@ -55,7 +55,7 @@ static inline void start_row(uint r, uint at, int within, const screen_row *row,
     const float start = within ? screen_start(row, k, components) : INFINITY;
     const int listed = start > -1e38f && start < 1e38f && row->hint < KNOWN_MOST;
     best[r] = start;
-    counts[r] = listed;
+    counts[r] = within ? listed : CAP; // a row beyond the last has no list to write
     if (listed) {
         cand_id[(ulong)at * CAP] = row->hint;
         cand_v[(ulong)at * CAP] = start;
@@ -167,7 +167,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lid < TR) {
-        // An infinite start is never reached: such a row lists nothing.
+        // A row that starts infinite is left to the f32 screen, whatever it lists.
         floors[lid] = best[lid] > -1e38f ? floor_below(best[lid], bounds) : -3e38f;
         if (best[lid] < -1e38f) any_cold = 1;
     }
@@ -181,7 +181,8 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     for (uint step = 0; step < steps; step++) {
         const uint tile = step < tiles ? step : step - tiles, s = step % STAGES;
         if (searched && step == searched) {
-            // Its rows are the warp's own.
+            // Its rows are the warp's own. Lanes of a row race for its floor, here and below: whichever wins is sound.
+            asm volatile("bar.warp.sync -1;" ::: "memory");
             if (lane < 16) floors[warp * 16 + lane] = floor_below(best[warp * 16 + lane], bounds);
             asm volatile("bar.warp.sync -1;" ::: "memory");
             quick0 = floors[r0] - slack;
@@ -193,6 +194,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
         for (uint j = 0; j < NT; j++) acc[j] = (float4)(half_norm0, half_norm0, half_norm1, half_norm1);
         barrier_wait(full + s, (step / STAGES) & 1);
         const ulong b = wgmma_descriptor(staged, 128, TC * 16);
+        asm volatile("bar.warp.sync -1;" ::: "memory");
         wgmma_fence();
 #pragma unroll
         for (uint i = 0; i < STEPS; i++) WGMMA(acc, a[i], b + i * (TC * 32 / 16));

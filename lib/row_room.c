@@ -7,8 +7,8 @@ static const double block_share = 1.0 / 16;
 /* The share that rows take at most, and how much more than so far work space may come to need. */
 static const double rows_share = 0.75, work_growth = 1.25;
 /* Work space is known when a pass of each kind has been: looking the rows over, and an iteration. */
-
-enum { RUNS_BEFORE_KEEPING = 2, BUFFERS = 3, SLICE_ROWS = 1 << 16 };
+enum { RUNS_BEFORE_KEEPING = 2 };
+enum { BUFFERS = 3, SLICE_ROWS = 1 << 16 };
 
 static double row_bytes(const fgmm_rows *rows) {
     return (double)rows->d * (double)fgmm_dtype_size(rows->type);

@@ -279,7 +279,7 @@ START_TEST(fails_at_any_call) {
     long calls = atomic_load(&fault.calls), step = calls / (harness_is_short() ? SHORT_POINTS : POINTS) + 1;
     ck_assert_int_gt(calls, 5);
     ck_assert(clean.n > 0 && memcmp(&clean, &again, sizeof clean) == 0);
-    int reached = 0;
+    int reached = 0, points = 0;
     for (long at = 1 + _i % step; at <= calls; at += step) {
         outcome spoilt = {.n = 0}, mended = {.n = 0};
         cl_int code = codes[at % 3];
@@ -296,11 +296,12 @@ START_TEST(fails_at_any_call) {
                           "call %ld of %ld: %s (%s)", at, calls, fgmm_status_name(status), message);
             ck_assert_msg(strstr(message, "failed on") && strstr(message, "CL_"), "call %ld: \"%s\"", at, message);
         }
+        points++;
         reached += seen >= at; /* how many calls there are may hang on how soon a device has done its work */
         CHECK_OK(ctx, run(ctx, p, &mended));
         ck_assert_msg(memcmp(&mended, &clean, sizeof clean) == 0, "after call %ld failed, other results", at);
     }
-    ck_assert_int_gt(reached, 1);
+    ck_assert_msg(2 * reached >= points, "%d of %d calls were reached", reached, points);
     problem_free(p);
     fgmm_context_free(ctx);
 }

@@ -25,8 +25,8 @@ static inline uint64_t hash(uint64_t seed, uint64_t stream, uint64_t index) {
 }
 
 /* Clones for the instruction sets that have 64-bit products in vectors. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&               \
-    !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&                           \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define VECTORISED __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
 #else
 #define VECTORISED

@@ -226,6 +226,7 @@ static int run(const cli_command *self, int argc, char **argv) {
     if (rc != CLI_GO_ON) return rc;
     if (a.hard) a.covariance = FGMM_SPHERICAL;
     if (a.made && a.write) return cli_usage(self, "--write needs rows in memory");
+    if (a.data.type != BENCH_F32 && a.write) return cli_usage(self, "--write writes f32 rows");
 
     bench_ticks *t = cli_alloc(1, sizeof *t, "times");
     em_result *result = t ? cli_alloc(1, sizeof *result, "results") : NULL;
