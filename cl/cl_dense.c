@@ -36,7 +36,8 @@ static fgmm_status run_norms(fgmm_device *device, const cl_group *group) {
     size_t local = LANES, global = cl_round_up((size_t)group->n * ROW_LANES, LANES);
     return CL_RUN(device, kernel, "dense rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(group->slice->row0), CL_ARG(group->list), CL_ARG(group->base),
-                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(engine->norms.mem));
+                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(engine->near_most),
+                  CL_ARG(engine->norms.mem), CL_ARG(engine->far_rows.mem));
 }
 
 /* Whitened logits, as one tile. */
@@ -221,6 +222,11 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     CL_TRY(cl_room_fit(device, &engine->tops, most * tile_count(engine, engine->dense_width) * sizeof(cl_uint4),
                        "a dense group"));
     if (engine->near) CL_TRY(cl_room_fit(device, &engine->norms, most * sizeof(cl_float2), "a dense group"));
+    if (engine->near && !engine->far_asked) {
+        CL_TRY(cl_room_fit(device, &engine->far_rows, sizeof(cl_uint), "a mark of far rows"));
+        CL_TRY(cl_fill(device, engine->far_rows.mem, 0, sizeof(cl_uint), "clearing a mark"));
+        engine->far_asked = 1;
+    }
     if (engine->tied || engine->full)
         CL_TRY(cl_room_fit(device, &engine->white_logits, cells * sizeof(cl_float2), "a tile of logits"));
     CL_TRY(cl_room_fit(device, &engine->best, most * sizeof(cl_float2), "a dense group"));

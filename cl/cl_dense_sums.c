@@ -170,5 +170,9 @@ static void add_moved(const cl_engine *engine, size_t line, const cl_float2 *sum
 }
 
 fgmm_status cl_dense_collect(fgmm_device *device, fgmm_sums *out) {
-    return cl_tally_collect(device, &device->engine->dense, add_moved, out);
+    cl_engine *engine = device->engine;
+    cl_uint far = 0;
+    if (engine->far_asked) CL_TRY(cl_read(device, engine->far_rows.mem, sizeof far, &far, "a mark of far rows"));
+    if (far) out->imprecise = 1;
+    return cl_tally_collect(device, &engine->dense, add_moved, out);
 }

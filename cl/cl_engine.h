@@ -105,7 +105,9 @@ struct cl_engine {
     cl_pinned pinned, white_pinned;
     cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
-    cl_room near_means, near_constants, near_centre;
+    cl_room near_means, near_constants, near_centre, far_rows;
+    cl_float near_most; /* squared distance to the centre beyond which a row is marked in far_rows */
+    int far_asked;      /* far_rows is of this pass */
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows, white_logits;
     cl_float white_eta; /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;

@@ -398,8 +398,10 @@ static fgmm_status send_exact(fgmm_device *device) {
  * Spherical: with M = a |m - c|^2 of a component and P = a |x - c|^2 of a row, the terms of its product add up to at most
  * T = 2 sqrt(P M) in absolute value, and what rounding leaves where it does not all agree is about 2^-24 T / sqrt(D): under 1e-6
  * for rows of P about D / 2 + M. Then no mean is more than a few deviations from c, as sums about c need; diagonal covariances
- * need it of each feature.
+ * need it of each feature. Rows of P beyond FAR D, where that comes to 4e-6, have the pass repeated with direct differences.
  */
+enum { FAR = 35 };
+
 int cl_is_near(const cl_engine *engine) {
     const fgmm_params *params = &engine->params;
     const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
@@ -426,8 +428,12 @@ static fgmm_status send_near(fgmm_device *device, const double *frame) {
     float *centre = take(engine, d);
     for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(params, frame, (int64_t)f);
     CL_TRY(send(device, &engine->near_centre, centre, d, "the centre"));
+    engine->near_most = INFINITY;
     if (engine->diag) return FGMM_OK;
     float *means = take(engine, k * d), *constants = take(engine, 4 * k);
+    double widest = INFINITY; /* the least a: of the components that such a row may belong to */
+    for (size_t i = 0; i < k; i++) widest = fmin(widest, params->half_inv_var[engine->ids[i]]);
+    engine->near_most = (float)(FAR * (double)d / widest);
 #pragma omp parallel for num_threads(cl_threads(device, k *d))
     for (size_t i = 0; i < k; i++) {
         size_t c = (size_t)engine->ids[i];

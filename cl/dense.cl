@@ -98,10 +98,10 @@ static inline ff near_logit(ff base, ff norm, ff scale, ff product)
 
 #define ROW_LANES 8
 
-// |x - centre|^2 of the group's rows: norms [n].
+// |x - centre|^2 of the group's rows: norms [n]. far is set where one exceeds `most`: its products cannot be told apart.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
 dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __global const uint *list, uint base, uint n,
-            uint d, __global const float *centre, __global ff *norms)
+            uint d, __global const float *centre, float most, __global ff *norms, __global uint *far)
 {
     __local ff parts[LANES];
     const uint lid = get_local_id(0);
@@ -121,6 +121,7 @@ dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __
     sum = parts[lid];
     for (uint i = 1; i < ROW_LANES; i++) sum = ff_sum(sum, parts[lid + i]);
     norms[r] = ff_finite(sum);
+    if (!(sum.x <= most)) atomic_or(far, 1u);
 }
 
 // Rows i0 .. i0 + get_global_size(1) / GY * TR of the group of n, components k0 .. k0 + width - 1.

@@ -539,6 +539,24 @@ START_TEST(near_but_narrow) {
 }
 END_TEST
 
+/* Near components and a row so far off that f32 products about their centre say nothing of it: that is said, and a careful pass is
+ * right. */
+START_TEST(near_but_far) {
+    problem p = clusters(sized(3000, 20, 24), 20, 24, 0, 0.2, 1.0, 0.0);
+    for (int64_t f = 0; f < 24; f++) p.x[7 * 24 + f] = (float)(1e6 * normal());
+    finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+    result quick = run(&p, NULL);
+    ck_assert(device->engine->near && quick.sums.imprecise);
+    p.params.careful = 1;
+    result careful = run(&p, NULL);
+    ck_assert(!careful.sums.imprecise);
+    check_contract(&p, &careful, "careful");
+    result_free(&quick);
+    result_free(&careful);
+    problem_free(&p);
+}
+END_TEST
+
 /* The rounding bound by brute force: a component that matters and that the screen on matrix units lost would change the sums, which
  * are those of the f32 screen's lists, to the bit. Depths that a warp keeps and that it does not; likely, crowded, tight and far-off
  * clusters; some rows that f16 cannot hold. Without such units: that a second pass changes nothing. */
@@ -728,6 +746,7 @@ int main(void) {
     tcase_add_test(tests, blocks);
     tcase_add_test(tests, near_components);
     tcase_add_test(tests, near_but_narrow);
+    tcase_add_test(tests, near_but_far);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);
