@@ -49,7 +49,10 @@ static size_t local_bytes(cl_tuned kernel, const cl_tile *t) {
     size_t gx = (size_t)t->gx, dt = (size_t)t->dt;
     switch (kernel) {
     case CL_TUNED_SCREEN: return 4 * (2 * dt * (rows + 4 + 2 * columns) + 5 * rows + 3 * columns);
-    case CL_TUNED_DENSE: return 4 * (16 * (rows + 4 + 3 * (columns + 4)) + rows * (2 + 3 * (gx + 1)));
+    case CL_TUNED_DENSE: {
+        size_t step = 16 * (rows + 4 + 3 * (columns + 4)), end = 3 * rows * (gx + 1);
+        return 4 * ((step > end ? step : end) + 2 * rows);
+    }
     case CL_TUNED_WHITEN: return 8 * (dt * (rows + 1 + columns) + rows * (gx + 1));
     default: return 16 * (8 * columns + group);
     }

@@ -58,6 +58,8 @@
 #define GROUP (GX * GY)
 #define XS (TR + 4) // strides of a step's rows and components
 #define CS (TC + 4)
+#define STEP_FLOATS (DT * (XS + (NEAR ? 1 : 2 + DIAG) * CS))
+#define END_FLOATS (3 * TR * (GX + 1))
 #define OWN_ROW(i) OWN(i, ly, GY, RM)
 #define OWN_COLUMN(j) OWN(j, lx, GX, RN)
 #define LANES 64
@@ -133,17 +135,17 @@ dense_logits(__global const row_t *rows, ulong offset, ulong pitch, uint row0, _
              __global const float *a, __global const float4 *kconst, __global const float *centre,
              __global const ff *norms, __global float *cells, __global uint4 *tops)
 {
-    __local float xs[DT * XS] __attribute__((aligned(16)));
-    __local float hs[DT * CS] __attribute__((aligned(16)));
+    __local float room[STEP_FLOATS > END_FLOATS ? STEP_FLOATS : END_FLOATS] __attribute__((aligned(16)));
+    __local float *xs = room, *hs = xs + DT * XS;
 #if !NEAR
-    __local float os[DT * CS] __attribute__((aligned(16)));
+    __local float *os = hs + DT * CS;
 #endif
 #if DIAG
-    __local float as[DT * CS] __attribute__((aligned(16)));
+    __local float *as = os + DT * CS;
 #endif
+    __local ff *best = (__local ff *)room; // once the steps are done
+    __local uint *best_id = (__local uint *)(room + 2 * TR * (GX + 1));
     __local ulong starts[TR];
-    __local ff best[TR * (GX + 1)];
-    __local uint best_id[TR * (GX + 1)];
     const uint lx = get_local_id(0);
     const uint ly = get_local_id(1);
     const uint lid = ly * GX + lx;
@@ -230,6 +232,7 @@ dense_logits(__global const row_t *rows, ulong offset, ulong pitch, uint row0, _
                 }
         }
     }
+    barrier(CLK_LOCAL_MEM_FENCE);
     // The logits, in place of the sums, and each row's best.
 #pragma unroll
     for (uint i = 0; i < RM; i++) {

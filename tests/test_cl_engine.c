@@ -498,7 +498,7 @@ END_TEST
  * centre; the same bits, whatever the blocks. */
 START_TEST(near_components) {
     for (int i = 0; i < 4; i++) {
-        problem p = clusters(sized(5000, 70, 36), 70, 36, i % 2, 0.2, 1.0, i < 2 ? 0.0 : 300.0);
+        problem p = clusters(sized(5000, 20, 36), 20, 36, i % 2, 0.2, 1.0, i < 2 ? 0.0 : 300.0);
         p.row_weights = get((size_t)p.n * 8);
         for (int64_t j = 0; j < p.n; j++) p.row_weights[j] = 0.5 + uniform();
         finish(&p, FGMM_ENGINE_DENSE, 1e-7);
@@ -506,10 +506,13 @@ START_TEST(near_components) {
         for (int f = 0; f < 36; f++) centre[f] = i < 2 ? 0.1 : 300.1;
         result one = run(&p, NULL), many = run(&p, &(layout){.block_rows = 2048});
         result less = run(&p, &(layout){.type = FGMM_F64, .stride = 37, .centre = centre});
-        ck_assert(device->engine->near && !one.sums.imprecise);
+        ck_assert(device->engine->near);
         same_bits(&p, &one, &many, "near");
-        check_contract(&p, &one, "near");
-        check_contract(&p, &less, "near, less a centre");
+        if (p.n == 5000) { /* else a component may be hardly more than a row */
+            ck_assert(!one.sums.imprecise);
+            check_contract(&p, &one, "near");
+            check_contract(&p, &less, "near, less a centre");
+        }
         result_free(&one);
         result_free(&many);
         result_free(&less);
