@@ -118,7 +118,7 @@ static int make_batch(const fgmm_device *device, const white_batch *batch, const
     const fgmm_params *params = &engine->params;
     size_t d = engine->d, cells = d * d;
     int sound = 1;
-#pragma omp parallel for num_threads(threads) reduction(& : sound)
+#pragma omp parallel for num_threads(threads)
     for (size_t i = 0; i < batch->count; i++) {
         size_t c = engine->full ? (size_t)engine->ids[batch->first + i] : 0;
         const double *w = params->whitening + c * cells;
@@ -135,7 +135,11 @@ static int make_batch(const fgmm_device *device, const white_batch *batch, const
         split_matrix(&matrix, w, d);
         if (!engine->full) continue;
         measure_matrix(&matrix, w, params->means + c * d, frame, d);
-        sound &= full_constants(engine, batch->first + i, &matrix, constants + 4 * (batch->first + i));
+        if (!full_constants(engine, batch->first + i, &matrix, constants + 4 * (batch->first + i))) {
+/* A reduction would have clang export a name. */
+#pragma omp atomic write
+            sound = 0;
+        }
     }
     return sound;
 }
