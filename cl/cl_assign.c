@@ -30,7 +30,6 @@ static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, size_t m
 fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob) {
     cl_engine *engine = device->engine;
     cl_uint best = (cl_uint)m;
-    engine->near = 0; /* a row that is far cannot be repeated here */
     CL_TRY(cl_prepare(device, block->centre));
     int64_t most = cl_slice_rows(device) < 1 << 16 ? cl_slice_rows(device) : 1 << 16;
     for (int64_t row0 = 0; row0 < block->n;) {
@@ -75,7 +74,6 @@ done:
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob) {
     cl_engine *engine = device->engine;
     size_t k = (size_t)engine->params.k;
-    engine->near = 0; /* a row that is far cannot be repeated here */
     CL_TRY(cl_prepare(device, block->centre));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));

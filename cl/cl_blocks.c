@@ -134,22 +134,22 @@ fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffe
     return FGMM_OK;
 }
 
-fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what) {
-    if (!arrival->event) return FGMM_OK;
+cl_int cl_arrival_wait(cl_arrival *arrival) {
+    if (!arrival->event) return CL_SUCCESS;
     cl_int code = clWaitForEvents(1, &arrival->event);
     clReleaseEvent(arrival->event);
     arrival->event = NULL;
-    CL_CHECK(device, code, what);
+    return code;
+}
+
+fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what) {
+    CL_CHECK(device, cl_arrival_wait(arrival), what);
     return FGMM_OK;
 }
 
 void cl_arrival_free(fgmm_device *device, cl_arrival *arrival) {
-    if (arrival->event) {
-        clWaitForEvents(1, &arrival->event);
-        clReleaseEvent(arrival->event);
-    }
+    (void)cl_arrival_wait(arrival);
     cl_pinned_free(device, &arrival->pinned);
-    *arrival = (cl_arrival){0};
 }
 
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,

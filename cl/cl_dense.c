@@ -218,6 +218,7 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     const fgmm_host *host = &device->host;
     size_t most = count < engine->dense_group ? count : engine->dense_group;
     size_t cells = most * engine->dense_width;
+    if (m || resp) engine->near = 0; /* a row that is far cannot be repeated */
     CL_TRY(cl_room_fit(device, &engine->cells, cells * sizeof(float), "a tile of logits"));
     CL_TRY(cl_room_fit(device, &engine->tops, most * tile_count(engine, engine->dense_width) * sizeof(cl_uint4),
                        "a dense group"));

@@ -171,6 +171,8 @@ fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t byt
 /* The same in two: what was begun is at arrival->pinned.at after the end, which does nothing where nothing was begun. */
 fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t bytes, const char *what);
 fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what);
+/* The end without a message, for what nobody wants any more. */
+cl_int cl_arrival_wait(cl_arrival *arrival);
 void cl_arrival_free(fgmm_device *device, cl_arrival *arrival);
 fgmm_status cl_write(fgmm_device *device, cl_mem buffer, size_t bytes, const void *data, const char *what);
 fgmm_status cl_write_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, const void *data,

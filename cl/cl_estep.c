@@ -54,8 +54,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->frame = NULL;
     engine->prepared = 0;
     /* Of a pass that was given up, whatever became of it. */
-    (void)cl_read_end(device, &engine->left, "a count of rows");
-    (void)cl_read_end(device, &engine->row_sums, "sums over rows");
+    (void)cl_arrival_wait(&engine->left);
+    (void)cl_arrival_wait(&engine->row_sums);
     engine->chunks_summed = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;

@@ -18,6 +18,7 @@
  * components of the group.
  */
 #include "ff.clh"
+#include "group_row.clh"
 #include "row_cut.clh"
 #include "rows.clh"
 #include "tile.clh"
@@ -63,11 +64,6 @@
 #define OWN_ROW(i) OWN(i, ly, GY, RM)
 #define OWN_COLUMN(j) OWN(j, lx, GX, RN)
 #define LANES 64
-
-static inline uint row_of(__global const uint *list, uint base, uint i)
-{
-    return list ? list[base + i] : base + i;
-}
 
 // The better of two logits, of equal ones that of the lower component.
 static inline int is_better(ff a, uint a_id, ff b, uint b_id)

@@ -1,8 +1,5 @@
 // Where superchunks of rows start within a group of the dense engine.
-static inline uint row_of(__global const uint *list, uint base, uint i)
-{
-    return list ? list[base + i] : base + i;
-}
+#include "group_row.clh"
 
 // starts [slots + 1]: the first row of the group of n in each of the superchunks first .. first + slots - 1, and n. Row i of the
 // slice is row row0 + i of the pass. grain 0: all rows are in one.

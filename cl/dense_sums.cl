@@ -14,6 +14,7 @@
  * covariances need the squares about a shared centre only summed over the features: w r |t|^2 [1] in place of w r t^2 [D].
  */
 #include "ff.clh"
+#include "group_row.clh"
 #include "rows.clh"
 #include "tile.clh"
 
@@ -59,11 +60,6 @@
 // From the first of a work-item's components and features to the others.
 #define STEP_OF_COMPONENT(i) OWN(i, 0, GY, RM)
 #define STEP_OF_FEATURE(j) OWN(j, 0, GX, RN)
-
-static inline uint row_of(__global const uint *list, uint base, uint i)
-{
-    return list ? list[base + i] : base + i;
-}
 
 // resp [n, width]: r. norms [n]: |t|^2, if NEAR. c_hi, c_lo [k, d], or c_hi [d] if NEAR. kt0: first component within the tile.
 // resume: slot 0 goes on from what it holds; the others start at zero. part [slots, k, 2 d + 1], or [slots, k, d + 2].

@@ -17,6 +17,7 @@
  * blocks end.
  */
 #include "ff.clh"
+#include "group_row.clh"
 #include "rows.clh"
 
 // TIED: 1 for one matrix over all components (default 0). DENSE: 1 for a dense tile (default 0).
@@ -64,7 +65,7 @@ typedef struct entry {
 static inline entry entry_at(__global const uint *list, uint base, uint k0, uint width, __global const float *weights,
                              __global const float *resp, uint row0, uint r, uint c)
 {
-    const uint row = list ? list[base + r] : base + r;
+    const uint row = row_of(list, base, r);
     return (entry){row, k0 + c, resp[(ulong)r * width + c] * (weights ? weights[row0 + row] : 1.0f)};
 }
 #else

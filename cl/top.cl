@@ -2,6 +2,8 @@
 /*
  * The best m components of each row by responsibility, of equal ones the first; component NONE and responsibility 0 after the last.
  */
+#include "group_row.clh"
+
 // CAP: most survivors of a row (default 16).
 #ifndef CAP
 #define CAP 16
@@ -54,7 +56,7 @@ top_dense(__global const float *resp_tile, __global const uint *list, uint base,
     __local float old_r[TOP_MAX], best_r[LANES];
     __local uint old_id[TOP_MAX], best_id[LANES];
     const uint lid = get_local_id(0);
-    const uint at = list ? list[base + get_group_id(0)] : base + get_group_id(0);
+    const uint at = row_of(list, base, get_group_id(0));
     __global const float *row = resp_tile + (ulong)get_group_id(0) * width;
     __global uint *row_ids = ids + (ulong)at * m;
     __global float *row_resp = resp + (ulong)at * m;

@@ -29,27 +29,29 @@ done:
     return status;
 }
 
-void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats) {
-    int64_t k = stats->model->k, d = stats->model->d, size = fgmm_covariances_size(stats->model->type, k, d);
-    memset(stats->s0, 0, (size_t)k * sizeof(double));
-    fgmm_zero(ctx, stats->s1, k * d);
-    fgmm_zero(ctx, stats->s2, size);
-    stats->log_likelihood = stats->weight = stats->rows = 0;
-}
-
-void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
+/* Sums at zero, about `means` [K, D] or, if NULL, where they are: threads gather once. */
+static void start_sums(fgmm_context *ctx, fgmm_stats *stats, const double *means) {
+    const fgmm_model *model = stats->model;
     int64_t k = model->k, d = model->d, own = model->type == FGMM_TIED ? 0 : fgmm_covariances_size(model->type, 1, d);
-    stats->model = model;
-    stats->about_means = 1;
     stats->log_likelihood = stats->weight = stats->rows = 0;
 #pragma omp parallel for num_threads(fgmm_threads_over(ctx, (double)(k * (2 * d + own))))
     for (int64_t i = 0; i < k; i++) {
-        memcpy(stats->centres + i * d, model->means + i * d, (size_t)d * sizeof(double));
+        if (means) memcpy(stats->centres + i * d, means + i * d, (size_t)d * sizeof(double));
         stats->s0[i] = 0;
         memset(stats->s1 + i * d, 0, (size_t)d * sizeof(double));
         memset(stats->s2 + i * own, 0, (size_t)own * sizeof(double));
     }
     if (!own) fgmm_zero(ctx, stats->s2, fgmm_covariances_size(model->type, k, d));
+}
+
+void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats) {
+    start_sums(ctx, stats, NULL);
+}
+
+void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
+    stats->model = model;
+    stats->about_means = 1;
+    start_sums(ctx, stats, model->means);
 }
 
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
