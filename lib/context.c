@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #ifdef _OPENMP
@@ -246,8 +247,19 @@ static void host_log(void *user, fgmm_log_level level, const char *format, ...) 
 
 /* ---- the context ---- */
 
+/* A large block is new to the process each time, and first use of its pages took half of an iteration of full covariances: where the
+ * system has larger pages, it is asked for these. */
 static void *system_alloc(void *user, size_t bytes) {
     (void)user;
+#ifdef MADV_HUGEPAGE
+    enum { HUGE_PAGE = 2 << 20 };
+    void *block = NULL;
+    if (bytes >= 4 * (size_t)HUGE_PAGE) {
+        if (posix_memalign(&block, HUGE_PAGE, bytes) != 0) return NULL;
+        (void)madvise(block, bytes, MADV_HUGEPAGE);
+        return block;
+    }
+#endif
     return malloc(bytes);
 }
 
