@@ -1,6 +1,6 @@
 /*
  * Parameters of a screen, sent as rows in [k, from], in the order that its kernels read: transposed for screen.cl, as fragments
- * for screen_mma.cl, as tiles for screen_wgmma.cl.
+ * for screen_mma.cl, as tiles for screen_wgmma.cl, whitening matrices as tiles for screen_full_wgmma.cl.
  */
 #define LANES 32
 
@@ -50,4 +50,34 @@ __kernel void arrange_tiles(__global const float *a, __global const float *b, __
     const ulong f0 = (ulong)i * from + 16 * (b ? step / 2 : step) + 2 * (eight % 2);
     for (uint t = 0; t < 8; t++)
         vstore_half_rte(i < k ? in[f0 + 4 * (t / 2) + t % 2] * factor : 0.0f, (eight * wide + column) * 8 + t, out);
+}
+
+// A component of screen_full_wgmma.cl: out [k], of its V in f16 as cores of wgmma.clh [2 blocks, 64, 8], of S (centre - m) and S
+// [vector] each, and of its constants [8]. v, scale: V and S of whiten.cl, [k, d, d] and [k, d]; m_hi, m_lo [k, d]; centre [vector].
+// Blocks are steps of 16 features: `lead` of outputs 0 .., then others of outputs 64 ... Work-item (column, eight, component), with
+// terms as above; the last eight writes the vectors and the constants.
+__kernel void arrange_full(__global const float *v, __global const float *scale, __global const float *m_hi,
+                           __global const float *m_lo, __global const float *centre, __global const float *constants,
+                           uint d, uint lead, uint vector, uint component_floats, __global float *out)
+{
+    const uint column = get_global_id(0), eight = get_global_id(1), i = get_global_id(2);
+    const uint wide = get_global_size(0), eights = get_global_size(1) - 1;
+    out += (ulong)i * component_floats;
+    if (eight == eights) {
+        out += wide * eights * 4;
+        for (uint f = column; f < vector; f += wide) {
+            const ulong at = (ulong)i * d + f;
+            out[f] = f < d ? ((centre[f] - m_hi[at]) - m_lo[at]) * scale[at] : 0.0f;
+            out[vector + f] = f < d ? scale[at] : 0.0f;
+        }
+        if (column < 8) out[2 * vector + column] = constants[8 * i + column];
+        return;
+    }
+    const uint block = eight / 2, step = block < lead ? block : block - lead;
+    const uint output = column + (block < lead ? 0 : wide);
+    for (uint t = 0; t < 8; t++) {
+        const uint f = 16 * step + 2 * (eight % 2) + 4 * (t / 2) + t % 2;
+        const float value = f < d && output < d ? v[((ulong)i * d + f) * d + output] : 0.0f;
+        vstore_half_rte(value, (eight * wide + column) * 8 + t, (__global half *)out);
+    }
 }

@@ -21,7 +21,10 @@ enum {
     CL_MATRIX_ROWS = 128,  /* rows, and work-items, of a group of screen_mma.cl */
     CL_MATRIX_CHUNK = 4,   /* CHUNK of screen_mma.cl */
     CL_GROUP_ROWS = 128,   /* TR of screen_wgmma.cl: rows of a work-group */
-    CL_GROUP_COLUMNS = 64, /* TC, components of a tile there */
+    CL_GROUP_COLUMNS = 64, /* TC, components of a tile there; outputs of a tile of screen_full_wgmma.cl */
+    CL_FULL_ROWS = 192,    /* TR of screen_full_wgmma.cl */
+    CL_FULL_STEPS = 8,     /* the most STEPS there */
+    CL_FULL_CONSTANTS = 8, /* floats of a component's constants there */
     CL_DISTANCE_SIDE = 8,  /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32, /* TILE */
     CL_SCAN_EACH = 16,     /* EACH of scan.cl: elements a work-item scans */
@@ -73,7 +76,7 @@ typedef struct cl_tally {
     int64_t current; /* the superchunk in slot 0; -1 if none */
 } cl_tally;
 
-/* The screen on matrix units: see screen_mma.cl and screen_wgmma.cl. */
+/* The screen on matrix units: see screen_mma.cl, screen_wgmma.cl and, of full covariances, screen_full_wgmma.cl. */
 typedef struct cl_matrix {
     int on;                  /* CL_MATRIX_* */
     cl_uint dp, steps, kept; /* features padded; steps of 16 terms; the same if a warp keeps its rows, else 0 */
@@ -109,7 +112,8 @@ struct cl_engine {
     cl_float near_most; /* squared distance to the centre beyond which a row is marked in far_rows */
     int far_asked;      /* far_rows is of this pass */
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows, white_logits;
-    cl_float white_eta; /* of screen_full.cl */
+    cl_room white_bounds, known; /* of screen_full_wgmma.cl, and known_full's logits */
+    cl_float white_eta;          /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of a slice */
     cl_room packed_rows, row_starts, again, narrow;
@@ -211,7 +215,8 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
 double cl_white_error(const fgmm_params *params);
 /* n rows from row0 of the block, whitened into white_rows (tied). */
 fgmm_status cl_white_rows(fgmm_device *device, const fgmm_block *block, cl_uint row0, cl_uint n);
-fgmm_status cl_screen_full(fgmm_device *device, const cl_slice *slice);
+/* Exact logits of the rows' hints, where the screen of full covariances starts and what cl_refine_full need not form again. */
+fgmm_status cl_known_full(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_refine_full(fgmm_device *device, const cl_slice *slice);
 /* Logits of components k0 .. k0 + width - 1 for a dense group. */
 fgmm_status cl_white_logits(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width);

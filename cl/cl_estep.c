@@ -107,6 +107,7 @@ static fgmm_status fit_slice(fgmm_device *device, size_t n) {
         CL_TRY(cl_room_fit(device, &engine->cand_id, n * CL_CAP * sizeof(cl_uint), "candidates"));
         CL_TRY(cl_room_fit(device, &engine->cand_v, n * CL_CAP * sizeof(cl_float), "candidates"));
         CL_TRY(cl_room_fit(device, &engine->cand_count, n * sizeof(cl_uint), "candidates"));
+        if (engine->full) CL_TRY(cl_room_fit(device, &engine->known, n * sizeof(cl_float2), "log-densities"));
     }
     CL_TRY(cl_room_fit(device, &engine->kept, n * sizeof(cl_uint), "survivors"));
     CL_TRY(cl_room_fit(device, &engine->dense_flag, n * sizeof(cl_uint), "survivors"));
@@ -258,21 +259,21 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
 void cl_engine_free(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!engine) return;
-    cl_room *rooms[] = {&engine->centre,         &engine->scale,          &engine->screen_a,   &engine->screen_b,
-                        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,    &engine->inverse,
-                        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,     &engine->cand_id,
-                        &engine->cand_v,         &engine->cand_count,     &engine->kept,       &engine->dense_flag,
-                        &engine->logz,           &engine->kept_weight,    &engine->offsets,    &engine->dense_list,
-                        &engine->counts,         &engine->dense_count,    &engine->totals,     &engine->lists,
-                        &engine->values,         &engine->row_values,     &engine->segments,   &engine->chunks,
-                        &engine->cells,          &engine->tops,           &engine->norms,      &engine->near_means,
-                        &engine->near_constants, &engine->near_centre,    &engine->far_rows,   &engine->white_logits,
-                        &engine->best,           &engine->best_id,        &engine->sum,        &engine->dense_starts,
-                        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,   &engine->white_lo,
-                        &engine->white_scale,    &engine->white_centre,   &engine->white_rows, &engine->scatter_starts,
-                        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,  &engine->columns,
-                        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts, &engine->again,
-                        &engine->narrow};
+    cl_room *rooms[] = {&engine->centre,         &engine->scale,          &engine->screen_a,    &engine->screen_b,
+                        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,     &engine->inverse,
+                        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,      &engine->cand_id,
+                        &engine->cand_v,         &engine->cand_count,     &engine->kept,        &engine->dense_flag,
+                        &engine->logz,           &engine->kept_weight,    &engine->offsets,     &engine->dense_list,
+                        &engine->counts,         &engine->dense_count,    &engine->totals,      &engine->lists,
+                        &engine->values,         &engine->row_values,     &engine->segments,    &engine->chunks,
+                        &engine->cells,          &engine->tops,           &engine->norms,       &engine->near_means,
+                        &engine->near_constants, &engine->near_centre,    &engine->far_rows,    &engine->white_logits,
+                        &engine->best,           &engine->best_id,        &engine->sum,         &engine->dense_starts,
+                        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,    &engine->white_lo,
+                        &engine->white_scale,    &engine->white_centre,   &engine->white_rows,  &engine->scatter_starts,
+                        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,   &engine->columns,
+                        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,  &engine->again,
+                        &engine->narrow,         &engine->known,          &engine->white_bounds};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);

@@ -29,11 +29,12 @@ static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Few shapes. A warpgroup keeps the fragments of its rows up to a depth of 512; a warp keeps its own up to 128; beyond, it
+/* Few shapes. Full covariances have but one, for warpgroups. A warpgroup keeps the fragments of its rows up to a depth of 512; a warp keeps its own up to 128; beyond, it
  * fetches them, and takes twice as many components at a time to make that pay. */
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
-    int on = engine->full ? CL_MATRIX_NONE : device->has_matrix;
+    int on = device->has_matrix;
+    if (engine->full && (on != CL_MATRIX_WARPGROUPS || steps > CL_FULL_STEPS)) on = CL_MATRIX_NONE;
     if (on == CL_MATRIX_WARPGROUPS && steps > 32) on = CL_MATRIX_WARPS;
     if (on == CL_MATRIX_WARPS && !device->has_warps) on = CL_MATRIX_NONE;
     int kept = on == CL_MATRIX_WARPGROUPS || steps <= 8;
@@ -490,11 +491,11 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
 
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
     CL_TRY(fit_pinned(device, sound && !engine->full));
+    CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
     if (sound && !engine->full) CL_TRY(prepare_screen(device, frame, &sound));
     engine->all_dense = !sound;
     CL_TRY(send_exact(device));
-    CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     engine->sum_hi_at = engine->mean_hi.mem;
     engine->sum_lo_at = engine->mean_lo.mem;
     if (params->sum_centres != params->means) {

@@ -1,6 +1,6 @@
 /*
- * The screen of spherical, diagonal and (about whitened rows) tied covariances: in f16 on matrix units where the device has
- * them, and then in f32 for the rows that this could not settle; else in f32.
+ * The screens, of spherical, diagonal and (about whitened rows) tied covariances, and of full ones: in f16 on matrix units where the
+ * device has them, and then in f32 for the rows that this could not settle; else in f32.
  */
 #include "cl_engine.h"
 #include "cl_program.h"
@@ -113,12 +113,52 @@ static fgmm_status screen_warps(fgmm_device *device, const screen_part *part, cl
                   CL_ARG(engine->again.mem));
 }
 
+static fgmm_status screen_full_f32(fgmm_device *device, const screen_part *part, cl_mem hints, cl_mem list) {
+    cl_engine *engine = device->engine;
+    const cl_tile *tile = &engine->white_tile;
+    cl_kernel kernel = NULL;
+    char options[160];
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DLISTED=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d -DDT=%d", part->type,
+             list != NULL, tile->gx, tile->gy, tile->rm, tile->rn, tile->dt);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen_full", options, "screen_full"));
+    size_t rows = (size_t)(tile->gy * tile->rm), local[2] = {(size_t)tile->gx, (size_t)tile->gy};
+    size_t global[2] = {local[0], cl_round_up(part->n, rows) / rows * local[1]};
+    return CL_RUN(device, kernel, "the screen", 2, global, local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
+                  CL_ARG(engine->k), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem),
+                  CL_ARG(engine->white_hi.mem), CL_ARG(engine->white_scale.mem), CL_ARG(engine->screen_c.mem),
+                  CL_ARG(engine->bounds), CL_ARG(engine->white_eta), CL_ARG(engine->cand_id.mem),
+                  CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(engine->known.mem),
+                  CL_ARG(list));
+}
+
+static fgmm_status screen_full_warpgroups(fgmm_device *device, const screen_part *part, cl_mem hints) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    char options[96];
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DSTEPS=%u", part->type,
+             cl_row_fours(engine, part->offset, part->pitch), (unsigned)engine->matrix.steps);
+    CL_TRY(cl_kernel_get(device, &kernel, "screen_full_wgmma", options, "screen_full_wgmma"));
+    size_t local = 2 * CL_FULL_ROWS, global = cl_round_up(part->n, CL_FULL_ROWS) * 2;
+    return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
+                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
+                  CL_ARG(engine->k), CL_ARG(engine->centre.mem), CL_ARG(engine->fragments.mem), CL_ARG(engine->bounds),
+                  CL_ARG(hints), CL_ARG(engine->known.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
+                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem));
+}
+
+static fgmm_status run_f32(fgmm_device *device, const screen_part *part, cl_mem hints, cl_mem list) {
+    return (device->engine->full ? screen_full_f32 : screen_f32)(device, part, hints, list);
+}
+
 static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
     CL_TRY(cl_fill(device, engine->again.mem, 0, sizeof(cl_uint), "clearing a count"));
-    CL_TRY((engine->matrix.on == CL_MATRIX_WARPGROUPS ? screen_warpgroups : screen_warps)(device, part, hints));
-    return screen_f32(device, part, hints, engine->again.mem);
+    CL_TRY((engine->full                                ? screen_full_warpgroups
+            : engine->matrix.on == CL_MATRIX_WARPGROUPS ? screen_warpgroups
+                                                        : screen_warps)(device, part, hints));
+    return run_f32(device, part, hints, engine->again.mem);
 }
 
 /* A driver that does not take the kernels costs these, not the fit: the f32 screen goes on, and the next pass tries the others. */
@@ -142,21 +182,25 @@ static size_t rows_at_once(const fgmm_device *device) {
     const cl_engine *engine = device->engine;
     int64_t d = engine->d, depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1),
             budget = engine->batch_budget;
+    if (engine->full)
+        depth = engine->k * d * d / 4 + 1; /* of V the half that is not zero, of that what a row's floor leaves */
     if (engine->matrix.on) budget *= MATRIX_GAIN;
     if (engine->tied) depth += d * d;
     size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;
     if (engine->tied) room = WHITE_ROWS_BYTES / ((size_t)d * sizeof(float));
-    if (engine->matrix.on && !engine->matrix.kept && PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
+    if (engine->matrix.on && !engine->matrix.kept && !engine->full &&
+        PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
         room = PACKED_ROWS_BYTES / (engine->matrix.steps * 32);
     if (step > room) step = room;
-    size_t unit = engine->matrix.on ? CL_MATRIX_ROWS : (size_t)(engine->tile.gy * engine->tile.rm);
+    const cl_tile *tile = engine->full ? &engine->white_tile : &engine->tile;
+    size_t unit = !engine->matrix.on ? (size_t)(tile->gy * tile->rm) : engine->full ? CL_FULL_ROWS : CL_MATRIX_ROWS;
     return cl_round_up(step, unit);
 }
 
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
-    if (engine->full) return cl_screen_full(device, slice);
+    if (engine->full) CL_TRY(cl_known_full(device, slice));
     size_t step = rows_at_once(device);
     for (size_t i = 0; i < slice->n; i += step) {
         if (i) CL_TRY(cl_breathe(device));
@@ -177,7 +221,7 @@ fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
             part.type = FGMM_F32;
         }
         if (engine->matrix.on) CL_TRY(try_matrix(device, &part, block->hints));
-        if (!engine->matrix.on) CL_TRY(screen_f32(device, &part, block->hints, NULL));
+        if (!engine->matrix.on) CL_TRY(run_f32(device, &part, block->hints, NULL));
     }
     return FGMM_OK;
 }

@@ -5,6 +5,9 @@
  *   q = 1/2 |V S t|^2,  t = (x - m_hi) - m_lo,  V and S of whiten.cl
  *
  * in float-float. LANES work-items share a row: each has RJ outputs at a time, and all bring t.
+ *
+ * The screen of full covariances starts from the logit of each row's last best component: known_full forms these beforehand, and
+ * refine_full takes them from there.
  */
 #include "ff.clh"
 #include "rows.clh"
@@ -30,85 +33,125 @@
 // The step's stride in local memory, which keeps the rows apart.
 #define TS (TI + 1)
 
-// Arguments as of refine.cl; v_hi, v_lo [K, D, D] and scale [K, D], or of one matrix if tied.
+// Where the matrices and means of all components lie: see refine_full.
+typedef struct {
+    __global const float *m_hi, *m_lo, *v_hi, *v_lo, *scale;
+} white_set;
+
+// The logit of component id for the row that starts at x0, in all its lanes: every row of the group takes part.
+static inline ff exact_logit(__global const row_t *rows, ulong x0, uint d, uint id, uint tied, const white_set *of, float4 kconst,
+                             __local ff *ts, __local ff *part)
+{
+    const uint lid = get_local_id(0);
+    const uint lane = lid % LANES;
+    const ulong m0 = (ulong)id * d;
+    const ulong s0 = tied ? 0 : m0;
+    ts += lid / LANES * TS;
+    ff s = (ff)(0.0f, 0.0f);
+    for (uint j0 = 0; j0 < d; j0 += LANES * RJ) {
+        const uint end = min(j0 + LANES * RJ, d);
+        ff y[RJ];
+        for (uint a = 0; a < RJ; a++) y[a] = (ff)(0.0f, 0.0f);
+        for (uint i0 = 0; i0 < end; i0 += TI) {
+            barrier(CLK_LOCAL_MEM_FENCE);
+            for (uint i = lane; i < TI; i += LANES)
+                if (i0 + i < end) {
+                    const ff gap = ff_two_sum(ROW_AT(rows, x0 + i0 + i), -of->m_hi[m0 + i0 + i]);
+                    ts[i] = ff_two_sum(gap.x, gap.y - of->m_lo[m0 + i0 + i]) * of->scale[s0 + i0 + i];
+                }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            // V is triangular: outputs before all features of the step have none of them.
+            const uint from = i0 > j0 ? (i0 - j0) / LANES : 0;
+            for (uint i = 0; i < TI && i0 + i < end; i++) {
+                const ff t = ts[i];
+                const ulong v0 = (s0 + i0 + i) * d + j0 + lane;
+                for (uint a = 0; a < RJ; a++) {
+                    if (a < from || j0 + lane + a * LANES >= d) continue;
+                    y[a] = ff_gather_product(y[a], t, (ff)(of->v_hi[v0 + a * LANES], of->v_lo[v0 + a * LANES]));
+                }
+            }
+        }
+        for (uint a = 0; a < RJ; a++) s = ff_sum(s, ff_square(ff_quick(y[a].x, y[a].y)));
+    }
+    part[lid] = s;
+    for (uint step = LANES / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lane < step) part[lid] = ff_sum(part[lid], part[lid + step]);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return ff_sub(kconst.xy, ff_finite(part[lid - lane]) * 0.5f);
+}
+
+// known [slice rows]: the logit of each row's hint, where it has one. Arguments as of refine_full.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-refine_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint tied,
+known_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
+           __global const float *m_hi, __global const float *m_lo, __global const float *v_hi,
+           __global const float *v_lo, __global const float *scale, __global const float4 *kconst,
+           __global const uint *hints, __global float2 *known)
+{
+    __local ff ts[ROWS * TS];
+    __local ff part[GROUP];
+    const uint lid = get_local_id(0);
+    const uint r = get_group_id(0) * ROWS + lid / LANES;
+    const uint row = row0 + min(r, n - 1);
+    const uint hint = hints[row], id = min(hint, k - 1); // a row without a hint goes along with any
+    const white_set of = {m_hi, m_lo, v_hi, v_lo, scale};
+    const ff l = exact_logit(rows, offset + (ulong)row * pitch, d, id, 0, &of, kconst[id], ts, part);
+    if (lid % LANES == 0 && r < n && hint < k) known[out0 + r] = l;
+}
+
+// Arguments as of refine.cl; v_hi, v_lo [K, D, D] and scale [K, D], or of one matrix if tied. known, or NULL: as known_full left it of
+// rows with a hint, which is first on their lists.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+refine_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k, uint tied,
             __global const float *m_hi, __global const float *m_lo, __global const float *v_hi,
             __global const float *v_lo, __global const float *scale, __global const float4 *kconst, float log_cut,
-            float log_norm_max, uint hard, __global const uint *cand_count, __global uint *surv_id,
-            __global float *surv_r, __global uint *kept, __global uint *dense, __global float2 *logz,
-            __global float *kept_weight, __global uint *hints)
+            float log_norm_max, uint hard, __global const float2 *known, __global const uint *cand_count,
+            __global uint *surv_id, __global float *surv_r, __global uint *kept, __global uint *dense,
+            __global float2 *logz, __global float *kept_weight, __global uint *hints)
 {
     __local ff ts[ROWS * TS];
     __local ff part[GROUP];
     __local ff ls[ROWS * CAP];
     __local uint ids[ROWS * CAP];
-    __local uint most;
+    __local uint most, unknown; // candidates of a row; whether any row's first is to be formed
 
     const uint lid = get_local_id(0);
     const uint slot = lid / LANES;
     const uint lane = lid % LANES;
     const uint r = get_group_id(0) * ROWS + slot;
-    const uint at = out0 + r;
+    const uint at = out0 + r, row = row0 + min(r, n - 1);
     const uint found = r < n ? cand_count[at] : 0;
     const uint count = found > CAP ? 0 : found;
-    const ulong x0 = offset + (ulong)(row0 + min(r, n - 1)) * pitch;
+    const int is_known = known && hints[row] < k;
+    const white_set of = {m_hi, m_lo, v_hi, v_lo, scale};
 
-    if (lid == 0) most = 0;
+    if (lid == 0) most = unknown = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lane == 0) atomic_max(&most, count);
+    if (lane == 0 && count && !is_known) atomic_or(&unknown, 1u);
     barrier(CLK_LOCAL_MEM_FENCE);
 
-    for (uint c = 0; c < most; c++) {
+    for (uint c = unknown ? 0 : 1; c < most; c++) {
         // A row without more candidates goes along with any: a condition here breaks PoCL 3.1.
         const uint id = c < count ? surv_id[(ulong)at * CAP + c] : 0;
-        const ulong m0 = (ulong)id * d;
-        const ulong s0 = tied ? 0 : m0;
-        ff s = (ff)(0.0f, 0.0f);
-        for (uint j0 = 0; j0 < d; j0 += LANES * RJ) {
-            const uint end = min(j0 + LANES * RJ, d);
-            ff y[RJ];
-            for (uint a = 0; a < RJ; a++) y[a] = (ff)(0.0f, 0.0f);
-            for (uint i0 = 0; i0 < end; i0 += TI) {
-                barrier(CLK_LOCAL_MEM_FENCE);
-                for (uint i = lane; i < TI; i += LANES)
-                    if (i0 + i < end) {
-                        const ff gap = ff_two_sum(ROW_AT(rows, x0 + i0 + i), -m_hi[m0 + i0 + i]);
-                        ts[slot * TS + i] = ff_two_sum(gap.x, gap.y - m_lo[m0 + i0 + i]) * scale[s0 + i0 + i];
-                    }
-                barrier(CLK_LOCAL_MEM_FENCE);
-                for (uint i = 0; i < TI && i0 + i < end; i++) {
-                    const ff t = ts[slot * TS + i];
-                    const ulong v0 = (s0 + i0 + i) * d + j0 + lane;
-                    for (uint a = 0; a < RJ; a++) {
-                        if (j0 + lane + a * LANES >= d) break;
-                        const float hi = v_hi[v0 + a * LANES];
-                        const float p = t.x * hi;
-                        const float e = fma(t.x, hi, -p) + (t.x * v_lo[v0 + a * LANES] + t.y * hi);
-                        y[a] = ff_sum(y[a], (ff)(p, e));
-                    }
-                }
-            }
-            for (uint a = 0; a < RJ; a++) s = ff_sum(s, ff_square(y[a]));
-        }
-        part[lid] = s;
-        for (uint step = LANES / 2; step > 0; step /= 2) {
-            barrier(CLK_LOCAL_MEM_FENCE);
-            if (lane < step) part[lid] = ff_sum(part[lid], part[lid + step]);
-        }
+        const ff l = exact_logit(rows, offset + (ulong)row * pitch, d, id, tied, &of, kconst[id], ts, part);
         if (lane == 0 && c < count) {
-            const float4 k = kconst[id];
-            ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), ff_finite(part[lid]) * 0.5f);
+            ls[slot * CAP + c] = l;
             ids[slot * CAP + c] = id;
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
     }
     if (lane == 0 && r < n) {
         dense[at] = count == 0;
+        if (count && is_known) {
+            ls[slot * CAP] = known[at];
+            ids[slot * CAP] = hints[row];
+        }
         if (count == 0)
             kept[at] = 0;
         else
             finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r,
-                       kept, logz, kept_weight, hints + row0 + r);
+                       kept, logz, kept_weight, hints + row);
     }
 }

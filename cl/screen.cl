@@ -35,16 +35,13 @@
  * without a finite B, are marked CAP + 1 for the dense engine.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "row_cut.clh"
 #include "rows.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
 #ifndef DIAG
 #define DIAG 0
-#endif
-// LISTED: 1 to take the rows that another screen listed (default 0).
-#ifndef LISTED
-#define LISTED 0
 #endif
 // GX, GY: work-group shape (default 16 x 16). RM, RN: rows and components a work-item (default 4 x 4, at most 32).
 #ifndef GX
@@ -99,13 +96,6 @@
 #define COLUMN_RUNS (TC / 4 * DT)
 #define ROW_SHARE ((ROW_RUNS + GROUP - 1) / GROUP)
 #define COLUMN_SHARE ((COLUMN_RUNS + GROUP - 1) / GROUP)
-// Row r of the group in the slice and in the block.
-#if LISTED
-#define SLICE_ROW(r) (list[1 + first + (r)])
-#else
-#define SLICE_ROW(r) (out0 + first + (r))
-#endif
-#define BLOCK_ROW(r) (row0 - out0 + SLICE_ROW(r))
 
 // out = `count` values in runs of `width`, 1 or 4, that lie `stride` apart.
 static inline void take(float *out, __local const float *from, uint count, uint stride, uint width)

@@ -1,4 +1,4 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=8 -DGY=8 -DDT=8 | -DGX=8 -DGY=16 -DDT=8 | -DGX=8 -DGY=8 -DRM=8 -DRN=1 -DDT=8
+// variants: -DLISTED=1 | -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=8 -DGY=8 -DDT=8 | -DGX=8 -DGY=16 -DDT=8 | -DGX=8 -DGY=8 -DRM=8 -DRN=1 -DDT=8
 /*
  * Screen for full covariances: which components can matter for a row.
  *
@@ -19,11 +19,11 @@
  * bound the exact C_k - q and L_k - q, so component k stays while upper >= B + log rho(B), B = max lower <= log p(x)
  * (see screen.cl).
  *
- * Each row starts from the best component of its last iteration; that one's lower logit is taken with over 3 e, since
- * it is summed in another order here, so it lies below what the walk finds, and changes nothing of what is on the list
- * in the end. Lists that outgrow CAP, and what compares with NaN, are treated as in screen.cl.
+ * Each row starts from the exact logit of the best component of its last iteration, which is first on its list and left out of the
+ * walk. Lists that outgrow CAP, and what compares with NaN, are treated as in screen.cl.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "row_cut.clh"
 #include "rows.clh"
 
@@ -54,12 +54,10 @@
 #if GX * RN % DT
 #error "DT must divide GX * RN"
 #endif
-#if GX < RM
+#if GY * RM > GX * GY
 #error "a work-group needs one work-item a row"
 #endif
 
-// Work-items that share a row's hint.
-#define HINT_LANES (GX / RM)
 #define TR (GY * RM)
 #define TJ (GX * RN)
 #define GROUP (GX * GY)
@@ -70,40 +68,21 @@ static inline float half_square(float x)
     return 0.5f * x * x;
 }
 
-// This work-item's share of |y^|^2 and |S t|^2 of one row, which starts at x0: every HINT_LANES-th output and feature.
-static float2 hint_share(__global const row_t *rows, ulong x0, uint lane, uint d, __global const float *m_hi,
-                         __global const float *m_lo, __global const float *v, __global const float *scale)
-{
-    float square = 0.0f, norm = 0.0f;
-    for (uint j = lane; j < d; j += HINT_LANES) {
-        float y = 0.0f, t = 0.0f;
-        for (uint i0 = 0; i0 <= j; i0 += DT) {
-            float p = 0.0f;
-            for (uint i = i0; i < i0 + DT && i <= j; i++) {
-                t = ((ROW_AT(rows, x0 + i) - m_hi[i]) - m_lo[i]) * scale[i];
-                p = fma(t, v[(ulong)i * d + j], p);
-            }
-            y += p;
-        }
-        square = fma(y, y, square);
-        norm = fma(t, t, norm);
-    }
-    return (float2)(square, norm);
-}
-
-// hints [block rows]: component numbers, out of range where there is none.
-// rows [n] from row0 of the block; candidates go to out0 of the slice. m_hi, m_lo, scale [K, D]; v [K, D, D].
+// hints [block rows]: component numbers, out of range where there is none; known [slice rows]: their exact logits.
+// rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
+// row0 and out0 then tell where the slice lies in the block. m_hi, m_lo, scale [K, D]; v [K, D, D].
 // constants [K]: C_k and L_k with their rounding, g A, e0. bounds: log cut (0 in hard passes), slack, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
             __global const float *m_hi, __global const float *m_lo, __global const float *v,
             __global const float *scale, __global const float4 *constants, float4 bounds, float eta,
-            __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global const uint *hints)
+            __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global const uint *hints,
+            __global const float2 *known, __global const uint *list)
 {
     __local float ts[DT * (TR + 1)];
     __local float vs[DT * TJ];
     __local float part[TR * GX];
-    __local float2 shares[GROUP];
+    __local ulong starts[TR];
     __local int live;  // whether any row can still take this component
     __local int again; // whether any list has to be made anew
 
@@ -111,33 +90,34 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const uint ly = get_local_id(1);
     const uint lid = ly * GX + lx;
     const uint first = get_group_id(1) * TR;
-    const uint mine = first + lid; // the row this work-item keeps the list of, if `owner`
-    const int owner = lid < TR && mine < n;
-    const ulong list = (ulong)(out0 + mine) * CAP;
+#if LISTED
+    n = list[0];
+    if (first >= n) return;
+#else
+    (void)list;
+#endif
+    const int owner = lid < TR && first + lid < n; // whether this work-item keeps the list of row lid
+    const uint at = owner ? SLICE_ROW(lid) : 0;
+    const ulong slot0 = (ulong)at * CAP;
+    const uint hint = owner ? hints[BLOCK_ROW(lid)] : k;
+    const uint hinted = hint < k;
     float best = -3e38f, least = -3e38f; // B, and what an upper logit must reach
-    uint count = 0;
+    uint count = hinted;
     uint settled = CAP + 1; // length of the list after the first walk, if there is a second
 
-    const uint hr = lid / HINT_LANES;
-    const uint hint = hr < TR && first + hr < n ? hints[row0 + first + hr] : k;
-    float2 share = (float2)(0.0f, 0.0f);
-    if (hint < k)
-        share = hint_share(rows, offset + (ulong)(row0 + first + hr) * pitch, lid % HINT_LANES, d, m_hi + (ulong)hint * d,
-                           m_lo + (ulong)hint * d, v + (ulong)hint * d * d, scale + (ulong)hint * d);
-    shares[lid] = share;
     if (lid == 0) again = 0;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    const uint own = owner ? hints[row0 + mine] : k;
-    if (own < k) {
-        float2 sum = (float2)(0.0f, 0.0f);
-        for (uint i = 0; i < HINT_LANES; i++) sum += shares[lid * HINT_LANES + i];
-        const float4 c = constants[own];
-        const float start = c.y - half_square((1.0f + 3.0f * eta) * sqrt(sum.x) + 3.1f * (c.z * sqrt(sum.y) + c.w));
+    for (uint t = lid; t < TR; t += GROUP)
+        if (first + t < n) starts[t] = offset + (ulong)BLOCK_ROW(t) * pitch;
+    if (hinted) {
+        const float l = known[at].x, start = l - 4e-7f * fabs(l);
+        cand_id[slot0] = hint;
+        cand_v[slot0] = INFINITY;
         if (start > best && start < 1e38f) {
             best = start;
             least = floor_below(best, bounds);
         }
     }
+    barrier(CLK_LOCAL_MEM_FENCE);
 
     uint steps = k; // all components once, or twice if a list overflowed before its row's best was found
     for (uint step = 0; step < steps; step++) {
@@ -147,7 +127,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
         if (step == k && owner) {
             // Full lists start anew under the final best; the others are done, and stay closed.
             settled = count;
-            count = settled > CAP ? 0 : CAP + 1;
+            count = settled > CAP ? hinted : CAP + 1;
         }
         float squares[RM];
         for (uint i = 0; i < RM; i++) squares[i] = 0.0f;
@@ -164,9 +144,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
                     const uint dd = t % DT, r = t / DT, i = i0 + dd;
                     float x = 0.0f;
                     if (first + r < n && i < end)
-                        x = ((ROW_AT(rows, offset + (ulong)(row0 + first + r) * pitch + i) - m_hi[m0 + i]) -
-                             m_lo[m0 + i]) *
-                            scale[m0 + i];
+                        x = ((ROW_AT(rows, starts[r] + i) - m_hi[m0 + i]) - m_lo[m0 + i]) * scale[m0 + i];
                     ts[dd * (TR + 1) + r] = x;
                 }
                 for (uint t = lid; t < TJ * DT; t += GROUP) {
@@ -203,29 +181,29 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
                 const float e = c.z * sqrt(norm) + c.w, length = sqrt(sum);
                 upper = fmin(upper, c.x - half_square(fmax(0.0f, (1.0f - eta) * length - e)));
                 lower = c.y - half_square((1.0f + eta) * length + e);
-                if (!(upper < least) && settled > CAP) atomic_or(&live, 1);
+                if (!(upper < least) && settled > CAP && id != hint) atomic_or(&live, 1);
             }
             barrier(CLK_LOCAL_MEM_FENCE);
             if (!live) stop = 0;
         }
         // One work-item a row: raise the best, drop from the list what it rules out, add to it.
-        if (owner && stop) {
+        if (owner && stop && id != hint) {
             if (step < k && lower > best) {
                 best = lower;
                 least = floor_below(best, bounds);
                 uint kept = 0;
                 for (uint i = 0; i < count && count <= CAP; i++)
-                    if (!(cand_v[list + i] < least)) {
-                        cand_id[list + kept] = cand_id[list + i];
-                        cand_v[list + kept] = cand_v[list + i];
+                    if (!(cand_v[slot0 + i] < least)) {
+                        cand_id[slot0 + kept] = cand_id[slot0 + i];
+                        cand_v[slot0 + kept] = cand_v[slot0 + i];
                         kept++;
                     }
                 if (count <= CAP) count = kept;
             }
             if (!(upper < least)) {
                 if (count < CAP) {
-                    cand_id[list + count] = id;
-                    cand_v[list + count] = upper;
+                    cand_id[slot0 + count] = id;
+                    cand_v[slot0 + count] = upper;
                 }
                 count = min(count + 1, (uint)(CAP + 1));
             }
@@ -236,6 +214,6 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     }
     if (owner) {
         const int sound = best > -1e38f && best < 1e38f;
-        cand_count[out0 + mine] = sound ? (settled > CAP ? count : settled) : CAP + 1;
+        cand_count[at] = sound ? (settled > CAP ? count : settled) : CAP + 1;
     }
 }
