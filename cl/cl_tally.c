@@ -61,7 +61,7 @@ static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, 
     for (size_t f = 0; f < engine->d; f++) s1[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
 }
 
-/* A component's part in the log-likelihood of its rows: see cl_collect. square: a S2. */
+/* A component's part in the log-likelihood of its rows: see add_shares in cl_estep.c. square: a S2. */
 static void set_share(const cl_engine *engine, size_t line, double s0, double square) {
     const fgmm_params *params = &engine->params;
     size_t c = (size_t)engine->ids[line];

@@ -60,15 +60,15 @@ typedef struct fgmm_open_request {
 } fgmm_open_request;
 
 typedef struct fgmm_device_facts {
-    char name[256];           /* "avx512", "NVIDIA H200" */
-    int64_t memory_bytes;     /* what blocks and work space may take together; 0: host memory, no limit of its own */
-    int64_t max_block_bytes;  /* one block's rows at most; 0: no limit */
-    int64_t peak_bytes;       /* most device memory held so far; 0 on the CPU */
-    int zero_copy;            /* 1: put only borrows host rows, which must then stay until release */
-    int stages;               /* 1: rows are copied fastest from memory that `stage` gives */
-    double copy_seconds;      /* that copies of rows have taken so far, as the device tells; 0: it does not */
-    double sum_epsilon;       /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
-    int has_double, has_fast; /* whether FGMM_DOUBLE and FGMM_FAST have kernels here */
+    char name[256];          /* "avx512", "NVIDIA H200" */
+    int64_t memory_bytes;    /* what blocks and work space may take together; 0: host memory, no limit of its own */
+    int64_t max_block_bytes; /* one block's rows at most; 0: no limit */
+    int64_t peak_bytes;      /* most device memory held so far; 0 on the CPU */
+    int zero_copy;           /* 1: put only borrows host rows, which must then stay until release */
+    int stages;              /* 1: rows are copied fastest from memory that `stage` gives */
+    double copy_seconds;     /* that copies of rows have taken so far, as the device tells; 0: it does not */
+    double sum_epsilon;      /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
+    int has_double;          /* whether FGMM_DOUBLE has kernels here */
 } fgmm_device_facts;
 
 /* A block of rows on its way to a device. Exactly one of data and cl_mem is set. */
