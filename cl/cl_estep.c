@@ -1,6 +1,7 @@
 /* An E-step: begin, blocks slice by slice, collect. */
 #include "cl_engine.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,6 +69,16 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->resp_log_cut = params->cut > 0 ? (float)log(params->cut) : -INFINITY;
     engine->log_norm_max = (float)params->log_norm_max;
     engine->log_cut = params->hard ? 0.0f : engine->resp_log_cut;
+    /* Where centres are not the means, nothing is said about what rounding leaves of squares about these. */
+    engine->alone = params->precision == FGMM_FAST && !params->careful && params->sum_centres == params->means &&
+                    !engine->tied && !engine->full;
+    cl_release_memory(device, engine->shares);
+    engine->shares = NULL;
+    if (engine->alone) {
+        engine->shares = cl_alloc(device, 2 * (size_t)params->k * sizeof *engine->shares);
+        if (!engine->shares) return FGMM_ERR_MEMORY;
+        memset(engine->shares, 0, 2 * (size_t)params->k * sizeof *engine->shares);
+    }
     engine->near = cl_is_near(engine);
     engine->far_asked = 0;
     plan_sparse(engine);
@@ -127,16 +138,18 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
-    char options[96];
+    char options[112];
     int lanes = engine->d >= 1024 ? 32 : engine->d >= 512 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
     /* A CPU has its rows in a cache. */
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u", (int)block->type,
-             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes, fours > MOST_HELD ? 0 : fours);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d",
+             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
+             fours > MOST_HELD ? 0 : fours, engine->alone);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
-    size_t local = 64, rows = local / (size_t)lanes, global = cl_round_up(slice->n, rows) / rows * local;
+    size_t local = 64, rows = engine->alone ? local : local / (size_t)lanes,
+           global = cl_round_up(slice->n, rows) / rows * local;
     return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(out0), CL_ARG(slice->n), CL_ARG(engine->d),
                   CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->inverse.mem),
@@ -175,9 +188,11 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     size_t local = 64, global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
+    /* log p(x) is not known of each row: the row's cut is then at its largest. */
+    cl_float log_norm_max = engine->alone ? -FLT_MAX : engine->log_norm_max;
     CL_TRY(cl_kernel_get(device, &kernel, "row_sums", "", "row_sums"));
     return CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
-                  CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
+                  CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
                   CL_ARG(engine->kept_weight.mem), CL_ARG(engine->chunks.mem));
 }
@@ -242,10 +257,23 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     return FGMM_OK;
 }
 
+/*
+ * The log-likelihood of rows from their sums. With l = L_k - a |x - m_k|^2, log Z = sum_k r (l - log r) for each row, so over the rows
+ * it is sum_k (L_k S0 - a S2) and what row_sums made of -sum r log r. A term of a sum is rounded in t twice and so in t^2 four times, in r and
+ * w r once, in the product once, and up to 16 times on its way: 32 units cover these, and those of r log r.
+ */
+static void add_shares(const cl_engine *engine, fgmm_sums *out) {
+    for (size_t i = 0; i < engine->k; i++) {
+        out->log_likelihood += engine->shares[2 * i];
+        out->rounding += 32.0 * 0x1p-24 * engine->shares[2 * i + 1];
+    }
+}
+
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
     CL_TRY(add_row_sums(device));
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
+    if (engine->alone) add_shares(engine, out);
     CL_TRY(cl_dense_collect(device, out));
     if (engine->tied || engine->full) CL_TRY(cl_scatter_collect(device, out));
     out->log_likelihood += engine->log_likelihood;
@@ -288,6 +316,7 @@ void cl_engine_free(fgmm_device *device) {
     cl_tally_free(device, &engine->sparse_scatter);
     cl_tally_free(device, &engine->dense_scatter);
     cl_release_memory(device, engine->ids);
+    cl_release_memory(device, engine->shares);
     cl_release_memory(device, engine->frame);
     cl_release_memory(device, engine->list);
     cl_release_memory(device, engine);

@@ -1,6 +1,8 @@
 /* Sums over all rows so far, added up in the order of superchunks: see cl_tally in cl_engine.h. */
 #include "cl_engine.h"
 
+#include <math.h>
+
 enum { READ_BYTES = 16 << 20 };
 
 static size_t cells(const cl_tally *tally) {
@@ -59,21 +61,38 @@ static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, 
     for (size_t f = 0; f < engine->d; f++) s1[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
 }
 
+/* A component's part in the log-likelihood of its rows: see add_shares in cl_estep.c. square: a S2. */
+static void set_share(const cl_engine *engine, size_t line, double s0, double square) {
+    const fgmm_params *params = &engine->params;
+    size_t c = (size_t)engine->ids[line];
+    double norm = params->log_norm[c], log_w = params->log_weights[c];
+    engine->shares[2 * line] = (norm + log_w) * s0 - square;
+    engine->shares[2 * line + 1] = (fabs(norm) + fabs(log_w) + 1.0) * s0 + square;
+}
+
 /* A line [2 D + 1]. */
 static void add_diag(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
     size_t c = (size_t)engine->ids[line], d = engine->d;
-    double *s2 = out->s2 + c * d;
+    const double *a = engine->params.half_inv_var + c * d;
+    double *s2 = out->s2 + c * d, s0 = (double)sums[2 * d].s[0] + (double)sums[2 * d].s[1], square = 0.0;
     add_means(engine, c, sums, out);
-    for (size_t f = 0; f < d; f++) s2[f] += (double)sums[d + f].s[0] + (double)sums[d + f].s[1];
-    out->s0[c] += (double)sums[2 * d].s[0] + (double)sums[2 * d].s[1];
+    for (size_t f = 0; f < d; f++) {
+        double sum = (double)sums[d + f].s[0] + (double)sums[d + f].s[1];
+        s2[f] += sum;
+        square += a[f] * sum;
+    }
+    out->s0[c] += s0;
+    if (engine->alone) set_share(engine, line, s0, square);
 }
 
 /* A line [D + 2]. Tied and full: the squares have sums of their own. */
 static void add_narrow(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
     size_t c = (size_t)engine->ids[line], d = engine->d;
+    double s0 = (double)sums[d + 1].s[0] + (double)sums[d + 1].s[1], s2 = (double)sums[d].s[0] + (double)sums[d].s[1];
     add_means(engine, c, sums, out);
-    if (!engine->tied && !engine->full) out->s2[c] += (double)sums[d].s[0] + (double)sums[d].s[1];
-    out->s0[c] += (double)sums[d + 1].s[0] + (double)sums[d + 1].s[1];
+    if (!engine->tied && !engine->full) out->s2[c] += s2;
+    out->s0[c] += s0;
+    if (engine->alone) set_share(engine, line, s0, engine->params.half_inv_var[c] * s2);
 }
 
 static fgmm_status finish(fgmm_device *device, cl_tally *tally) {

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
@@ -6,6 +6,9 @@
  *
  * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
+ *
+ * With ALONE a row of one candidate, which would be kept with r = 1 whatever its logit, is not read at all: a work-group takes GROUP
+ * rows, a work-item one each, and together they evaluate those that have several candidates.
  */
 #include "ff.clh"
 #include "rows.clh"
@@ -77,67 +80,96 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint lid = get_local_id(0);
     const uint slot = lid / LANES;
     const uint lane = lid % LANES;
-    const uint r = get_group_id(0) * ROWS + slot;
-    const uint at = out0 + r;
-    const ulong x0 = offset + (ulong)(row0 + min(r, n - 1)) * pitch;
-#if HELD
-    // The row's own numbers, on their way before it is known what for.
-    float4 held[HELD];
-#pragma unroll
-    for (uint i = 0; i < HELD; i++) held[i] = row_four(rows, x0, 4 * (lane + i * LANES), d);
-#endif
-    const uint found = r < n ? cand_count[at] : 0;
-    const uint count = found > CAP ? 0 : found;
-
-    for (uint c = 0; c < count; c++) {
-        const uint id = surv_id[(ulong)at * CAP + c];
-        const ulong m0 = (ulong)id * d;
-        ff4 s;
-        s.hi = s.lo = (float4)(0.0f);
-#if HELD
-#pragma unroll
-        for (uint i = 0; i < HELD; i++) {
-            const uint f = 4 * (lane + i * LANES);
-            if (f >= d) break;
-            const float4 x = held[i];
-#else
-        for (uint f = 4 * lane; f < d; f += 4 * LANES) {
-            const float4 x = row_four(rows, x0, f, d);
-#endif
-            float4 hi = vload4(0, m_hi + m0 + f), lo = vload4(0, m_lo + m0 + f), scale = (float4)(1.0f);
-#if DIAG
-            scale = vload4(0, a + m0 + f);
-#endif
-#if !ROW_FOURS
-            const int4 within = (int4)(f, f + 1, f + 2, f + 3) < (int4)(d);
-            hi = select((float4)(0.0f), hi, within);
-            lo = select((float4)(0.0f), lo, within);
-            scale = select((float4)(0.0f), scale, within);
-#endif
-            add_squares(&s, x, hi, lo, scale);
-        }
-        part[(slot * CAP + c) * LANES + lane] = ff4_total(s);
+    uint left = ROWS; // rows to evaluate
+#if ALONE
+    __local uint several[GROUP], n_several;
+    const uint own = get_group_id(0) * GROUP + lid, own_at = out0 + min(own, n - 1);
+    const uint own_found = cand_count[own_at], only = surv_id[(ulong)own_at * CAP];
+    if (lid == 0) n_several = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (own < n && own_found == 1) {
+        surv_r[(ulong)own_at * CAP] = 1.0f;
+        kept[own_at] = 1;
+        dense[own_at] = 0;
+        logz[own_at] = (float2)(0.0f);
+        kept_weight[own_at] = kconst[only].w;
+        hints[row0 + own] = only;
+    } else if (own < n) {
+        several[atomic_inc(&n_several)] = own;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (uint c = lane; c < count; c += LANES) {
-        ff q = (ff)(0.0f, 0.0f);
-        for (uint i = 0; i < LANES; i++) q = ff_sum(q, part[(slot * CAP + c) * LANES + i]);
-        const uint id = surv_id[(ulong)at * CAP + c];
-        const float4 k = kconst[id];
-        q = ff_finite(q);
-#if !DIAG
-        q = ff_finite(ff_mul(q, (ff)(a[2 * id], a[2 * id + 1])));
+    left = n_several;
 #endif
-        ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), q);
-        ids[slot * CAP + c] = id;
-    }
-    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
-    if (lane == 0 && r < n) {
-        dense[at] = count == 0;
-        if (count == 0)
-            kept[at] = 0;
-        else
-            finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r, kept,
-                       logz, kept_weight, hints + row0 + r);
+    for (uint done = 0; done < left; done += ROWS) {
+#if ALONE
+        const uint r = done + slot < left ? several[done + slot] : n;
+#else
+        const uint r = get_group_id(0) * ROWS + slot;
+#endif
+        const uint at = out0 + r;
+        const ulong x0 = offset + (ulong)(row0 + min(r, n - 1)) * pitch;
+#if HELD
+        // The row's own numbers, on their way before it is known what for.
+        float4 held[HELD];
+#pragma unroll
+        for (uint i = 0; i < HELD; i++) held[i] = row_four(rows, x0, 4 * (lane + i * LANES), d);
+#endif
+        const uint found = r < n ? cand_count[at] : 0;
+        const uint count = found > CAP ? 0 : found;
+
+        for (uint c = 0; c < count; c++) {
+            const uint id = surv_id[(ulong)at * CAP + c];
+            const ulong m0 = (ulong)id * d;
+            ff4 s;
+            s.hi = s.lo = (float4)(0.0f);
+#if HELD
+#pragma unroll
+            for (uint i = 0; i < HELD; i++) {
+                const uint f = 4 * (lane + i * LANES);
+                if (f >= d) break;
+                const float4 x = held[i];
+#else
+            for (uint f = 4 * lane; f < d; f += 4 * LANES) {
+                const float4 x = row_four(rows, x0, f, d);
+#endif
+                float4 hi = vload4(0, m_hi + m0 + f), lo = vload4(0, m_lo + m0 + f), scale = (float4)(1.0f);
+#if DIAG
+                scale = vload4(0, a + m0 + f);
+#endif
+#if !ROW_FOURS
+                const int4 within = (int4)(f, f + 1, f + 2, f + 3) < (int4)(d);
+                hi = select((float4)(0.0f), hi, within);
+                lo = select((float4)(0.0f), lo, within);
+                scale = select((float4)(0.0f), scale, within);
+#endif
+                add_squares(&s, x, hi, lo, scale);
+            }
+            part[(slot * CAP + c) * LANES + lane] = ff4_total(s);
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint c = lane; c < count; c += LANES) {
+            ff q = (ff)(0.0f, 0.0f);
+            for (uint i = 0; i < LANES; i++) q = ff_sum(q, part[(slot * CAP + c) * LANES + i]);
+            const uint id = surv_id[(ulong)at * CAP + c];
+            const float4 k = kconst[id];
+            q = ff_finite(q);
+#if !DIAG
+            q = ff_finite(ff_mul(q, (ff)(a[2 * id], a[2 * id + 1])));
+#endif
+            ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), q);
+            ids[slot * CAP + c] = id;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
+        if (lane == 0 && r < n) {
+            dense[at] = count == 0;
+            if (count == 0)
+                kept[at] = 0;
+            else
+                finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r, kept,
+                           logz, kept_weight, hints + row0 + r);
+        }
+#if ALONE
+        barrier(CLK_LOCAL_MEM_FENCE); // the next rows come where these were
+#endif
     }
 }

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 7
+#define FGMM_BACKEND_ABI 8
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -60,15 +60,15 @@ typedef struct fgmm_open_request {
 } fgmm_open_request;
 
 typedef struct fgmm_device_facts {
-    char name[256];           /* "avx512", "NVIDIA H200" */
-    int64_t memory_bytes;     /* what blocks and work space may take together; 0: host memory, no limit of its own */
-    int64_t max_block_bytes;  /* one block's rows at most; 0: no limit */
-    int64_t peak_bytes;       /* most device memory held so far; 0 on the CPU */
-    int zero_copy;            /* 1: put only borrows host rows, which must then stay until release */
-    int stages;               /* 1: rows are copied fastest from memory that `stage` gives */
-    double copy_seconds;      /* that copies of rows have taken so far, as the device tells; 0: it does not */
-    double sum_epsilon;       /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
-    int has_double, has_fast; /* whether FGMM_DOUBLE and FGMM_FAST have kernels here */
+    char name[256];          /* "avx512", "NVIDIA H200" */
+    int64_t memory_bytes;    /* what blocks and work space may take together; 0: host memory, no limit of its own */
+    int64_t max_block_bytes; /* one block's rows at most; 0: no limit */
+    int64_t peak_bytes;      /* most device memory held so far; 0 on the CPU */
+    int zero_copy;           /* 1: put only borrows host rows, which must then stay until release */
+    int stages;              /* 1: rows are copied fastest from memory that `stage` gives */
+    double copy_seconds;     /* that copies of rows have taken so far, as the device tells; 0: it does not */
+    double sum_epsilon;      /* relative rounding of one term of a sum: 2^-53 or 2^-24 */
+    int has_double;          /* whether FGMM_DOUBLE has kernels here */
 } fgmm_device_facts;
 
 /* A block of rows on its way to a device. Exactly one of data and cl_mem is set. */
@@ -115,6 +115,8 @@ typedef struct fgmm_params {
         *sum_centres;    /* [K, D]: what the sums are taken about; the same pointer as means in all but rare passes */
     double cut;          /* what may be dropped, see the row's cut above; 0: keep all */
     double log_norm_max; /* the largest log_norm of a component with weight */
+    /* FGMM_FAST: no row's log p(x) is asked for, neither by estep nor by assign or proba, so that a backend may spare itself
+     * a row's logits where it knows the one component that is kept, and take log_likelihood from the sums. */
     fgmm_precision precision;
     fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
     int careful;        /* 1: nothing that fgmm_sums.imprecise was set for */
@@ -132,6 +134,7 @@ typedef struct fgmm_sums {
         *s2; /* sum of w r (x - sum_centre)^2: [K] if spherical, [K, D] if diag; sum of w r (x - c)(x - c)', the lower
                               triangle alone: [K, D, D] if full, [D, D] over all components if tied */
     double log_likelihood; /* sum of w log p(x); of hard passes: sum of w max_k log p(x, k) */
+    double rounding;       /* fast: bound on what the rounding of sums leaves in it; else 0 */
     double weight;         /* sum of w */
     double survivors;      /* components evaluated exactly and kept, over all rows */
     double dense_rows;     /* rows that went through the dense engine */

@@ -17,12 +17,15 @@ static void saw_numbers(const fgmm_fit_result *result, double *numbers) {
     numbers[1] = result->counts.survivors_per_row;
     numbers[2] = result->counts.dropped_mass;
     numbers[3] = result->counts.dense_fraction;
+    numbers[4] = result->counts.precision;
 }
 
 static void take_saw(fgmm_fit_result *result, const double *numbers) {
     result->engine = (fgmm_engine)numbers[0];
-    result->counts =
-        (fgmm_pass_counts){.survivors_per_row = numbers[1], .dropped_mass = numbers[2], .dense_fraction = numbers[3]};
+    result->counts = (fgmm_pass_counts){.survivors_per_row = numbers[1],
+                                        .dropped_mass = numbers[2],
+                                        .dense_fraction = numbers[3],
+                                        .precision = (fgmm_precision)numbers[4]};
 }
 
 void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {
@@ -30,6 +33,7 @@ void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {
     numbers[FGMM_PLACE_RESTART] = place->restart;
     numbers[FGMM_PLACE_ENGINE] = (double)place->choice.now;
     numbers[FGMM_PLACE_SCREEN_FAILURES] = place->choice.screen_failures;
+    numbers[FGMM_PLACE_FAST_FAILS] = place->choice.fast_fails;
     numbers[FGMM_PLACE_CUT] = place->choice.cut;
     numbers[FGMM_PLACE_MOVED] = (double)place->moved;
     numbers[FGMM_PLACE_CHANGE] = place->change;
@@ -46,6 +50,7 @@ void fgmm_fit_place_take(fgmm_fit_place *place, const double *numbers) {
     place->restart = (int)numbers[FGMM_PLACE_RESTART];
     place->choice.now = (fgmm_engine)numbers[FGMM_PLACE_ENGINE];
     place->choice.screen_failures = (int)numbers[FGMM_PLACE_SCREEN_FAILURES];
+    place->choice.fast_fails = numbers[FGMM_PLACE_FAST_FAILS] != 0;
     place->choice.cut = numbers[FGMM_PLACE_CUT];
     place->moved = (int64_t)numbers[FGMM_PLACE_MOVED];
     place->change = numbers[FGMM_PLACE_CHANGE];

@@ -7,10 +7,6 @@
 #include "params.h"
 #include "pass_check.h"
 
-fgmm_precision fgmm_precision_on(const fgmm_target *target, fgmm_precision asked) {
-    return asked == FGMM_FAST && !target->facts.has_fast ? FGMM_EXACT : asked;
-}
-
 /* Below this many components a screen saves nothing over direct differences. */
 static const int64_t dense_components = 8;
 
@@ -47,6 +43,12 @@ static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
 /* The lowest cut: e^-69. */
 static const double cut_min = 1e-30;
 
+/* What rounding may leave of the likelihood in fast precision: half of its contract. Neither is a number where sums overflow. */
+static int is_lost(const fgmm_stats *stats, const fgmm_sums *sums) {
+    return sums->rounding != 0 &&
+           !(sums->rounding < 5e-6 * FGMM_FAST_ALLOWS * fmax(stats->weight, fabs(stats->log_likelihood)));
+}
+
 /* To the new means. */
 static void move_centres(fgmm_stats *stats) {
     int64_t k = stats->model->k, d = stats->model->d;
@@ -61,8 +63,8 @@ static fgmm_status add_ranks(fgmm_stats *stats, fgmm_sums *sums) {
     if (!stats->group) return FGMM_OK;
     int64_t k = stats->model->k, d = stats->model->d, size = fgmm_covariances_size(stats->model->type, k, d);
     double *tail = stats->s2 + size, imprecise = sums->imprecise != 0;
-    double *const numbers[FGMM_STATS_TAIL] = {&stats->log_likelihood, &stats->weight, &stats->rows, &sums->survivors,
-                                              &sums->dense_rows,      &sums->dropped, &imprecise};
+    double *const numbers[FGMM_STATS_TAIL] = {&stats->log_likelihood, &stats->weight, &stats->rows,    &sums->survivors,
+                                              &sums->dense_rows,      &sums->dropped, &sums->rounding, &imprecise};
     for (int i = 0; i < FGMM_STATS_TAIL; i++) tail[i] = *numbers[i];
     FGMM_TRY(fgmm_group_sum(stats->group, FGMM_MEET_STATISTICS, fgmm_model_fingerprint(stats->model), stats->s0,
                             k + k * d + size + FGMM_STATS_TAIL));
@@ -101,9 +103,12 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     fgmm_status status = FGMM_OK;
     fgmm_sums sums;
     fgmm_pass_counts seen = {0};
+    if (precision == FGMM_FAST && choice->fast_fails) precision = FGMM_EXACT;
+    double allows = precision == FGMM_FAST ? FGMM_FAST_ALLOWS : 1,
+           usual_cut = precision == FGMM_FAST ? FGMM_FAST_CUT : FGMM_CUT;
     FGMM_GO(fgmm_prepare(ctx, &prepared, model));
     fgmm_params *params = &prepared.params;
-    params->precision = fgmm_precision_on(target, precision);
+    params->precision = precision;
     params->engine = fgmm_engine_next(choice, params->precision, model->k);
     /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the
      * lowest cut. */
@@ -111,12 +116,19 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                   : hard                           ? 0.5 / (double)model->k
                   : fgmm_feed_once(feed)           ? cut_min
                   : choice->cut > 0                ? choice->cut
-                                                   : FGMM_CUT;
+                                                   : usual_cut;
     params->hard = hard;
     params->careful = fgmm_feed_once(feed);
     params->sum_centres = stats->about_means ? model->means : stats->centres;
     FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
-    double tolerance = params->precision == FGMM_DOUBLE ? 1e-15 : 1e-6;
+    if (is_lost(stats, &sums)) {
+        choice->fast_fails = 1;
+        choice->cut = 0;
+        fgmm_stats_clear(ctx, stats);
+        FGMM_GO(fgmm_estep_pass(ctx, feed, stage, stats, FGMM_EXACT, hard, choice, counts));
+        goto done;
+    }
+    double tolerance = precision == FGMM_DOUBLE ? 1e-15 : 1e-6 * allows;
     /* k-means has no use for variances. */
     fgmm_pass_check check = {.cut = 1};
     double epsilon = stats->group ? stats->group->epsilon : target->facts.sum_epsilon;
@@ -138,12 +150,13 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */
-    if (!hard) choice->cut = fmin(5 * params->cut, FGMM_CUT);
+    if (!hard) choice->cut = fmin(5 * params->cut, usual_cut);
     if (stats->rows > 0) {
         seen.survivors_per_row = sums.survivors / stats->rows;
         seen.dropped_mass = sums.weight > 0 ? sums.dropped / sums.weight : 0;
         seen.dense_fraction = sums.dense_rows / stats->rows;
     }
+    seen.precision = precision;
     engine_learn(choice, params->engine, &seen);
     if (counts) *counts = seen;
 done:

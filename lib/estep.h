@@ -9,15 +9,23 @@
  * was too much. */
 #define FGMM_CUT 1e-8
 
+/* The same in fast precision. A row then drops 28 times less (1 - 2 log cut) or still less: below half of an f32's last place beside
+ * what it keeps, so that what of it a screen lists shows in nothing. */
+#define FGMM_FAST_CUT 1e-6
+/* How many times what exact precision allows its contract does. */
+#define FGMM_FAST_ALLOWS 200
+
 /* Which engine and cut to start with, from what the last pass saw. Zero-initialised at the start of a fit. */
 typedef struct fgmm_engine_choice {
     fgmm_engine asked, now;
     int screen_failures;
-    double cut; /* for the next pass; 0: FGMM_CUT */
+    int fast_fails; /* 1: fast precision has failed, and exact runs in its place */
+    double cut;     /* for the next pass; 0: the usual one */
 } fgmm_engine_choice;
 
 typedef struct fgmm_pass_counts {
     double survivors_per_row, dropped_mass, dense_fraction;
+    fgmm_precision precision; /* that ran */
 } fgmm_pass_counts;
 
 /* Statistics without rows under model, which is copied. */
@@ -32,9 +40,6 @@ void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *
  * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */
 fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
                             fgmm_precision precision, int hard, fgmm_engine_choice *choice, fgmm_pass_counts *counts);
-
-/* What will run where `asked` was asked for. */
-fgmm_precision fgmm_precision_on(const fgmm_target *target, fgmm_precision asked);
 
 /* The engine for the next pass over a model of k components. */
 fgmm_engine fgmm_engine_next(const fgmm_engine_choice *choice, fgmm_precision precision, int64_t k);

@@ -253,7 +253,7 @@ static fgmm_status iterate(fit_state *fit) {
     int changed = 0;
     fgmm_fate *fates = fgmm_calloc(ctx, (size_t)model->k, sizeof *fates, "fates of components");
     if (!fates) return FGMM_ERR_MEMORY;
-    fgmm_engine engine = fgmm_engine_next(&choice, fgmm_precision_on(fit->target, fit->compute.precision), model->k);
+    fgmm_engine engine = fgmm_engine_next(&choice, fit->compute.precision, model->k);
     FGMM_GO(fit_stats(fit, model));
     FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, &choice, &counts));
     FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, fates));

@@ -115,8 +115,7 @@ static int64_t count_empty(const fgmm_stats *stats) {
 
 /* Each row goes to its nearest mean. *out is made, or begun anew. */
 static fgmm_status hard_pass(kmeans_state *state, const fgmm_model *model, fgmm_stats **out, kmeans_run *run) {
-    state->engine =
-        fgmm_engine_next(&state->choice, fgmm_precision_on(state->target, state->compute.precision), model->k);
+    state->engine = fgmm_engine_next(&state->choice, state->compute.precision, model->k);
     if (*out)
         fgmm_stats_restart(state->ctx, *out, model);
     else
@@ -194,7 +193,8 @@ static fgmm_status find_far(kmeans_state *state, const fgmm_model *living, int64
     if (!far.heap || !far.log_prob) goto done;
     FGMM_GO(fgmm_prepare(ctx, &prepared, living));
     fgmm_params *params = &prepared.params;
-    params->precision = fgmm_precision_on(state->target, state->compute.precision);
+    params->precision =
+        state->compute.precision == FGMM_DOUBLE ? FGMM_DOUBLE : FGMM_EXACT; /* since rows are asked for */
     params->engine = state->engine;
     params->cut = params->precision == FGMM_DOUBLE ? 0 : 0.5 / (double)living->k;
     params->hard = 1; /* by the distance to the nearest mean */

@@ -133,7 +133,7 @@ fgmm_status fgmm_partial_fit(fgmm_context *ctx, fgmm_online *online, const fgmm_
     FGMM_GO(fgmm_dispatch(ctx, work, online->compute.precision, rows->cl_mem != NULL, &target));
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &online->compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &batch, model));
-    fgmm_engine ran = fgmm_engine_next(&choice, fgmm_precision_on(target, online->compute.precision), model->k);
+    fgmm_engine ran = fgmm_engine_next(&choice, online->compute.precision, model->k);
     FGMM_GO(fgmm_estep_pass(ctx, feed, "fit", batch, online->compute.precision, 0, &choice, &counts));
     if (!(batch->weight > 0))
         FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "partial_fit: the weights of the rows sum to %g", batch->weight));

@@ -14,8 +14,8 @@
 
 #include <math.h>
 
-/* Half of the contract of exact precision is spent on what is dropped. */
-static const double dropped_share = 5e-6;
+/* Half of a contract is spent on what is dropped; a tenth of it is what the variances may be off by. */
+static const double dropped_share = 5;
 
 /* The least share of a row, by count or by weight, that is held to: the contract begins at one, but sums may be merged
  * with others that hold the rest of it. */
@@ -30,7 +30,7 @@ static void check_variance(fgmm_pass_check *check, double epsilon, double tolera
     /* Comparisons in place of fmax and fmin, which are calls: this runs for each cell. NaN takes the other side here, too. */
     double left = about - shift2, variance = (left > noise ? left : noise) + 1e-300, shrunk = variance / old;
     if (epsilon * about > tolerance * variance) check->recentre = 1;
-    double cut = dropped_share * (shrunk < 1 ? shrunk : 1) / promised;
+    double cut = dropped_share * tolerance * (shrunk < 1 ? shrunk : 1) / promised;
     if (cut < check->cut) check->cut = cut;
 }
 

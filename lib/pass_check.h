@@ -10,7 +10,7 @@ typedef struct fgmm_pass_check {
 } fgmm_pass_check;
 
 /* @param epsilon relative rounding of one term of a sum. @param tolerance what the variances may be off by,
- * relatively. */
+ * relatively: a tenth of the contract. */
 fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance);
 
 #endif

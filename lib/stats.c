@@ -159,7 +159,7 @@ fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fg
     /* 1: keeping rows for the rare second pass would cost more than reading them again. */
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &added, stats->model));
-    fgmm_engine ran = fgmm_engine_next(&choice, fgmm_precision_on(target, compute.precision), stats->model->k);
+    fgmm_engine ran = fgmm_engine_next(&choice, compute.precision, stats->model->k);
     FGMM_GO(fgmm_estep_pass(ctx, feed, "accumulate", added, compute.precision, 0, &choice, &counts));
     stats_add(stats, added);
     if (report) {

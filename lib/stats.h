@@ -17,7 +17,7 @@ struct fgmm_stats {
     double log_likelihood, weight, rows;
 };
 
-enum { FGMM_STATS_TAIL = 7 };
+enum { FGMM_STATS_TAIL = 8 };
 
 /* A hash of the shape and of every number of a model: fgmm_stats_view.fingerprint. */
 uint64_t fgmm_model_fingerprint(const fgmm_model *model);

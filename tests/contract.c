@@ -5,7 +5,9 @@
 #include <stdlib.h>
 
 /* Responsibilities with r/w below this may be left out (lib/backend.h): so much of W w_k may be missing from N_k. */
-static const double CUT = 1e-7;
+static double cut_of(double e) {
+    return e < 1e-6 ? 0 : e < 2e-3 ? 1e-7 : 1e-5;
+}
 
 double contract_tolerance(const reference *r, fgmm_precision precision) {
     /* In double a log-probability is off by a few units of its last place, and so are responsibilities relatively. */
@@ -14,8 +16,7 @@ double contract_tolerance(const reference *r, fgmm_precision precision) {
 }
 
 static double count_tolerance(const problem *p, const reference *r, int64_t k, double e) {
-    double cut = e < 1e-6 ? 0 : CUT;
-    return e * r->counts[k] + cut * p->model_weights[k] * r->weight + 1e-290; /* denormal numbers aside */
+    return e * r->counts[k] + cut_of(e) * p->model_weights[k] * r->weight + 1e-290; /* denormal numbers aside */
 }
 
 static double column_size(const problem *p, int64_t j) {
@@ -35,7 +36,7 @@ static double share_of_cut(const problem *p, const reference *r, int64_t k, int6
     double share = 0;
     for (int64_t i = 0; i < p->n && e > 1e-6; i++) {
         double resp = r->resp[i * p->k + k], w = p->weights ? p->weights[i] : 1;
-        if (resp > 1.001 * CUT * p->model_weights[k]) continue;
+        if (resp > 1.001 * cut_of(e) * p->model_weights[k]) continue;
         double t = fabs(row_value(p, i, a) - r->means[k * p->d + a]);
         share += w * resp * t * (power == 2 ? fabs(row_value(p, i, b) - r->means[k * p->d + b]) : 1);
     }

@@ -254,7 +254,7 @@ static result run(const problem *p, const layout *given) {
     for (int64_t first = 0; first < p->n; first += how.block_rows) {
         int64_t n = first + how.block_rows < p->n ? how.block_rows : p->n - first;
         fgmm_block *block = put(p, &how, data, first, n);
-        OK(backend->estep(device, block, out.log_prob + first));
+        OK(backend->estep(device, block, p->params.precision == FGMM_FAST ? NULL : out.log_prob + first));
         backend->release(device, block);
     }
     OK(backend->collect(device, &out.sums));
@@ -272,7 +272,7 @@ static result run_again(const problem *p, int pass) {
         if (i) result_free(&out);
         out = result_new(p);
         OK(backend->begin(device, &p->params));
-        OK(backend->estep(device, block, out.log_prob));
+        OK(backend->estep(device, block, p->params.precision == FGMM_FAST ? NULL : out.log_prob));
         OK(backend->collect(device, &out.sums));
     }
     backend->release(device, block);
@@ -489,6 +489,39 @@ START_TEST(blocks) {
         result_free(&one);
         result_free(&many);
         result_free(&some);
+        problem_free(&p);
+    }
+}
+END_TEST
+
+/* Fast: the sums of exact precision to the bit, and a likelihood as near as it says, the same whatever the blocks and whatever was
+ * learned of the rows. Some are alone with a component, some shared, and some are left to the dense engine. */
+START_TEST(fast) {
+    for (int i = 0; i < 4; i++) {
+        problem p = clusters(sized(6000, 70, 9), 70, 9, i % 2, 1.0, 0.4, 0.0);
+        for (int64_t c = 0; c < 40; c++)
+            for (int f = 0; f < 9; f++) p.means[c * 9 + f] = p.means[(c < 20 ? 0 : c / 2 * 2) * 9 + f] + 0.1 * normal();
+        p.row_weights = get((size_t)p.n * 8);
+        for (int64_t j = 0; j < p.n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-6);
+        p.params.hard = i > 1;
+        result exact = run(&p, NULL);
+        p.params.precision = FGMM_FAST;
+        result results[] = {run(&p, NULL), run(&p, &(layout){.block_rows = 2048}), run_again(&p, 1)};
+        ck_assert(exact.sums.rounding == 0 && results[0].sums.rounding > 0);
+        ck_assert(exact.sums.dense_rows < (double)p.n);
+        for (int j = 0; j < 3; j++) {
+            fgmm_sums *sums = &results[j].sums;
+            memcpy(results[j].log_prob, exact.log_prob, (size_t)p.n * 8);
+            same_bits(&p, &exact, &results[j], "fast");
+            ck_assert(sums->log_likelihood == results[0].sums.log_likelihood);
+            ck_assert(sums->survivors == exact.sums.survivors && sums->dense_rows == exact.sums.dense_rows);
+            ck_assert(sums->dropped >= exact.sums.dropped);
+        }
+        double off = fabs(results[0].sums.log_likelihood - exact.sums.log_likelihood);
+        ck_assert_msg(off <= results[0].sums.rounding, "%g off, %g promised", off, results[0].sums.rounding);
+        for (int j = 0; j < 3; j++) result_free(&results[j]);
+        result_free(&exact);
         problem_free(&p);
     }
 }
@@ -747,6 +780,7 @@ int main(void) {
     tcase_add_test(tests, other_centres);
     tcase_add_test(tests, hard);
     tcase_add_test(tests, blocks);
+    tcase_add_test(tests, fast);
     tcase_add_test(tests, near_components);
     tcase_add_test(tests, near_but_narrow);
     tcase_add_test(tests, near_but_far);

@@ -292,6 +292,31 @@ START_TEST(ties_go_to_the_first) {
 }
 END_TEST
 
+/* Fast precision is for sums over rows: what is asked of each row is exact, and the report says so. */
+START_TEST(fast_runs_exact) {
+    fgmm_context *ctx = harness_context();
+    problem *p = problem_clusters(5, harness_rows(900, 40, 9), 40, 9, FGMM_DIAG, FGMM_F32);
+    fgmm_rows *rows = problem_rows(ctx, p);
+    fgmm_model *model = problem_model(ctx, p);
+    double *exact = test_alloc((size_t)p->n, sizeof *exact), *fast = test_alloc((size_t)p->n, sizeof *fast);
+    fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
+    fgmm_report report = FGMM_REPORT_INIT;
+    CHECK_OK(ctx, fgmm_score_samples(ctx, model, rows, &options, exact, &report));
+    ck_assert_int_eq(report.n_warnings, 0);
+    options.precision = FGMM_FAST;
+    CHECK_OK(ctx, fgmm_score_samples(ctx, model, rows, &options, fast, &report));
+    ck_assert_int_eq(report.precision, FGMM_EXACT);
+    ck_assert_int_eq(report.n_warnings, 1);
+    ck_assert_ptr_nonnull(strstr(report.warnings[0], "ran exact"));
+    ck_assert_int_eq(memcmp(exact, fast, (size_t)p->n * sizeof *exact), 0);
+    free(exact);
+    free(fast);
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    problem_free(p);
+}
+END_TEST
+
 /* Share, mean and covariance of component k in a sample are the model's, within six standard errors. */
 static void check_sampled_component(const problem *p, const double *x, const int32_t *label, int64_t n, int64_t k) {
     int64_t d = p->d;
@@ -344,6 +369,7 @@ static TCase *inference(void) {
     tcase_add_loop_test(room, seven_hundred_features, 0, COVARIANCE_TYPES);
     tcase_add_loop_test(room, renormalised, 0, COVARIANCE_TYPES);
     tcase_add_loop_test(room, ties_go_to_the_first, 0, COVARIANCE_TYPES);
+    tcase_add_test(room, fast_runs_exact);
     tcase_add_loop_test(room, samples, 0, COVARIANCE_TYPES);
     return room;
 }

@@ -189,7 +189,7 @@ END_TEST
  * thread.
  */
 static fgmm_status fit_the_way(fgmm_context **ctx, fgmm_model **model, const problem *p, int threads,
-                               int64_t block_rows, fgmm_engine engine, fgmm_init init) {
+                               int64_t block_rows, fgmm_engine engine, fgmm_precision precision, fgmm_init init) {
     fgmm_context_options context = FGMM_CONTEXT_OPTIONS_INIT;
     fgmm_fit_options options = fit_options(p, NULL, 4);
     fgmm_rows *rows = NULL;
@@ -198,6 +198,7 @@ static fgmm_status fit_the_way(fgmm_context **ctx, fgmm_model **model, const pro
     options.reg_covar = fmax(p->reg_covar, 1e-6);
     options.seed = 42;
     options.compute.engine = engine;
+    options.compute.precision = precision;
     options.compute.block_rows = block_rows;
     fgmm_status status = *ctx ? FGMM_OK : harness_open(ctx, &context);
     if (status != FGMM_OK) return status;
@@ -225,7 +226,7 @@ typedef struct way {
 } way;
 
 /* Threads are the CPU path's; on another device, which takes long to open, one context serves. */
-static void check_ways(const problem *p, fgmm_engine engine, fgmm_init init) {
+static void check_ways(const problem *p, fgmm_engine engine, fgmm_precision precision, fgmm_init init) {
     static const way ways[] = {{1, 1024, ""},
                                {2, 1024, "2 threads"},
                                {2, 3072, "2 threads, larger blocks"},
@@ -233,12 +234,12 @@ static void check_ways(const problem *p, fgmm_engine engine, fgmm_init init) {
                                {1, 0, "own block size"}};
     fgmm_context *first = harness_is_cpu() ? NULL : harness_context();
     fgmm_model *model = NULL;
-    CHECK_OK(first, fit_the_way(&first, &model, p, 1, 1024, engine, init));
+    CHECK_OK(first, fit_the_way(&first, &model, p, 1, 1024, engine, precision, init));
     for (int i = 1; i < 5; i++) {
         fgmm_context *ctx = harness_is_cpu() ? NULL : first;
         fgmm_model *other = NULL;
         if (ctx && ways[i].threads > 1) continue;
-        CHECK_OK(ctx, fit_the_way(&ctx, &other, p, ways[i].threads, ways[i].block_rows, engine, init));
+        CHECK_OK(ctx, fit_the_way(&ctx, &other, p, ways[i].threads, ways[i].block_rows, engine, precision, init));
         check_same_bits(model, other, ways[i].what);
         fgmm_model_free(ctx, other);
         if (ctx != first) fgmm_context_free(ctx);
@@ -255,9 +256,10 @@ START_TEST(same_bits) {
     int64_t k = _i % 2 ? 40 : 6, d = _i % 2 ? 37 : 5;
     problem *p =
         problem_clusters(4, harness_rows(9000, k, d), k, d, (fgmm_covariance)(_i / 2), _i % 2 ? FGMM_F16 : FGMM_F32);
-    for (int engine = 0; engine < 3; engine++) {
-        if (harness_is_short() && engine != _i % 3) continue;
-        check_ways(p, (fgmm_engine)engine, inits[(_i + engine) % 4]);
+    static const fgmm_engine engines[] = {FGMM_ENGINE_AUTO, FGMM_ENGINE_SCREEN, FGMM_ENGINE_DENSE, FGMM_ENGINE_SCREEN};
+    for (int i = 0; i < 4; i++) {
+        if (harness_is_short() && i != _i % 4) continue;
+        check_ways(p, engines[i], i == 3 ? FGMM_FAST : FGMM_EXACT, inits[(_i + i) % 4]);
     }
     problem_free(p);
 }
@@ -271,8 +273,9 @@ START_TEST(same_bits_across_groups) {
     if (rows < 9000) return; /* a slow device: too few rows for two groups */
     problem *p = problem_clusters(4, rows, 400, 1, (fgmm_covariance)_i, FGMM_F32);
     /* Random responsibilities give every component a share of every row, so that the order of additions tells. */
-    check_ways(p, FGMM_ENGINE_DENSE, FGMM_INIT_RANDOM);
-    check_ways(p, FGMM_ENGINE_SCREEN, FGMM_INIT_RANDOM);
+    check_ways(p, FGMM_ENGINE_DENSE, FGMM_EXACT, FGMM_INIT_RANDOM);
+    check_ways(p, FGMM_ENGINE_SCREEN, FGMM_EXACT, FGMM_INIT_RANDOM);
+    check_ways(p, FGMM_ENGINE_SCREEN, FGMM_FAST, FGMM_INIT_RANDOM);
     problem_free(p);
 }
 END_TEST
@@ -316,7 +319,7 @@ typedef struct worker {
 
 static void *fit_in_thread(void *argument) {
     worker *w = argument;
-    w->status = fit_the_way(&w->ctx, &w->model, w->p, 1, 1024, FGMM_ENGINE_AUTO, FGMM_INIT_KMEANSPP);
+    w->status = fit_the_way(&w->ctx, &w->model, w->p, 1, 1024, FGMM_ENGINE_AUTO, FGMM_EXACT, FGMM_INIT_KMEANSPP);
     return NULL;
 }
 

@@ -314,7 +314,7 @@ START_TEST(one_sum_an_iteration) {
         run_ranks(jobs, 2, &m);
         check_all_well(jobs, 2);
         calls[i] = m.calls;
-        ck_assert_int_eq(m.largest, p->k * (2 * p->d + 1) + 7);
+        ck_assert_int_eq(m.largest, p->k * (2 * p->d + 1) + 8);
         free_ranks(jobs, 2);
     }
     ck_assert_int_eq(calls[1] - calls[0], 2 * 10);

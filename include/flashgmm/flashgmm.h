@@ -334,7 +334,10 @@ FGMM_API fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model
 
 typedef enum fgmm_precision {
     FGMM_EXACT = 0, /**< one iteration within 1e-5 of double: counts, means in deviations, variances, likelihood */
-    FGMM_FAST = 1,  /**< within 2e-3 where a backend has such kernels; otherwise exact, and the report says so */
+    /** Within 2e-3 of double: more may be dropped, and OpenCL devices do not evaluate rows that have one component
+     *  (spherical, diagonal). Of fits, k-means and statistics; elsewhere, and where the likelihood cannot be promised
+     *  so, exact runs, and the report says so. */
+    FGMM_FAST = 1,
     FGMM_DOUBLE = 2 /**< CPU only, all in double: within 1e-12 of the scalar reference */
 } fgmm_precision;
 
