@@ -92,8 +92,8 @@ struct cl_engine {
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
-    int alone; /* fast: rows of one candidate are not evaluated, and the likelihood of sparse rows is made from their sums */
-    int near;             /* the dense engine takes products and sums about the screen's centre */
+    int alone; /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
+    int near;  /* the dense engine takes products and sums about the screen's centre */
     cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
     int32_t *ids;         /* [k]: number of each among the caller's components */
     double *shares;       /* [k, 2]: log-likelihood of each one's sums, and what rounds in it; if alone */

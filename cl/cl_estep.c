@@ -70,8 +70,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->log_norm_max = (float)params->log_norm_max;
     engine->log_cut = params->hard ? 0.0f : engine->resp_log_cut;
     /* Where centres are not the means, nothing is said about what rounding leaves of squares about these. */
-    engine->alone = params->precision == FGMM_FAST && !params->careful && params->sum_centres == params->means &&
-                    !engine->tied && !engine->full;
+    engine->alone =
+        params->summed && !params->careful && params->sum_centres == params->means && !engine->tied && !engine->full;
     cl_release_memory(device, engine->shares);
     engine->shares = NULL;
     if (engine->alone) {

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 8
+#define FGMM_BACKEND_ABI 9
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -115,9 +115,10 @@ typedef struct fgmm_params {
         *sum_centres;    /* [K, D]: what the sums are taken about; the same pointer as means in all but rare passes */
     double cut;          /* what may be dropped, see the row's cut above; 0: keep all */
     double log_norm_max; /* the largest log_norm of a component with weight */
-    /* FGMM_FAST: no row's log p(x) is asked for, neither by estep nor by assign or proba, so that a backend may spare itself
-     * a row's logits where it knows the one component that is kept, and take log_likelihood from the sums. */
-    fgmm_precision precision;
+    fgmm_precision precision; /* FGMM_FAST: as FGMM_EXACT, but for the cut */
+    /* 1: no row's log p(x) is asked for, neither by estep nor by assign or proba, so that a backend may spare itself a row's
+     * logits where it knows the one component that is kept, and take log_likelihood from the sums. */
+    int summed;
     fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
     int careful;        /* 1: nothing that fgmm_sums.imprecise was set for */
     int hard;           /* 1: responsibility 1 for the best component, 0 for the others (k-means) */
@@ -134,7 +135,7 @@ typedef struct fgmm_sums {
         *s2; /* sum of w r (x - sum_centre)^2: [K] if spherical, [K, D] if diag; sum of w r (x - c)(x - c)', the lower
                               triangle alone: [K, D, D] if full, [D, D] over all components if tied */
     double log_likelihood; /* sum of w log p(x); of hard passes: sum of w max_k log p(x, k) */
-    double rounding;       /* fast: bound on what the rounding of sums leaves in it; else 0 */
+    double rounding;       /* summed: bound on what the rounding of sums leaves in it; else 0 */
     double weight;         /* sum of w */
     double survivors;      /* components evaluated exactly and kept, over all rows */
     double dense_rows;     /* rows that went through the dense engine */

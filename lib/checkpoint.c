@@ -33,7 +33,7 @@ void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {
     numbers[FGMM_PLACE_RESTART] = place->restart;
     numbers[FGMM_PLACE_ENGINE] = (double)place->choice.now;
     numbers[FGMM_PLACE_SCREEN_FAILURES] = place->choice.screen_failures;
-    numbers[FGMM_PLACE_FAST_FAILS] = place->choice.fast_fails;
+    numbers[FGMM_PLACE_SUMS_FAIL] = place->choice.sums_fail;
     numbers[FGMM_PLACE_CUT] = place->choice.cut;
     numbers[FGMM_PLACE_MOVED] = (double)place->moved;
     numbers[FGMM_PLACE_CHANGE] = place->change;
@@ -50,7 +50,7 @@ void fgmm_fit_place_take(fgmm_fit_place *place, const double *numbers) {
     place->restart = (int)numbers[FGMM_PLACE_RESTART];
     place->choice.now = (fgmm_engine)numbers[FGMM_PLACE_ENGINE];
     place->choice.screen_failures = (int)numbers[FGMM_PLACE_SCREEN_FAILURES];
-    place->choice.fast_fails = numbers[FGMM_PLACE_FAST_FAILS] != 0;
+    place->choice.sums_fail = numbers[FGMM_PLACE_SUMS_FAIL] != 0;
     place->choice.cut = numbers[FGMM_PLACE_CUT];
     place->moved = (int64_t)numbers[FGMM_PLACE_MOVED];
     place->change = numbers[FGMM_PLACE_CHANGE];

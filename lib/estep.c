@@ -43,10 +43,9 @@ static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
 /* The lowest cut: e^-69. */
 static const double cut_min = 1e-30;
 
-/* What rounding may leave of the likelihood in fast precision: half of its contract. Neither is a number where sums overflow. */
-static int is_lost(const fgmm_stats *stats, const fgmm_sums *sums) {
-    return sums->rounding != 0 &&
-           !(sums->rounding < 5e-6 * FGMM_FAST_ALLOWS * fmax(stats->weight, fabs(stats->log_likelihood)));
+/* What rounding may leave of a likelihood from sums: half of the contract. Neither is a number where sums overflow. */
+static int is_lost(const fgmm_stats *stats, const fgmm_sums *sums, double allows) {
+    return sums->rounding != 0 && !(sums->rounding < 5e-6 * allows * fmax(stats->weight, fabs(stats->log_likelihood)));
 }
 
 /* To the new means. */
@@ -86,9 +85,11 @@ static fgmm_status run_once(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         if (status != FGMM_ERR_MEMORY || !fgmm_feed_give_up(feed)) return status;
         fgmm_stats_clear(ctx, stats);
     }
-    if (fgmm_has_matrices(stats->model->type))
-        for (int64_t i = 0; i < (stats->model->type == FGMM_FULL ? stats->model->k : 1); i++)
-            fgmm_lower_mirror(stats->s2 + i * stats->model->d * stats->model->d, stats->model->d);
+    int64_t d = stats->model->d, type = stats->model->type,
+            matrices = type == FGMM_FULL ? stats->model->k : type == FGMM_TIED;
+    int threads = fgmm_threads_over(ctx, (double)(matrices * d * d));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < matrices; i++) fgmm_lower_mirror(stats->s2 + i * d * d, d);
     stats->log_likelihood = sums->log_likelihood;
     stats->weight = sums->weight;
     stats->rows = state.rows;
@@ -103,12 +104,13 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     fgmm_status status = FGMM_OK;
     fgmm_sums sums;
     fgmm_pass_counts seen = {0};
-    if (precision == FGMM_FAST && choice->fast_fails) precision = FGMM_EXACT;
+    if (precision == FGMM_FAST && choice->sums_fail) precision = FGMM_EXACT;
     double allows = precision == FGMM_FAST ? FGMM_FAST_ALLOWS : 1,
            usual_cut = precision == FGMM_FAST ? FGMM_FAST_CUT : FGMM_CUT;
     FGMM_GO(fgmm_prepare(ctx, &prepared, model));
     fgmm_params *params = &prepared.params;
     params->precision = precision;
+    params->summed = !choice->sums_fail;
     params->engine = fgmm_engine_next(choice, params->precision, model->k);
     /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the
      * lowest cut. */
@@ -121,11 +123,11 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     params->careful = fgmm_feed_once(feed);
     params->sum_centres = stats->about_means ? model->means : stats->centres;
     FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
-    if (is_lost(stats, &sums)) {
-        choice->fast_fails = 1;
-        choice->cut = 0;
+    if (is_lost(stats, &sums, allows)) {
+        choice->sums_fail = 1;
+        if (precision == FGMM_FAST) choice->cut = 0;
         fgmm_stats_clear(ctx, stats);
-        FGMM_GO(fgmm_estep_pass(ctx, feed, stage, stats, FGMM_EXACT, hard, choice, counts));
+        FGMM_GO(fgmm_estep_pass(ctx, feed, stage, stats, precision, hard, choice, counts));
         goto done;
     }
     double tolerance = precision == FGMM_DOUBLE ? 1e-15 : 1e-6 * allows;

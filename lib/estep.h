@@ -19,8 +19,8 @@
 typedef struct fgmm_engine_choice {
     fgmm_engine asked, now;
     int screen_failures;
-    int fast_fails; /* 1: fast precision has failed, and exact runs in its place */
-    double cut;     /* for the next pass; 0: the usual one */
+    int sums_fail; /* 1: a likelihood from sums has failed, and each row's is formed; exact precision runs in fast's place */
+    double cut; /* for the next pass; 0: the usual one */
 } fgmm_engine_choice;
 
 typedef struct fgmm_pass_counts {

@@ -183,6 +183,7 @@ START_TEST(fast) {
     r = reference_step(p);
     ck_assert(fabs(r->log_likelihood / r->weight) < 1);
     ck_assert_int_eq(check_setting(p, r, asked), harness_is_cpu() ? FGMM_FAST : FGMM_EXACT);
+    check_setting(p, r, &settings[1]);
     reference_free(r);
     problem_free(p);
 }
