@@ -1,6 +1,7 @@
 /* The dense engine: groups of rows by tiles of components. */
 #include "cl_engine.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum { LANES = 64, ROW_LANES = 8 /* of dense.cl */, READ_CELLS = 1 << 18 };
@@ -27,16 +28,19 @@ static cl_uint tile_count(const cl_engine *engine, cl_uint width) {
     return (width + tile_width(engine, width) - 1) / tile_width(engine, width);
 }
 
-/* Squared distances of the group's rows to the centre. */
+/* Squared distances of the group's rows to the centre; diagonal on matrix units: as cl_near.c weighs them. */
 static fgmm_status run_norms(fgmm_device *device, const cl_group *group) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = group->slice->block;
     cl_kernel kernel = NULL;
+    int weighed = engine->diag && cl_pairs_take(engine, group);
+    cl_mem factors = weighed ? engine->pair_a.mem : NULL;
+    cl_float most = engine->diag && !weighed ? INFINITY : engine->near_most;
     CL_TRY(dense_kernel(device, group, "dense_norms", &kernel));
     size_t local = LANES, global = cl_round_up((size_t)group->n * ROW_LANES, LANES);
     return CL_RUN(device, kernel, "dense rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(group->slice->row0), CL_ARG(group->list), CL_ARG(group->base),
-                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(engine->near_most),
+                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(factors), CL_ARG(most),
                   CL_ARG(engine->norms.mem), CL_ARG(engine->far_rows.mem));
 }
 
@@ -81,15 +85,15 @@ static fgmm_status run_logits(fgmm_device *device, const cl_group *group, cl_uin
     return FGMM_OK;
 }
 
-static fgmm_status run_lse(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
+fgmm_status cl_dense_lse(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint tiles, cl_uint tile_step,
+                         cl_uint row_step) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    cl_uint tiles = tile_count(engine, width);
     CL_TRY(dense_kernel(device, group, "dense_lse", &kernel));
     size_t local = device->max_work_group >= LANES ? LANES : 1, global = cl_round_up(group->n, local);
     return CL_RUN(device, kernel, "dense log-densities", 1, &global, &local, CL_ARG(engine->tops.mem), CL_ARG(group->n),
-                  CL_ARG(tiles), CL_ARG(k0), CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem),
-                  CL_ARG(engine->sum.mem));
+                  CL_ARG(tiles), CL_ARG(tile_step), CL_ARG(row_step), CL_ARG(k0), CL_ARG(engine->best.mem),
+                  CL_ARG(engine->best_id.mem), CL_ARG(engine->sum.mem));
 }
 
 static fgmm_status run_resp(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
@@ -170,10 +174,16 @@ static fgmm_status run_group(fgmm_device *device, const cl_group *group, cl_uint
     int sums = !m && !resp;
     if (sums) CL_TRY(open_places(device, group, places));
     if (engine->near) CL_TRY(run_norms(device, group));
+    if (sums && cl_pairs_take(engine, group)) {
+        int done = 0;
+        CL_TRY(cl_pairs_try(device, group, &places[0], &done));
+        if (done) return close_places(device, places);
+    }
     for (cl_uint k0 = 0; k0 < k; k0 += wide) {
         cl_uint width = k0 + wide < k ? wide : k - k0;
         CL_TRY(run_logits(device, group, k0, width));
-        CL_TRY(run_lse(device, group, k0, width));
+        cl_uint tiles = tile_count(engine, width);
+        CL_TRY(cl_dense_lse(device, group, k0, tiles, 1, tiles));
     }
     for (cl_uint k0 = 0; k0 < k; k0 += wide) {
         cl_uint width = k0 + wide < k ? wide : k - k0;

@@ -11,7 +11,11 @@ enum {
     MOST_SLOTS = 128,      /* small sums: more would be no small part of a small device's memory */
     SIDE = 64,             /* components, and features, of one */
     LEAST_GRAIN = 128,     /* rows of a superchunk */
-    PART_BYTES = 64 << 20  /* of partial sums */
+    PART_BYTES = 64 << 20, /* of partial sums */
+    PAIRS_CELLS = 1 << 27, /* on matrix units */
+    PAIRS_ROWS = 131072,
+    PAIRS_GROUPS = 128, /* of 128 components that occupy a device there: superchunks of 1024 to 8192 rows */
+    SHARE = 64          /* of a device's memory, which a tile or partial sums may take there */
 };
 
 /* Squares are kept by feature where the covariances ask for it, or the centres differ. */
@@ -19,14 +23,35 @@ static int has_squares(const cl_engine *engine) {
     return engine->diag || !(engine->near || engine->tied || engine->full);
 }
 
+/* On matrix units a work-group takes all features of 128 components. Superchunks depend on K alone; only their number and the groups depend
+ * on the memory. */
+static void plan_pairs(const fgmm_device *device, cl_engine *engine) {
+    int64_t padded = (int64_t)cl_pairs_padded(engine->dense_width), columns = padded / CL_PAIRS_COLUMNS;
+    int64_t most = PAIRS_CELLS / padded < PAIRS_ROWS ? PAIRS_CELLS / padded : PAIRS_ROWS;
+    int64_t grain = cl_power_of_two(most * columns / PAIRS_GROUPS);
+    int64_t share = device->limit_bytes / SHARE, room = share / (padded * (int64_t)sizeof(cl_float));
+    int64_t group = (room < most ? room : most) / grain * grain;
+    int64_t width = has_squares(engine) ? 2 * (int64_t)engine->d + 1 : (int64_t)engine->d + 2;
+    if (group < grain) group = grain;
+    int64_t slots = group / grain + 1;
+    room = (share > PART_BYTES ? share : PART_BYTES) / (engine->k * width * (int64_t)sizeof(cl_float2));
+    if (slots > room) slots = room < 2 ? 2 : room;
+    engine->dense_group = (cl_uint)group;
+    cl_tally_reset(&engine->dense, engine->k, (size_t)width, grain, (uint32_t)slots);
+}
+
 /*
  * Groups depend on K, superchunks on K and D alone, so that the sums' bits do. Superchunks are made small enough that
  * a group of them occupies a device, where K and D alone do not; but tied sums over several tiles take whole chunks,
  * since a group may end with any superchunk and adds tile after tile to the one matrix.
  */
-void cl_dense_plan(cl_engine *engine) {
+void cl_dense_plan(const fgmm_device *device, cl_engine *engine) {
     int64_t k = engine->k, d = engine->d, cells = engine->tied || engine->full ? WHITE_CELLS : CELLS;
     engine->dense_width = k < CL_DENSE_WIDTH ? (cl_uint)k : CL_DENSE_WIDTH;
+    if (engine->pairs.on) {
+        plan_pairs(device, engine);
+        return;
+    }
     int64_t group = cells / engine->dense_width;
     if (group > MOST_ROWS) group = MOST_ROWS;
     group -= group % FGMM_CHUNK_ROWS; /* at least 2048: whole chunks, within which floats are added up */

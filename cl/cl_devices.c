@@ -263,6 +263,7 @@ static void learn(fgmm_device *device) {
     device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
     device->has_matrix = likely_matrix(id);
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
+    device->pairs = device->has_matrix;
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

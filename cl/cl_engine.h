@@ -28,7 +28,8 @@ enum {
     CL_DISTANCE_SIDE = 8,  /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32, /* TILE */
     CL_SCAN_EACH = 16,     /* EACH of scan.cl: elements a work-item scans */
-    CL_DENSE_WIDTH = 1024  /* components of a dense tile */
+    CL_DENSE_WIDTH = 1024, /* components of a dense tile */
+    CL_PAIRS_COLUMNS = 128 /* components of a work-group of near_logits.clh */
 };
 
 /* Multiply-adds of a launch of distances: well under 100 ms on a slow GPU. */
@@ -85,6 +86,16 @@ typedef struct cl_matrix {
     cl_float4 bounds;
 } cl_matrix;
 
+/* The dense engine on matrix units: see near_logits.clh. */
+typedef struct cl_pairs {
+    int on;         /* CL_MATRIX_* */
+    cl_uint steps;  /* of 16 terms of a product */
+    cl_uint blocks; /* of 64 columns of the sums, that a work-group takes */
+    cl_uint parts;  /* work-groups that take all */
+    cl_float unit;  /* of the products, in binary digits of a density */
+    cl_float2 most_l, least_a;
+} cl_pairs;
+
 struct cl_engine {
     /* from begin */
     fgmm_params params;
@@ -113,6 +124,9 @@ struct cl_engine {
     cl_room near_means, near_constants, near_centre, far_rows;
     cl_float near_most; /* squared distance to the centre beyond which a row is marked in far_rows */
     int far_asked;      /* far_rows is of this pass */
+    cl_pairs pairs;
+    cl_room pair_factors, pair_means, pair_columns, pair_scales, pair_units, pair_a;
+    cl_room by_feature, by_row, row_norms, factors, marks;
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows, white_logits;
     cl_room white_bounds, known; /* of screen_full_wgmma.cl, and known_full's logits */
     cl_float white_eta;          /* of screen_full.cl */
@@ -201,6 +215,10 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);
 /* A double as two floats. */
 void cl_split(double value, float *hi, float *lo);
+/* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
+ * read beyond the last. */
+float *cl_take(cl_engine *engine, size_t count);
+fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what);
 /* Whether all components lie so near to the screen's centre that f32 products tell them apart. */
 int cl_is_near(const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
@@ -264,14 +282,29 @@ void cl_tally_free(fgmm_device *device, cl_tally *tally);
  * or, if m > 0, fills their part of top_ids and top_resp; or of resp [slice rows, the caller's K], which holds zeros,
  * if that is given. */
 fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m, float *resp);
+/* Log-sum-exp of the group's rows takes in components k0 .. of the tile: `tiles` tops a row, that of tile t and row r at t tile_step + r
+ * row_step. */
+fgmm_status cl_dense_lse(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint tiles, cl_uint tile_step,
+                         cl_uint row_step);
 /* cl_dense_sums.c */
-void cl_dense_plan(cl_engine *engine); /* sizes of groups and of the tally */
+void cl_dense_plan(const fgmm_device *device, cl_engine *engine); /* sizes of groups and of the tally */
 fgmm_status cl_dense_sums(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width, const cl_place *place);
 fgmm_status cl_dense_collect(fgmm_device *device, fgmm_sums *out); /* after the sparse tally's */
 /* Number of the superchunk that row i of a group lies in. */
 int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
 /* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */
 fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *tally, cl_room *starts, cl_place *out);
+
+/* cl_near.c: whether groups may go through matrix units, from what cl_begin knows. */
+void cl_pairs_choose(const fgmm_device *device, cl_engine *engine);
+size_t cl_pairs_padded(size_t components);
+/* Sends what its kernels want, or turns them off. @param centre [D] as sent */
+fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const float *centre);
+size_t cl_pairs_floats(const cl_engine *engine); /* of pinned memory that this takes */
+/* Whether it takes such a group. */
+int cl_pairs_take(const cl_engine *engine, const cl_group *group);
+/* Such a group, whose norms are there. *done: 0 where it is the f32 kernels' after all. */
+fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_place *place, int *done);
 
 /* cl_estep.c: log_z and survivors of a slice, shared by estep and assign. Which rows are left to the dense engine (all of them if
  * engine->all_dense) cl_dense_list says. */

@@ -82,7 +82,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->near = cl_is_near(engine);
     engine->far_asked = 0;
     plan_sparse(engine);
-    cl_dense_plan(engine);
+    cl_pairs_choose(device, engine);
+    cl_dense_plan(device, engine);
     if (engine->tied || engine->full) cl_scatter_plan(engine);
     engine->log_likelihood = engine->weight = engine->survivors = engine->dense_rows = engine->dropped = 0.0;
     return FGMM_OK;
@@ -287,21 +288,25 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
 void cl_engine_free(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!engine) return;
-    cl_room *rooms[] = {&engine->centre,         &engine->scale,          &engine->screen_a,    &engine->screen_b,
-                        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,     &engine->inverse,
-                        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,      &engine->cand_id,
-                        &engine->cand_v,         &engine->cand_count,     &engine->kept,        &engine->dense_flag,
-                        &engine->logz,           &engine->kept_weight,    &engine->offsets,     &engine->dense_list,
-                        &engine->counts,         &engine->dense_count,    &engine->totals,      &engine->lists,
-                        &engine->values,         &engine->row_values,     &engine->segments,    &engine->chunks,
-                        &engine->cells,          &engine->tops,           &engine->norms,       &engine->near_means,
-                        &engine->near_constants, &engine->near_centre,    &engine->far_rows,    &engine->white_logits,
-                        &engine->best,           &engine->best_id,        &engine->sum,         &engine->dense_starts,
-                        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,    &engine->white_lo,
-                        &engine->white_scale,    &engine->white_centre,   &engine->white_rows,  &engine->scatter_starts,
-                        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,   &engine->columns,
-                        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,  &engine->again,
-                        &engine->narrow,         &engine->known,          &engine->white_bounds};
+    cl_room *rooms[] = {
+        &engine->centre,         &engine->scale,          &engine->screen_a,     &engine->screen_b,
+        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,      &engine->inverse,
+        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,       &engine->cand_id,
+        &engine->cand_v,         &engine->cand_count,     &engine->kept,         &engine->dense_flag,
+        &engine->logz,           &engine->kept_weight,    &engine->offsets,      &engine->dense_list,
+        &engine->counts,         &engine->dense_count,    &engine->totals,       &engine->lists,
+        &engine->values,         &engine->row_values,     &engine->segments,     &engine->chunks,
+        &engine->cells,          &engine->tops,           &engine->norms,        &engine->near_means,
+        &engine->near_constants, &engine->near_centre,    &engine->far_rows,     &engine->white_logits,
+        &engine->best,           &engine->best_id,        &engine->sum,          &engine->dense_starts,
+        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,     &engine->white_lo,
+        &engine->white_scale,    &engine->white_centre,   &engine->white_rows,   &engine->scatter_starts,
+        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,    &engine->columns,
+        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,   &engine->again,
+        &engine->narrow,         &engine->known,          &engine->white_bounds, &engine->pair_factors,
+        &engine->pair_means,     &engine->pair_scales,    &engine->pair_units,   &engine->pair_a,
+        &engine->pair_columns,   &engine->by_feature,     &engine->by_row,       &engine->row_norms,
+        &engine->factors,        &engine->marks};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);

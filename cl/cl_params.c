@@ -50,15 +50,13 @@ static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
 
 /* ---- what is sent ---- */
 
-/* `count` floats of pinned memory, which cl_prepare has made large enough. */
-static float *take(cl_engine *engine, size_t count) {
+float *cl_take(cl_engine *engine, size_t count) {
     float *out = (float *)(void *)((char *)engine->pinned.at + engine->pinned.used);
     engine->pinned.used += cl_round_up(count * sizeof *out, 64);
     return out;
 }
 
-/* Sends `count` floats of pinned memory. Kernels that read four at a time may read beyond the last. */
-static fgmm_status send(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
+fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
     CL_TRY(cl_room_fit(device, room, (count + 3) * sizeof(float), what));
     CL_CHECK(device,
              clEnqueueWriteBuffer(device->queue, room->mem, CL_FALSE, 0, count * sizeof *from, from, 0, NULL, NULL),
@@ -83,12 +81,12 @@ static fgmm_status send_split(fgmm_device *device, const double *values, const d
                               const char *what) {
     cl_engine *engine = device->engine;
     size_t d = engine->d, cells = engine->k * d;
-    float *high = take(engine, cells), *low = take(engine, cells);
+    float *high = cl_take(engine, cells), *low = cl_take(engine, cells);
 #pragma omp parallel for num_threads(cl_threads(device, cells))
     for (size_t i = 0; i < engine->k; i++)
         split_row(values + (size_t)engine->ids[i] * d, frame, d, high + i * d, low + i * d);
-    CL_TRY(send(device, hi, high, cells, what));
-    return send(device, lo, low, cells, what);
+    CL_TRY(cl_send_taken(device, hi, high, cells, what));
+    return cl_send_taken(device, lo, low, cells, what);
 }
 
 /* ---- the screens' parameters ---- */
@@ -289,15 +287,15 @@ static fgmm_status arrange_fragments(fgmm_device *device) {
 static fgmm_status send_frame(fgmm_device *device, const double *frame) {
     cl_engine *engine = device->engine;
     size_t from = padded_features(engine);
-    float *centre = take(engine, from), *scale = take(engine, from);
+    float *centre = cl_take(engine, from), *scale = cl_take(engine, from);
     for (size_t f = 0; f < from; f++) {
         int within = f < engine->d;
         /* Whitened rows are about the centre already. */
         centre[f] = within && !engine->tied ? cl_screen_centre(&engine->params, frame, (int64_t)f) : 0.0f;
         scale[f] = within ? (float)engine->params.scale[f] : 0.0f;
     }
-    CL_TRY(send(device, &engine->centre, centre, from, "the screen's centre"));
-    return send(device, &engine->scale, scale, from, "the screen's scale");
+    CL_TRY(cl_send_taken(device, &engine->centre, centre, from, "the screen's centre"));
+    return cl_send_taken(device, &engine->scale, scale, from, "the screen's scale");
 }
 
 /* Fills rows[0 .. 1] and measured [k]. room: doubles for the columns and for each thread. */
@@ -335,9 +333,9 @@ static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int 
     size_t k = engine->k, d = engine->d, from = padded_features(engine), columns = padded_columns(engine);
     size_t work = k * d * (engine->tied ? d : 1);
     int threads = cl_threads(device, work);
-    float *rows[2] = {take(engine, k * from), engine->diag ? take(engine, k * from) : NULL};
-    float *constants = take(engine, 4 * (size_t)engine->kp), *components = take(engine, 4 * k);
-    float *column = take(engine, 2 * columns);
+    float *rows[2] = {cl_take(engine, k * from), engine->diag ? cl_take(engine, k * from) : NULL};
+    float *constants = cl_take(engine, 4 * (size_t)engine->kp), *components = cl_take(engine, 4 * k);
+    float *column = cl_take(engine, 2 * columns);
     fgmm_status status = FGMM_OK;
     double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
     screen_component *measured = room ? cl_alloc(device, k * sizeof *measured) : NULL;
@@ -346,14 +344,14 @@ static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int 
     form_components(device, frame, room, threads, rows, measured);
     if (!screen_constants(engine, measured, constants)) *sound = 0;
     if (!*sound) goto done;
-    CL_GO(send(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
+    CL_GO(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
     if (matrix->on && !matrix_constants(engine, measured, components, column)) matrix->on = CL_MATRIX_NONE;
     for (int part = 0; part < (engine->diag ? 2 : 1); part++)
-        CL_GO(send(device, &engine->screen_rows[part], rows[part], k * from, "the screen's parameters"));
+        CL_GO(cl_send_taken(device, &engine->screen_rows[part], rows[part], k * from, "the screen's parameters"));
     CL_GO(arrange_columns(device, from));
     if (matrix->on) {
-        CL_GO(send(device, &engine->matrix_c, components, 4 * k, "the screen's constants"));
-        CL_GO(send(device, &engine->columns, column, 2 * columns, "the screen's constants"));
+        CL_GO(cl_send_taken(device, &engine->matrix_c, components, 4 * k, "the screen's constants"));
+        CL_GO(cl_send_taken(device, &engine->columns, column, 2 * columns, "the screen's constants"));
         CL_GO(arrange_fragments(device));
     }
     CL_GO(send_frame(device, frame));
@@ -370,17 +368,17 @@ static fgmm_status send_exact(fgmm_device *device) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d;
-    float *constants = take(engine, 4 * k);
+    float *constants = cl_take(engine, 4 * k);
     for (size_t i = 0; i < k; i++) {
         int64_t c = engine->ids[i];
         cl_split(params->log_norm[c] + params->log_weights[c], &constants[4 * i], &constants[4 * i + 1]);
         constants[4 * i + 2] = (float)params->log_weights[c];
         constants[4 * i + 3] = (float)params->weights[c];
     }
-    CL_TRY(send(device, &engine->constants, constants, 4 * k, "the components' constants"));
+    CL_TRY(cl_send_taken(device, &engine->constants, constants, 4 * k, "the components' constants"));
     if (engine->tied || engine->full) return FGMM_OK;
     size_t count = engine->diag ? k * d : 2 * k;
-    float *inverse = take(engine, count);
+    float *inverse = cl_take(engine, count);
     if (engine->diag) {
         for (size_t i = 0; i < k; i++) {
             const double *from = params->half_inv_var + (size_t)engine->ids[i] * d;
@@ -390,7 +388,7 @@ static fgmm_status send_exact(fgmm_device *device) {
         for (size_t i = 0; i < k; i++)
             cl_split(params->half_inv_var[engine->ids[i]], &inverse[2 * i], &inverse[2 * i + 1]);
     }
-    return send(device, &engine->inverse, inverse, count, "the inverse variances");
+    return cl_send_taken(device, &engine->inverse, inverse, count, "the inverse variances");
 }
 
 /* ---- near components ---- */
@@ -421,17 +419,17 @@ int cl_is_near(const cl_engine *engine) {
     return 1;
 }
 
-/* The centre; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
+/* The centre; what cl_near.c needs; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
 static fgmm_status send_near(fgmm_device *device, const double *frame) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d;
-    float *centre = take(engine, d);
+    float *centre = cl_take(engine, d);
     for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(params, frame, (int64_t)f);
-    CL_TRY(send(device, &engine->near_centre, centre, d, "the centre"));
-    engine->near_most = INFINITY;
-    if (engine->diag) return FGMM_OK;
-    float *means = take(engine, k * d), *constants = take(engine, 4 * k);
+    CL_TRY(cl_send_taken(device, &engine->near_centre, centre, d, "the centre"));
+    engine->near_most = (float)(FAR * (double)d); /* diagonal: of the norm that cl_near.c weighs */
+    if (engine->diag) return engine->pairs.on ? cl_pairs_prepare(device, frame, centre) : FGMM_OK;
+    float *means = cl_take(engine, k * d), *constants = cl_take(engine, 4 * k);
     double widest = INFINITY; /* the least a: of the components that such a row may belong to */
     for (size_t i = 0; i < k; i++) widest = fmin(widest, params->half_inv_var[engine->ids[i]]);
     engine->near_most = (float)(FAR * (double)d / widest);
@@ -447,8 +445,9 @@ static fgmm_status send_near(fgmm_device *device, const double *frame) {
         cl_split(params->log_norm[c] + params->log_weights[c] - a * square, &constants[4 * i], &constants[4 * i + 1]);
         constants[4 * i + 2] = constants[4 * i + 3] = 0.0f;
     }
-    CL_TRY(send(device, &engine->near_means, means, k * d, "the means"));
-    return send(device, &engine->near_constants, constants, 4 * k, "the components' constants");
+    CL_TRY(cl_send_taken(device, &engine->near_means, means, k * d, "the means"));
+    CL_TRY(cl_send_taken(device, &engine->near_constants, constants, 4 * k, "the components' constants"));
+    return engine->pairs.on ? cl_pairs_prepare(device, frame, centre) : FGMM_OK;
 }
 
 static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
@@ -471,9 +470,10 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
     size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 4 * k + (engine->diag ? k * d : 2 * k);
     if (engine->near) floats += k * d + 4 * k + d;
+    if (engine->pairs.on) floats += cl_pairs_floats(engine);
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
     CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 19 * 64); /* each part on a line of its own */
+    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 24 * 64); /* each part on a line of its own */
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {

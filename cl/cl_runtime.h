@@ -72,6 +72,7 @@ struct fgmm_device {
     int group_refused; /* a work-group was larger than some kernel allows here */
     int has_matrix;    /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
     int has_warps;     /* CL_MATRIX_WARPS runs, where another serves but not all depths */
+    int pairs;         /* the same for the dense engine: near_logits.clh */
     int searches;      /* the kernels that search lists have passed their known-answer test */
     int unified;       /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;

@@ -22,6 +22,7 @@
 #include "row_cut.clh"
 #include "rows.clh"
 #include "tile.clh"
+#include "tops.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
 #ifndef DIAG
@@ -71,35 +72,12 @@ static inline int is_better(ff a, uint a_id, ff b, uint b_id)
     return ff_less(b, a) || (!ff_less(a, b) && a_id < b_id);
 }
 
-static inline uint4 pack_top(ff top, uint id, float sum)
-{
-    return (uint4)(as_uint(top.x), as_uint(top.y), id, as_uint(sum));
-}
-
-static inline ff unpack_top(uint4 packed)
-{
-    return (ff)(as_float(packed.x), as_float(packed.y));
-}
-
-#if NEAR
-// base - norm * scale + product. That of a row beyond all measure may have overflowed.
-static inline ff near_logit(ff base, ff norm, ff scale, ff product)
-{
-    const float far = norm.x * scale.x;
-    if (!(far < 1e30f)) return ff_sub(base, (ff)(3e38f, 0.0f));
-    const float rest = fma(norm.x, scale.x, -far) + fma(norm.x, scale.y, norm.y * scale.x);
-    const ff less = ff_two_sum(base.x, -far);
-    const ff l = ff_two_sum(less.x, product.x);
-    return ff_quick(l.x, (l.y + less.y) + ((base.y - rest) + product.y));
-}
-#endif
-
 #define ROW_LANES 8
 
-// |x - centre|^2 of the group's rows: norms [n]. far is set where one exceeds `most`: its products cannot be told apart.
+// |x - centre|^2 of the group's rows, or the sum of a (x - centre)^2 for a [d]: norms [n]. far is set where one exceeds `most`: its products cannot be told apart.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
 dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __global const uint *list, uint base, uint n,
-            uint d, __global const float *centre, float most, __global ff *norms, __global uint *far)
+            uint d, __global const float *centre, __global const float *a, float most, __global ff *norms, __global uint *far)
 {
     __local ff parts[LANES];
     const uint lid = get_local_id(0);
@@ -109,8 +87,9 @@ dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __
         const ulong x0 = offset + (ulong)(row0 + row_of(list, base, r)) * pitch;
         for (uint f = 4 * (lid % ROW_LANES); f < d; f += 4 * ROW_LANES) {
             const float4 y = row_four(rows, x0, f, d) - float_four(centre, 0, f, d);
-            sum = ff_gather(sum, fma(y.x, y.x, y.y * y.y));
-            sum = ff_gather(sum, fma(y.z, y.z, y.w * y.w));
+            const float4 ay = a ? float_four(a, 0, f, d) * y : y;
+            sum = ff_gather(sum, fma(ay.x, y.x, ay.y * y.y));
+            sum = ff_gather(sum, fma(ay.z, y.z, ay.w * y.w));
         }
     }
     parts[lid] = ff_quick(sum.x, sum.y);
@@ -353,8 +332,9 @@ dense_tops(__global const ff *logits, uint k0, uint width, __global float *cells
     if (lid == 0) tops[r] = pack_top(top, k0 + best_id[0], sums[0]);
 }
 
-// The running best [n], its component [n] and the sum of exponentials [n] take in the tiles of components k0 ..
-__kernel void dense_lse(__global const uint4 *tops, uint n, uint tiles, uint k0, __global ff *best,
+// The running best [n], its component [n] and the sum of exponentials [n] take in the tiles of components k0 .., of which that of tile t
+// and row r lies at tops [t tile_step + r row_step].
+__kernel void dense_lse(__global const uint4 *tops, uint n, uint tiles, uint tile_step, uint row_step, uint k0, __global ff *best,
                         __global uint *best_id, __global ff *sum)
 {
     const uint r = get_global_id(0);
@@ -367,7 +347,7 @@ __kernel void dense_lse(__global const uint4 *tops, uint n, uint tiles, uint k0,
         id = best_id[r];
     }
     for (uint t = 0; t < tiles; t++) {
-        const uint4 packed = tops[(ulong)r * tiles + t];
+        const uint4 packed = tops[(ulong)r * row_step + (ulong)t * tile_step];
         const ff tile = unpack_top(packed);
         const float tile_sum = as_float(packed.w);
         if (k0 + t == 0) {

@@ -1,0 +1,364 @@
+/*
+ * Groups of the dense engine on matrix units, by products of pairs of f16: spherical and diagonal components near a centre, rows in order and
+ * without weights. See near_logits.clh and near_sums.clh.
+ *
+ *   norms (cl_dense.c) -> rows as pairs -> a tile of components: cells and tops -> log-sum-exp (cl_dense.c)
+ *                                     \-> a tile of components: factors -> sums -> the rows' own outputs
+ */
+#include "cl_engine.h"
+#include "cl_program.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    LEAST_COMPONENTS = 32, /* fewer leave most of a tile empty */
+    LEAST_FEATURES = 16,
+    MOST_STEPS = 16, /* whose fragments a warp keeps */
+    BLOCK = 16,      /* components of a warp */
+    SET = 64,        /* of four, which share the tops */
+    TILE_ROWS = 64,
+    PAIR_BYTES = 4,
+    GROUP = 256
+};
+
+/* What a row's features, scaled, may come to, so that sums of a few stay within f16: MOST of near_rows.cl, and R_SCALE. */
+#define HALF_RANGE 16384.0
+/* How much wider the widest component may be than the narrowest, as a difference of log-densities: the cells' constants are rounded to a
+ * float of that size. And what the squares' part of a diagonal logit may come to for a row at one deviation, of which sums on matrix units
+ * cut off 5e-7. */
+#define MOST_SPREAD 64.0
+#define MOST_SQUARES 16.0
+
+void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
+    const fgmm_params *params = &engine->params;
+    cl_uint d = engine->d, steps = (d + 15) / 16, blocks = (d + 63) / 64;
+    engine->pairs = (cl_pairs){0};
+    if (engine->diag) steps *= 2, blocks *= 2;
+    if (!engine->near || engine->k < LEAST_COMPONENTS || d < LEAST_FEATURES || steps > MOST_STEPS) return;
+    for (size_t i = 0; i < engine->k; i++)
+        if (params->log_norm_max - params->log_norm[engine->ids[i]] > MOST_SPREAD) return;
+    engine->pairs.on = device->pairs;
+    engine->pairs.steps = steps;
+    engine->pairs.blocks = blocks > 1 ? 2 : 1;
+    engine->pairs.parts = (blocks + 1) / 2;
+}
+
+size_t cl_pairs_padded(size_t components) {
+    return cl_round_up(components, CL_PAIRS_COLUMNS);
+}
+
+/* ---- parameters ---- */
+
+/* Columns of the sums: features, and behind them squares. */
+static size_t columns_of(const cl_pairs *pairs) {
+    return (size_t)(pairs->parts * pairs->blocks) * 64;
+}
+
+static size_t features_of(const cl_engine *engine) {
+    return columns_of(&engine->pairs) / (engine->diag ? 2 : 1);
+}
+
+/* The parts of the pinned memory. */
+typedef struct pair_parts {
+    float *factors, *columns, *scales, *units, *a; /* [K, terms], [padded K, 4], [D], [2, columns], [D] */
+    size_t terms;
+} pair_parts;
+
+size_t cl_pairs_floats(const cl_engine *engine) {
+    return engine->k * engine->pairs.steps * 16 + 4 * cl_pairs_padded(engine->k) + 2 * columns_of(&engine->pairs) +
+           2 * (size_t)engine->d;
+}
+
+static double half_inverse(const cl_engine *engine, size_t i, size_t f) {
+    size_t c = (size_t)engine->ids[i];
+    return engine->params.half_inv_var[engine->diag ? c * engine->d + f : c];
+}
+
+/* A of each feature; its scale, a power of two, so that no near row exceeds HALF_RANGE; the units of its sums. */
+static void scale_features(const cl_engine *engine, const pair_parts *p) {
+    size_t k = engine->k, d = engine->d, wide = features_of(engine);
+    double least = INFINITY, share = 1.0 / (double)k;
+    for (size_t i = 0; i < k; i++) least = fmin(least, half_inverse(engine, i, 0));
+    for (size_t f = 0; f < d; f++) p->a[f] = engine->diag ? 0.0f : (float)least;
+    for (size_t i = 0; engine->diag && i < k; i++)
+        for (size_t f = 0; f < d; f++) p->a[f] += (float)(half_inverse(engine, i, f) * share);
+    for (size_t f = 0; f < wide; f++) {
+        double scale = 1.0, a = engine->diag && f < d ? (double)p->a[f] : 1.0;
+        if (f < d) {
+            scale = exp2(floor(log2(HALF_RANGE * sqrt(a / (double)engine->near_most))));
+            p->scales[f] = (float)scale;
+        }
+        p->units[f] = (float)(1.0 / (scale * HALF_RANGE));
+        if (engine->diag) p->units[wide + f] = (float)(1.0 / (scale * scale));
+    }
+    size_t columns = columns_of(&engine->pairs);
+    for (size_t c = 0; c < columns; c++) p->units[columns + c] = 1.0f / p->units[c];
+}
+
+/* Of a component. */
+typedef struct pair_component {
+    double l;    /* its constant L_k; NaN if it is too unlike the others */
+    double most; /* the largest of its factors */
+} pair_component;
+
+/* A component's factors of the rows' scaled features and squares. */
+static pair_component form_component(const cl_engine *engine, const pair_parts *p, const double *frame,
+                                     const float *centre, size_t i) {
+    const fgmm_params *params = &engine->params;
+    size_t c = (size_t)engine->ids[i], d = engine->d;
+    float *own = p->factors + i * p->terms, *squares = own + p->terms / 2;
+    double unlike = 0.0, most = 0.0;
+    memset(own, 0, p->terms * sizeof *own);
+    double l = params->log_norm[c] + params->log_weights[c];
+    for (size_t f = 0; f < d; f++) {
+        double t = params->means[c * d + f] - (frame ? frame[f] : 0.0) - (double)centre[f];
+        double a = half_inverse(engine, i, f), unit = HALF_RANGE * (double)p->units[f], factor = 2.0 * a * t * unit;
+        own[f] = (float)factor;
+        most = fmax(most, fabs(factor));
+        l -= a * t * t;
+        if (!engine->diag) continue;
+        double less = (double)p->a[f] - a, square = less * HALF_RANGE * unit * unit;
+        squares[f] = (float)square;
+        most = fmax(most, fabs(square));
+        unlike += 0.5 * fabs(less) / (double)p->a[f];
+    }
+    return (pair_component){unlike <= MOST_SQUARES ? l : NAN, most};
+}
+
+/* The columns, and the scale that brings the factors to f16's range. @return 0 if they cannot be used */
+static int make_columns(cl_engine *engine, const pair_parts *p, const pair_component *formed, float *scale_out) {
+    const double log2_e = 1.4426950408889634;
+    size_t k = engine->k, padded = cl_pairs_padded(k);
+    cl_pairs *pairs = &engine->pairs;
+    double most_l = -INFINITY, a = engine->diag ? 1.0 : (double)p->a[0];
+    double most = 0.0;
+    for (size_t i = 0; i < k; i++) {
+        if (isnan(formed[i].l)) return 0;
+        most_l = fmax(most_l, formed[i].l);
+        most = fmax(most, formed[i].most);
+    }
+    double scale = most > 0.0 ? exp2(floor(log2(HALF_RANGE / most))) : 1.0;
+    if (!(scale < 1e30)) return 0;
+    *scale_out = (float)scale;
+    for (size_t i = 0; i < padded; i++) {
+        float *out = p->columns + 4 * i;
+        out[0] = i < k ? (float)(fmax(formed[i].l - most_l, -1e30) * log2_e) : -3e38f;
+        out[1] = i < k && !engine->diag ? (float)((a - half_inverse(engine, i, 0)) * log2_e) : 0.0f;
+        out[2] = i < k ? (float)engine->params.weights[engine->ids[i]] : 0.0f;
+        out[3] = 0.0f;
+    }
+    pairs->unit = (float)(log2_e / scale);
+    cl_split(most_l, &pairs->most_l.s[0], &pairs->most_l.s[1]);
+    cl_split(a, &pairs->least_a.s[0], &pairs->least_a.s[1]);
+    return pairs->unit > 1e-30f && pairs->unit < 1e30f;
+}
+
+static fgmm_status arrange(fgmm_device *device, float scale) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t blocks = cl_pairs_padded(engine->k) / BLOCK, steps = engine->pairs.steps;
+    size_t local[3] = {32, 1, 1}, global[3] = {32, steps, blocks};
+    CL_TRY(cl_room_fit(device, &engine->pair_means, blocks * steps * 64 * sizeof(cl_uint4), "the components as pairs"));
+    CL_TRY(cl_kernel_get(device, &kernel, "near_rows", "", "near_components"));
+    return CL_RUN(device, kernel, "arranging parameters", 3, global, local, CL_ARG(engine->pair_factors.mem),
+                  CL_ARG(engine->k), CL_ARG(scale), CL_ARG(engine->pair_means.mem));
+}
+
+static fgmm_status send_parts(fgmm_device *device, const pair_parts *p) {
+    cl_engine *engine = device->engine;
+    size_t k = engine->k, d = engine->d;
+    CL_TRY(cl_send_taken(device, &engine->pair_factors, p->factors, k * p->terms, "the components"));
+    CL_TRY(
+        cl_send_taken(device, &engine->pair_columns, p->columns, 4 * cl_pairs_padded(k), "the components' constants"));
+    CL_TRY(cl_send_taken(device, &engine->pair_scales, p->scales, d, "the features' scales"));
+    CL_TRY(
+        cl_send_taken(device, &engine->pair_units, p->units, 2 * columns_of(&engine->pairs), "the features' scales"));
+    return cl_send_taken(device, &engine->pair_a, p->a, d, "the features' scales");
+}
+
+fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const float *centre) {
+    cl_engine *engine = device->engine;
+    size_t k = engine->k, d = engine->d, terms = (size_t)engine->pairs.steps * 16;
+    pair_component *formed = cl_alloc(device, k * sizeof *formed);
+    if (!formed) return FGMM_ERR_MEMORY;
+    const pair_parts p = {.factors = cl_take(engine, k * terms),
+                          .columns = cl_take(engine, 4 * cl_pairs_padded(k)),
+                          .scales = cl_take(engine, d),
+                          .units = cl_take(engine, 2 * columns_of(&engine->pairs)),
+                          .a = cl_take(engine, d),
+                          .terms = terms};
+    scale_features(engine, &p);
+#pragma omp parallel for num_threads(cl_threads(device, k *d))
+    for (size_t i = 0; i < k; i++) formed[i] = form_component(engine, &p, frame, centre, i);
+    float scale = 1.0f;
+    int alike = make_columns(engine, &p, formed, &scale);
+    cl_release_memory(device, formed);
+    if (alike) {
+        CL_TRY(send_parts(device, &p));
+        return arrange(device, scale);
+    }
+    engine->pairs.on = CL_MATRIX_NONE;
+    return FGMM_OK;
+}
+
+/* ---- groups ---- */
+
+int cl_pairs_take(const cl_engine *engine, const cl_group *group) {
+    return engine->pairs.on && !group->list && !group->slice->block->weights;
+}
+
+/* The tiles of rows, in pairs: near_sums takes two at a time. */
+static size_t tiles_of(const cl_group *group) {
+    return cl_round_up(group->n, 2 * TILE_ROWS) / TILE_ROWS;
+}
+
+static fgmm_status fit_group(fgmm_device *device, const cl_group *group) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    size_t rows = tiles_of(group) * TILE_ROWS, wide = cl_pairs_padded(engine->dense_width), sets = wide / SET;
+    CL_TRY(cl_room_fit(device, &engine->cells, rows * wide * sizeof(cl_float), "a tile of logits"));
+    CL_TRY(cl_room_fit(device, &engine->tops, rows * sets * sizeof(cl_uint4), "a dense group"));
+    CL_TRY(cl_room_fit(device, &engine->by_feature, rows * pairs->steps * 16 * PAIR_BYTES, "rows as pairs"));
+    CL_TRY(cl_room_fit(device, &engine->by_row, rows * columns_of(pairs) * PAIR_BYTES, "rows as pairs"));
+    CL_TRY(cl_room_fit(device, &engine->row_norms, rows * sizeof(cl_float), "rows as pairs"));
+    CL_TRY(cl_room_fit(device, &engine->factors, rows * (sets + 1) * sizeof(cl_float), "a dense group"));
+    return cl_room_fit(device, &engine->marks, rows * (wide / BLOCK) * sizeof(cl_uint), "a dense group");
+}
+
+static fgmm_status rows_kernel(fgmm_device *device, const cl_group *group, const char *name, cl_kernel *out) {
+    const fgmm_block *block = group->slice->block;
+    char options[64];
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type,
+             cl_row_fours(device->engine, block->offset, block->pitch));
+    return cl_kernel_get(device, out, "near_rows", options, name);
+}
+
+static fgmm_status logits_kernel(fgmm_device *device, cl_kernel *out) {
+    const cl_pairs *pairs = &device->engine->pairs;
+    int groups = pairs->on == CL_MATRIX_WARPGROUPS;
+    char options[64];
+    snprintf(options, sizeof options, "-DSTEPS=%u -DPAIRED=%d", (unsigned)pairs->steps, groups && pairs->steps <= 8);
+    return cl_kernel_get(device, out, groups ? "near_logits_wgmma" : "near_logits_mma", options, "near_logits");
+}
+
+static fgmm_status sums_kernel(fgmm_device *device, cl_kernel *out) {
+    const cl_pairs *pairs = &device->engine->pairs;
+    int groups = pairs->on == CL_MATRIX_WARPGROUPS;
+    char options[64];
+    snprintf(options, sizeof options, "-DBLOCKS=%u", (unsigned)pairs->blocks);
+    return cl_kernel_get(device, out, groups ? "near_sums_wgmma" : "near_sums_mma", options, "near_sums");
+}
+
+static fgmm_status run_pack(fgmm_device *device, const cl_group *group) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    const fgmm_block *block = group->slice->block;
+    cl_kernel kernel = NULL;
+    cl_uint eights = 2 * pairs->steps, part = 64 * pairs->blocks, wide = (cl_uint)columns_of(pairs);
+    cl_uint squares = engine->diag != 0;
+    size_t local = GROUP, global = tiles_of(group) * GROUP;
+    CL_TRY(rows_kernel(device, group, "near_pack", &kernel));
+    return CL_RUN(device, kernel, "packing rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                  CL_ARG(block->pitch), CL_ARG(group->slice->row0), CL_ARG(group->base), CL_ARG(group->n),
+                  CL_ARG(engine->d), CL_ARG(squares), CL_ARG(eights), CL_ARG(wide), CL_ARG(part),
+                  CL_ARG(engine->near_centre.mem), CL_ARG(engine->pair_scales.mem), CL_ARG(engine->near_most),
+                  CL_ARG(engine->norms.mem), CL_ARG(engine->by_feature.mem), CL_ARG(engine->by_row.mem),
+                  CL_ARG(engine->row_norms.mem));
+}
+
+static fgmm_status run_logits(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    cl_kernel kernel = NULL;
+    size_t columns = cl_pairs_padded(width) / CL_PAIRS_COLUMNS;
+    cl_uint tiles = (cl_uint)tiles_of(group), resident = 2 * (device->compute_units ? device->compute_units : 1);
+    /* Tiles of rows for each work-group, so many that all run at once. */
+    cl_uint span = (cl_uint)((tiles * columns + resident - 1) / resident);
+    size_t local[2] = {GROUP, 1}, global[2] = {columns * GROUP, (tiles + span - 1) / span};
+    CL_TRY(logits_kernel(device, &kernel));
+    return CL_RUN(device, kernel, "dense logits", 2, global, local, CL_ARG(engine->by_feature.mem),
+                  CL_ARG(engine->row_norms.mem), CL_ARG(engine->norms.mem), CL_ARG(group->n), CL_ARG(tiles),
+                  CL_ARG(span), CL_ARG(engine->pair_means.mem), CL_ARG(engine->pair_columns.mem), CL_ARG(k0),
+                  CL_ARG(pairs->unit), CL_ARG(pairs->most_l), CL_ARG(pairs->least_a), CL_ARG(engine->cells.mem),
+                  CL_ARG(engine->tops.mem));
+}
+
+static fgmm_status run_factors(fgmm_device *device, const cl_group *group, cl_uint width) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS), sets = (cl_uint)(cl_pairs_padded(width) / SET);
+    size_t local = TILE_ROWS, global = padded;
+    CL_TRY(rows_kernel(device, group, "near_factors", &kernel));
+    return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->tops.mem),
+                  CL_ARG(group->n), CL_ARG(padded), CL_ARG(sets), CL_ARG(group->base), CL_ARG(engine->best.mem),
+                  CL_ARG(engine->sum.mem), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
+                  CL_ARG(engine->factors.mem), CL_ARG(engine->logz.mem));
+}
+
+static fgmm_status run_sums(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
+                            const cl_place *place) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    cl_kernel kernel = NULL;
+    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint squares = engine->diag != 0, wide = (cl_uint)features_of(engine);
+    size_t local[3] = {GROUP, 1, 1};
+    size_t global[3] = {cl_pairs_padded(width) / CL_PAIRS_COLUMNS * GROUP, pairs->parts, place->slots};
+    CL_TRY(sums_kernel(device, &kernel));
+    return CL_RUN(device, kernel, "dense sums", 3, global, local, CL_ARG(engine->by_row.mem),
+                  CL_ARG(engine->row_norms.mem), CL_ARG(engine->factors.mem), CL_ARG(padded), CL_ARG(engine->cells.mem),
+                  CL_ARG(engine->pair_columns.mem), CL_ARG(engine->dense_starts.mem), CL_ARG(place->resume),
+                  CL_ARG(engine->d), CL_ARG(squares), CL_ARG(wide), CL_ARG(engine->k), CL_ARG(k0), CL_ARG(width),
+                  CL_ARG(engine->pair_units.mem), CL_ARG(place->part), CL_ARG(engine->marks.mem));
+}
+
+static fgmm_status run_kept(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS), blocks = (cl_uint)(cl_pairs_padded(width) / BLOCK);
+    size_t local = TILE_ROWS, global = padded;
+    CL_TRY(rows_kernel(device, group, "near_kept", &kernel));
+    return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->marks.mem),
+                  CL_ARG(group->n), CL_ARG(padded), CL_ARG(blocks), CL_ARG(group->base), CL_ARG(k0),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
+}
+
+static fgmm_status run_group(fgmm_device *device, const cl_group *group, const cl_place *place) {
+    const cl_engine *engine = device->engine;
+    cl_uint wide = engine->dense_width, k = engine->k, padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_kernel sums = NULL;
+    CL_TRY(sums_kernel(device, &sums)); /* whether it builds is known before anything is added */
+    CL_TRY(fit_group(device, group));
+    CL_TRY(run_pack(device, group));
+    for (cl_uint k0 = 0; k0 < k; k0 += wide) {
+        cl_uint width = k0 + wide < k ? wide : k - k0;
+        CL_TRY(run_logits(device, group, k0, width));
+        CL_TRY(cl_dense_lse(device, group, k0, (cl_uint)(cl_pairs_padded(width) / SET), padded, 1));
+    }
+    for (cl_uint k0 = 0; k0 < k; k0 += wide) {
+        cl_uint width = k0 + wide < k ? wide : k - k0;
+        if (k > wide) CL_TRY(run_logits(device, group, k0, width));
+        CL_TRY(run_factors(device, group, width));
+        CL_TRY(run_sums(device, group, k0, width, place));
+        CL_TRY(run_kept(device, group, k0, width));
+    }
+    return FGMM_OK;
+}
+
+/* A driver that does not take the kernels costs these alone: the group goes through the f32 ones, and the next pass tries the others. */
+fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_place *place, int *done) {
+    cl_engine *engine = device->engine;
+    cl_opened *opened = cl_opened_of(device);
+    device->group_refused = 0;
+    fgmm_status status = run_group(device, group, place);
+    *done = status == FGMM_OK;
+    if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
+    device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: the dense engine leaves %s alone: its kernels do not %s",
+                     device->name, cl_matrix_name(engine->pairs.on), opened->build_failed ? "build" : "start");
+    opened->build_failed = device->group_refused = 0;
+    device->pairs = engine->pairs.on - 1;
+    engine->pairs.on = CL_MATRIX_NONE;
+    return FGMM_OK;
+}
