@@ -583,13 +583,53 @@ END_TEST
 /* Near components and a row so far off that f32 products about their centre say nothing of it: that is said, and a careful pass is
  * right. */
 START_TEST(near_but_far) {
-    problem p = clusters(sized(3000, 20, 24), 20, 24, 0, 0.2, 1.0, 0.0);
-    for (int64_t f = 0; f < 24; f++) p.x[7 * 24 + f] = (float)(1e6 * normal());
-    finish(&p, FGMM_ENGINE_DENSE, 1e-7);
-    result quick = run(&p, NULL);
-    ck_assert(device->engine->near);
-    result_free(&quick);
-    check_says_so(&p);
+    for (int64_t k = 20; k <= 40; k += 20) { /* 40: enough for matrix units, where there are any */
+        problem p = clusters(sized(3000, k, 24), k, 24, 0, 0.2, 1.0, 0.0);
+        for (int64_t c = 0; k == 40 && c < k; c++) p.variances[c] = 0.9 + 0.2 * uniform();
+        for (int64_t f = 0; f < 24; f++) p.x[7 * 24 + f] = (float)(1e6 * normal());
+        finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+        result quick = run(&p, NULL);
+        ck_assert(device->engine->near);
+        result_free(&quick);
+        check_says_so(&p);
+    }
+}
+END_TEST
+
+/* The dense engine on matrix units against doubles, on each kind of unit that the device has: depths that fill steps, blocks and work-groups
+ * and that do not, one and several tiles of components, a last tile of rows that is not full; the same bits, whatever the blocks. A component
+ * that has hardly more than a row makes a pass imprecise, which the library repeats: few do. */
+START_TEST(near_on_matrix_units) {
+    const int64_t depths[] = {16, 37, 64, 100, 128, 129, 256}, counts[] = {33, 150, 128, 130, 200, 64, 40};
+    int had = device->pairs, cases = 0, compared = 0;
+    if (!had) printf("skipped: near_on_matrix_units, the device has none\n");
+    for (int level = had; level > CL_MATRIX_NONE; level--)
+        for (int i = 0; i < 16; i++) {
+            int diag = i / 8, j = i % 8;
+            int64_t d = j < 7 ? depths[j] : 20, k = j < 7 ? counts[j] : 1100, n = 2500;
+            if (diag && d > 128) continue;
+            problem p = clusters(n, k, d, diag, 0.2, 1.0, j % 2 ? 300.0 : 0.0);
+            char what[64];
+            snprintf(what, sizeof what, "level %d, diag %d, K = %d, D = %d", level, diag, (int)k, (int)d);
+            for (int64_t c = 0; c < (diag ? k * d : k); c++) p.variances[c] = 0.9 + 0.2 * uniform();
+            if (j == 2)
+                for (int64_t c = 0; c < k; c++) p.weights[c] = exp(4.0 * normal());
+            if (j == 3) p.row_weights = get((size_t)n * 8); /* the f32 kernels, in the same groups */
+            for (int64_t r = 0; j == 3 && r < n; r++) p.row_weights[r] = 0.5 + uniform();
+            finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+            device->pairs = level;
+            result one = run(&p, NULL), many = run(&p, &(layout){.block_rows = 1024, .stride = d + 1});
+            ck_assert_msg(device->engine->pairs.on == level, "%s: did not run", what);
+            device->pairs = had;
+            same_bits(&p, &one, &many, what);
+            cases++;
+            compared += !one.sums.imprecise;
+            if (!one.sums.imprecise) check_contract(&p, &one, what);
+            result_free(&one);
+            result_free(&many);
+            problem_free(&p);
+        }
+    ck_assert_msg(4 * compared >= 3 * cases, "only %d of %d could be compared", compared, cases);
 }
 END_TEST
 
@@ -784,6 +824,7 @@ int main(void) {
     tcase_add_test(tests, near_components);
     tcase_add_test(tests, near_but_narrow);
     tcase_add_test(tests, near_but_far);
+    tcase_add_test(tests, near_on_matrix_units);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);
