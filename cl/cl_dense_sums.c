@@ -15,7 +15,7 @@ enum {
     PAIRS_CELLS = 1 << 27, /* on matrix units */
     PAIRS_ROWS = 131072,
     PAIRS_GROUPS = 128, /* of 128 components that occupy a device there: superchunks of 1024 to 8192 rows */
-    SHARE = 64          /* of a device's memory, which a tile or partial sums may take there */
+    SHARE = 16          /* of a device's memory, which a tile or partial sums may take there */
 };
 
 /* Squares are kept by feature where the covariances ask for it, or the centres differ. */
