@@ -262,6 +262,7 @@ static void learn(fgmm_device *device) {
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
     device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
     device->has_matrix = likely_matrix(id);
+    device->has_full = device->has_matrix == CL_MATRIX_WARPGROUPS;
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     device->pairs = device->has_matrix;
     device->limit_bytes =

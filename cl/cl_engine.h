@@ -128,7 +128,7 @@ struct cl_engine {
     cl_room pair_factors, pair_means, pair_columns, pair_scales, pair_units, pair_a;
     cl_room by_feature, by_row, row_norms, factors, marks;
     cl_room white_hi, white_lo, white_scale, white_centre, white_rows, white_logits;
-    cl_room white_bounds, known; /* of screen_full_wgmma.cl, and known_full's logits */
+    cl_room white_bounds, known; /* of screen_full_wgmma.cl, and what known_full left */
     cl_float white_eta;          /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of a slice */
@@ -235,6 +235,8 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
 double cl_white_error(const fgmm_params *params);
 /* n rows from row0 of the block, whitened into white_rows (tied). */
 fgmm_status cl_white_rows(fgmm_device *device, const fgmm_block *block, cl_uint row0, cl_uint n);
+/* Steps of 16 features by 64 outputs that a component takes in screen_full_wgmma.cl. */
+size_t cl_full_blocks(const cl_engine *engine);
 /* Exact logits of the rows' hints, where the screen of full covariances starts and what cl_refine_full need not form again. */
 fgmm_status cl_known_full(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_refine_full(fgmm_device *device, const cl_slice *slice);

@@ -119,7 +119,7 @@ static fgmm_status fit_slice(fgmm_device *device, size_t n) {
         CL_TRY(cl_room_fit(device, &engine->cand_id, n * CL_CAP * sizeof(cl_uint), "candidates"));
         CL_TRY(cl_room_fit(device, &engine->cand_v, n * CL_CAP * sizeof(cl_float), "candidates"));
         CL_TRY(cl_room_fit(device, &engine->cand_count, n * sizeof(cl_uint), "candidates"));
-        if (engine->full) CL_TRY(cl_room_fit(device, &engine->known, n * sizeof(cl_float2), "log-densities"));
+        if (engine->full) CL_TRY(cl_room_fit(device, &engine->known, n * sizeof(cl_float4), "log-densities"));
     }
     CL_TRY(cl_room_fit(device, &engine->kept, n * sizeof(cl_uint), "survivors"));
     CL_TRY(cl_room_fit(device, &engine->dense_flag, n * sizeof(cl_uint), "survivors"));

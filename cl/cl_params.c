@@ -34,7 +34,7 @@ static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
     int on = device->has_matrix;
-    if (engine->full && (on != CL_MATRIX_WARPGROUPS || steps > CL_FULL_STEPS)) on = CL_MATRIX_NONE;
+    if (engine->full && (on != CL_MATRIX_WARPGROUPS || !device->has_full || steps > CL_FULL_STEPS)) on = CL_MATRIX_NONE;
     if (on == CL_MATRIX_WARPGROUPS && steps > 32) on = CL_MATRIX_WARPS;
     if (on == CL_MATRIX_WARPS && !device->has_warps) on = CL_MATRIX_NONE;
     int kept = on == CL_MATRIX_WARPGROUPS || steps <= 8;

@@ -71,6 +71,7 @@ struct fgmm_device {
     cl_device_type type;
     int group_refused; /* a work-group was larger than some kernel allows here */
     int has_matrix;    /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
+    int has_full;      /* screen_full_wgmma.cl runs */
     int has_warps;     /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;         /* the same for the dense engine: near_logits.clh */
     int searches;      /* the kernels that search lists have passed their known-answer test */

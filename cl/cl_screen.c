@@ -171,8 +171,12 @@ static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_m
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: %s are left alone: their kernels do not %s",
                      device->name, cl_matrix_name(level), opened->build_failed ? "build" : "start");
     opened->build_failed = device->group_refused = 0;
-    device->has_warps = level != CL_MATRIX_WARPS && device->has_warps;
-    if (device->has_matrix == level) device->has_matrix--;
+    if (device->engine->full)
+        device->has_full = 0;
+    else {
+        device->has_warps = level != CL_MATRIX_WARPS && device->has_warps;
+        if (device->has_matrix == level) device->has_matrix--;
+    }
     device->engine->matrix.on = CL_MATRIX_NONE;
     return FGMM_OK;
 }
@@ -182,8 +186,7 @@ static size_t rows_at_once(const fgmm_device *device) {
     const cl_engine *engine = device->engine;
     int64_t d = engine->d, depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1),
             budget = engine->batch_budget;
-    if (engine->full)
-        depth = engine->k * d * d / 4 + 1; /* of V the half that is not zero, of that what a row's floor leaves */
+    if (engine->full) depth = engine->k * (engine->matrix.on ? 1024 * (int64_t)cl_full_blocks(engine) : d * d / 4 + 1);
     if (engine->matrix.on) budget *= MATRIX_GAIN;
     if (engine->tied) depth += d * d;
     size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;

@@ -38,12 +38,12 @@ static size_t lead_steps(const cl_engine *engine) {
     return engine->matrix.steps < 4 ? engine->matrix.steps : 4;
 }
 
-static size_t full_blocks(const cl_engine *engine) {
+size_t cl_full_blocks(const cl_engine *engine) {
     return lead_steps(engine) + (engine->matrix.steps > 4 ? engine->matrix.steps : 0);
 }
 
 static size_t full_floats(const cl_engine *engine) {
-    return cl_round_up(full_blocks(engine) * 512 + 32 * (size_t)engine->matrix.steps + CL_FULL_CONSTANTS, 32);
+    return cl_round_up(cl_full_blocks(engine) * 512 + 32 * (size_t)engine->matrix.steps + CL_FULL_CONSTANTS, 32);
 }
 
 /* A power of two near the norm of a column of W, where it is not beyond all measure. */
@@ -120,7 +120,7 @@ static int matrix_constants(const cl_engine *engine, size_t i, const white_matri
     double norm = params->log_norm[engine->ids[i]], log_w = params->log_weights[engine->ids[i]];
     double g = 0x1p-10 * (1.0 + 0x1p-11) + 1.25 * 16.0 * (double)engine->matrix.steps * 0x1p-23 + 8.0 * unit;
     double ga = 1.01 * (g * matrix->norm + (double)engine->d * 0x1p-25);
-    double e0 = 1.01 * (0x1p-22 * matrix->shift + 0x1p-25 * matrix->spread) + 1e-12;
+    double e0 = 1.01 * (0x1p-22 * matrix->shift + 0x1p-25 * matrix->spread + matrix->error) + 1e-12;
     double delta = fmin(0.5, fmax(0x1p-7, ga)), squares = 1.0 / delta - 1.0;
     double pad = 16.0 * unit * (fabs(norm) + fabs(log_w)) + 1e-6;
     out[0] = (float)(norm + pad + 1.01 * squares * e0 * e0);
@@ -141,13 +141,15 @@ static fgmm_status fit_all(fgmm_device *device, size_t matrices) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     double d = engine->d, room = (double)device->limit_bytes, need = (double)matrices * (2.0 * d + 1.0) * d * 4.0;
-    if (engine->matrix.on && engine->full) need += (double)matrices * (double)full_floats(engine) * 4.0;
     need += cl_tally_bytes(&engine->sparse_scatter) + cl_tally_bytes(&engine->dense_scatter);
     if (need > room)
         return host->fail(host->user, FGMM_ERR_MEMORY,
                           "%s covariances of %u components in %u features need %.0f MiB, and %s has %.0f MiB",
                           engine->full ? "full" : "tied", engine->k, engine->d, need / 0x1p20, device->name,
                           room / 0x1p20);
+    /* Without room for the tiles the f32 screen serves. */
+    if (engine->full && need + (double)matrices * (double)full_floats(engine) * 4.0 > room)
+        engine->matrix.on = CL_MATRIX_NONE;
     CL_TRY(cl_room_fit(device, &engine->white_hi, matrices * engine->d * engine->d * sizeof(float), "whitening"));
     CL_TRY(cl_room_fit(device, &engine->white_lo, matrices * engine->d * engine->d * sizeof(float), "whitening"));
     return cl_room_fit(device, &engine->white_scale, matrices * engine->d * sizeof(float), "whitening");
@@ -224,7 +226,7 @@ static fgmm_status prepare_full(fgmm_device *device, const float *constants, con
     CL_TRY(cl_send(device, &engine->screen_c, 4 * k * sizeof *constants, constants, "the screen's constants"));
     if (!engine->matrix.on) return FGMM_OK;
     cl_uint lead = (cl_uint)lead_steps(engine), from = (cl_uint)vector, floats = (cl_uint)full_floats(engine);
-    size_t global[3] = {CL_GROUP_COLUMNS, 2 * full_blocks(engine) + 1, k}, local[3] = {CL_GROUP_COLUMNS, 1, 1};
+    size_t global[3] = {CL_GROUP_COLUMNS, 2 * cl_full_blocks(engine) + 1, k}, local[3] = {CL_GROUP_COLUMNS, 1, 1};
     CL_TRY(cl_send(device, &engine->white_bounds, CL_FULL_CONSTANTS * k * sizeof *bounds, bounds,
                    "the screen's constants"));
     CL_TRY(cl_send(device, &engine->centre, vector * sizeof *centre, centre, "the screen's centre"));
@@ -242,9 +244,11 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
     size_t most = BATCH_BYTES / (each * sizeof(float)) ? BATCH_BYTES / (each * sizeof(float)) : 1;
     size_t vector = cl_round_up(d, 16), numbers = 4 + CL_FULL_CONSTANTS;
     if (most > matrices) most = matrices;
-    int threads = most > 1 ? cl_threads(device, matrices * cells) : 1, on_matrix = engine->matrix.on;
+    int threads = most > 1 ? cl_threads(device, matrices * cells) : 1;
     fgmm_status status = FGMM_OK;
+    if (engine->full && !*sound) engine->matrix.on = CL_MATRIX_NONE;
     CL_TRY(fit_all(device, matrices));
+    int on_matrix = engine->matrix.on;
     CL_TRY(cl_pin(device, &engine->white_pinned, most * each * sizeof(float)));
     float *at = engine->white_pinned.at,
           *constants = cl_alloc(device, (numbers * matrices + vector) * sizeof *constants);
@@ -267,7 +271,7 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
         CL_GO(send_floats(device, engine->white_scale.mem, first * d, batch.count * d, batch.scale));
     }
     if (engine->full) {
-        engine->matrix.on = on_matrix;
+        engine->matrix.on = *sound ? on_matrix : CL_MATRIX_NONE;
         CL_GO(prepare_full(device, constants, bounds, centre));
     } else {
         CL_GO(cl_send(device, &engine->white_centre, d * sizeof(float), centre, "the screen's centre"));
@@ -336,7 +340,8 @@ fgmm_status cl_known_full(fgmm_device *device, const cl_slice *slice) {
                       CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->k),
                       CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->white_hi.mem),
                       CL_ARG(engine->white_lo.mem), CL_ARG(engine->white_scale.mem), CL_ARG(engine->constants.mem),
-                      CL_ARG(block->hints), CL_ARG(engine->known.mem)));
+                      CL_ARG(engine->screen_c.mem), CL_ARG(engine->white_eta), CL_ARG(block->hints),
+                      CL_ARG(engine->known.mem)));
     }
     return FGMM_OK;
 }

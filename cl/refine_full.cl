@@ -6,8 +6,8 @@
  *
  * in float-float. LANES work-items share a row: each has RJ outputs at a time, and all bring t.
  *
- * The screen of full covariances starts from the logit of each row's last best component: known_full forms these beforehand, and
- * refine_full takes them from there.
+ * The screens of full covariances start from each row's last best component: known_full forms its logit beforehand, and a bound on what
+ * the f32 screen will find for it; refine_full takes the logit from there.
  */
 #include "ff.clh"
 #include "rows.clh"
@@ -38,9 +38,15 @@ typedef struct {
     __global const float *m_hi, *m_lo, *v_hi, *v_lo, *scale;
 } white_set;
 
-// The logit of component id for the row that starts at x0, in all its lanes: every row of the group takes part.
-static inline ff exact_logit(__global const row_t *rows, ulong x0, uint d, uint id, uint tied, const white_set *of, float4 kconst,
-                             __local ff *ts, __local ff *part)
+// What a row is to a component: its logit, |V S t|^2 and |S t|^2.
+typedef struct {
+    ff logit;
+    float square, norm;
+} white_row;
+
+// Of component id and the row that starts at x0, in all its lanes: every row of the group takes part.
+static inline white_row whiten_row(__global const row_t *rows, ulong x0, uint d, uint id, uint tied, const white_set *of,
+                                   float4 kconst, __local ff *ts, __local ff *part, __local float *norms)
 {
     const uint lid = get_local_id(0);
     const uint lane = lid % LANES;
@@ -48,6 +54,7 @@ static inline ff exact_logit(__global const row_t *rows, ulong x0, uint d, uint 
     const ulong s0 = tied ? 0 : m0;
     ts += lid / LANES * TS;
     ff s = (ff)(0.0f, 0.0f);
+    float norm = 0.0f;
     for (uint j0 = 0; j0 < d; j0 += LANES * RJ) {
         const uint end = min(j0 + LANES * RJ, d);
         ff y[RJ];
@@ -57,7 +64,9 @@ static inline ff exact_logit(__global const row_t *rows, ulong x0, uint d, uint 
             for (uint i = lane; i < TI; i += LANES)
                 if (i0 + i < end) {
                     const ff gap = ff_two_sum(ROW_AT(rows, x0 + i0 + i), -of->m_hi[m0 + i0 + i]);
-                    ts[i] = ff_two_sum(gap.x, gap.y - of->m_lo[m0 + i0 + i]) * of->scale[s0 + i0 + i];
+                    const ff t = ff_two_sum(gap.x, gap.y - of->m_lo[m0 + i0 + i]) * of->scale[s0 + i0 + i];
+                    ts[i] = t;
+                    if (i0 >= j0) norm = fma(t.x, t.x, norm); // the features that these outputs are the first to reach
                 }
             barrier(CLK_LOCAL_MEM_FENCE);
             // V is triangular: outputs before all features of the step have none of them.
@@ -74,47 +83,68 @@ static inline ff exact_logit(__global const row_t *rows, ulong x0, uint d, uint 
         for (uint a = 0; a < RJ; a++) s = ff_sum(s, ff_square(ff_quick(y[a].x, y[a].y)));
     }
     part[lid] = s;
+    norms[lid] = norm;
     for (uint step = LANES / 2; step > 0; step /= 2) {
         barrier(CLK_LOCAL_MEM_FENCE);
-        if (lane < step) part[lid] = ff_sum(part[lid], part[lid + step]);
+        if (lane < step) {
+            part[lid] = ff_sum(part[lid], part[lid + step]);
+            norms[lid] += norms[lid + step];
+        }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    return ff_sub(kconst.xy, ff_finite(part[lid - lane]) * 0.5f);
+    white_row out;
+    out.square = part[lid - lane].x;
+    out.norm = norms[lid - lane];
+    out.logit = ff_sub(kconst.xy, ff_finite(part[lid - lane]) * 0.5f);
+    return out;
 }
 
-// known [slice rows]: the logit of each row's hint, where it has one. Arguments as of refine_full.
+// known [slice rows]: of each row's hint, where it has one, the logit, and a lower one than screen_full.cl will find: with over 3 e.
+// constants, eta: as there; the rest as of refine_full.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 known_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
            __global const float *m_hi, __global const float *m_lo, __global const float *v_hi,
            __global const float *v_lo, __global const float *scale, __global const float4 *kconst,
-           __global const uint *hints, __global float2 *known)
+           __global const float4 *constants, float eta, __global const uint *hints, __global float4 *known)
 {
     __local ff ts[ROWS * TS];
     __local ff part[GROUP];
+    __local float norms[GROUP];
+    __local uint any;
     const uint lid = get_local_id(0);
     const uint r = get_group_id(0) * ROWS + lid / LANES;
     const uint row = row0 + min(r, n - 1);
     const uint hint = hints[row], id = min(hint, k - 1); // a row without a hint goes along with any
     const white_set of = {m_hi, m_lo, v_hi, v_lo, scale};
-    const ff l = exact_logit(rows, offset + (ulong)row * pitch, d, id, 0, &of, kconst[id], ts, part);
-    if (lid % LANES == 0 && r < n && hint < k) known[out0 + r] = l;
+    if (lid == 0) any = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (hint < k) atomic_or(&any, 1u);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (!any) return;
+    const white_row l = whiten_row(rows, offset + (ulong)row * pitch, d, id, 0, &of, kconst[id], ts, part, norms);
+    if (lid % LANES == 0 && r < n && hint < k) {
+        const float4 c = constants[id];
+        const float length = (1.0f + 3.0f * eta) * sqrt(l.square) + 3.1f * (c.z * sqrt(l.norm) + c.w);
+        known[out0 + r] = (float4)(l.logit, c.y - 0.5f * length * length, 0.0f);
+    }
 }
 
 // Arguments as of refine.cl; v_hi, v_lo [K, D, D] and scale [K, D], or of one matrix if tied. known, or NULL: as known_full left it of
-// rows with a hint, which is first on their lists.
+// rows with a hint.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k, uint tied,
             __global const float *m_hi, __global const float *m_lo, __global const float *v_hi,
             __global const float *v_lo, __global const float *scale, __global const float4 *kconst, float log_cut,
-            float log_norm_max, uint hard, __global const float2 *known, __global const uint *cand_count,
+            float log_norm_max, uint hard, __global const float4 *known, __global const uint *cand_count,
             __global uint *surv_id, __global float *surv_r, __global uint *kept, __global uint *dense,
             __global float2 *logz, __global float *kept_weight, __global uint *hints)
 {
     __local ff ts[ROWS * TS];
     __local ff part[GROUP];
+    __local float norms[GROUP];
     __local ff ls[ROWS * CAP];
     __local uint ids[ROWS * CAP];
-    __local uint most, unknown; // candidates of a row; whether any row's first is to be formed
+    __local uint most; // candidates of a row that are to be evaluated
 
     const uint lid = get_local_id(0);
     const uint slot = lid / LANES;
@@ -123,31 +153,36 @@ refine_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const uint at = out0 + r, row = row0 + min(r, n - 1);
     const uint found = r < n ? cand_count[at] : 0;
     const uint count = found > CAP ? 0 : found;
-    const int is_known = known && hints[row] < k;
+    const uint hint = known ? hints[row] : k;
     const white_set of = {m_hi, m_lo, v_hi, v_lo, scale};
 
-    if (lid == 0) most = unknown = 0;
+    // The row's candidates to evaluate, then its hint, whose logit is known.
+    uint unknown = count;
+    if (lane == 0) {
+        unknown = 0;
+        for (uint c = 0; c < count; c++) {
+            const uint id = surv_id[(ulong)at * CAP + c];
+            if (id != hint) ids[slot * CAP + unknown++] = id;
+        }
+        if (unknown < count) {
+            ids[slot * CAP + unknown] = hint;
+            ls[slot * CAP + unknown] = known[at].xy;
+        }
+    }
+    if (lid == 0) most = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane == 0) atomic_max(&most, count);
-    if (lane == 0 && count && !is_known) atomic_or(&unknown, 1u);
+    if (lane == 0) atomic_max(&most, unknown);
     barrier(CLK_LOCAL_MEM_FENCE);
 
-    for (uint c = unknown ? 0 : 1; c < most; c++) {
+    for (uint c = 0; c < most; c++) {
         // A row without more candidates goes along with any: a condition here breaks PoCL 3.1.
-        const uint id = c < count ? surv_id[(ulong)at * CAP + c] : 0;
-        const ff l = exact_logit(rows, offset + (ulong)row * pitch, d, id, tied, &of, kconst[id], ts, part);
-        if (lane == 0 && c < count) {
-            ls[slot * CAP + c] = l;
-            ids[slot * CAP + c] = id;
-        }
-        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
+        const uint id = c < count ? ids[slot * CAP + c] : 0;
+        const white_row l = whiten_row(rows, offset + (ulong)row * pitch, d, id, tied, &of, kconst[id], ts, part, norms);
+        if (lane == 0 && c < unknown) ls[slot * CAP + c] = l.logit;
     }
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
     if (lane == 0 && r < n) {
         dense[at] = count == 0;
-        if (count && is_known) {
-            ls[slot * CAP] = known[at];
-            ids[slot * CAP] = hints[row];
-        }
         if (count == 0)
             kept[at] = 0;
         else

@@ -13,8 +13,8 @@
  *           +-----------+
  *
  * Entries are the survivors of rows, or (DENSE) cells of a dense tile of responsibilities. Those of w r = 0 are passed
- * over. Sums go on from where they were left, not normalised, so the bits do not depend on where steps, groups, slices
- * or blocks end.
+ * over. Every term is added to a normalised float-float, so the bits do not depend on where steps, groups, slices or
+ * blocks end.
  */
 #include "ff.clh"
 #include "group_row.clh"
@@ -178,7 +178,9 @@ scatter(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d
                 for (uint i = 0; i < RM; i++) {
                     const ff g = as[e * TF + ly + i * GY];
                     for (uint j = 0; j < RN; j++) {
-                        sum[i][j] = ff_gather_product(sum[i][j], g, bs[e * TF + lx + j * GX]);
+                        const ff t = bs[e * TF + lx + j * GX];
+                        const float p = g.x * t.x;
+                        sum[i][j] = ff_sum(sum[i][j], (ff)(p, fma(g.x, t.x, -p) + (g.x * t.y + g.y * t.x)));
                     }
                 }
             barrier(CLK_LOCAL_MEM_FENCE);

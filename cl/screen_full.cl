@@ -19,8 +19,9 @@
  * bound the exact C_k - q and L_k - q, so component k stays while upper >= B + log rho(B), B = max lower <= log p(x)
  * (see screen.cl).
  *
- * Each row starts from the exact logit of the best component of its last iteration, which is first on its list and left out of the
- * walk. Lists that outgrow CAP, and what compares with NaN, are treated as in screen.cl.
+ * Each row starts from a lower logit of the best component of its last iteration (known, see refine_full.cl), which lies below
+ * what the walk finds for that component, and so changes nothing of what is on the list in the end. Lists that outgrow CAP, and what
+ * compares with NaN, are treated as in screen.cl.
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "listed.clh"
@@ -68,7 +69,7 @@ static inline float half_square(float x)
     return 0.5f * x * x;
 }
 
-// hints [block rows]: component numbers, out of range where there is none; known [slice rows]: their exact logits.
+// hints [block rows]: component numbers, out of range where there is none; known [slice rows]: ., ., a lower logit of theirs.
 // rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
 // row0 and out0 then tell where the slice lies in the block. m_hi, m_lo, scale [K, D]; v [K, D, D].
 // constants [K]: C_k and L_k with their rounding, g A, e0. bounds: log cut (0 in hard passes), slack, Cmax, pad.
@@ -77,7 +78,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
             __global const float *m_hi, __global const float *m_lo, __global const float *v,
             __global const float *scale, __global const float4 *constants, float4 bounds, float eta,
             __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global const uint *hints,
-            __global const float2 *known, __global const uint *list)
+            __global const float4 *known, __global const uint *list)
 {
     __local float ts[DT * (TR + 1)];
     __local float vs[DT * TJ];
@@ -99,19 +100,15 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const int owner = lid < TR && first + lid < n; // whether this work-item keeps the list of row lid
     const uint at = owner ? SLICE_ROW(lid) : 0;
     const ulong slot0 = (ulong)at * CAP;
-    const uint hint = owner ? hints[BLOCK_ROW(lid)] : k;
-    const uint hinted = hint < k;
     float best = -3e38f, least = -3e38f; // B, and what an upper logit must reach
-    uint count = hinted;
+    uint count = 0;
     uint settled = CAP + 1; // length of the list after the first walk, if there is a second
 
     if (lid == 0) again = 0;
     for (uint t = lid; t < TR; t += GROUP)
         if (first + t < n) starts[t] = offset + (ulong)BLOCK_ROW(t) * pitch;
-    if (hinted) {
-        const float l = known[at].x, start = l - 4e-7f * fabs(l);
-        cand_id[slot0] = hint;
-        cand_v[slot0] = INFINITY;
+    if (owner && hints[BLOCK_ROW(lid)] < k) {
+        const float start = known[at].z;
         if (start > best && start < 1e38f) {
             best = start;
             least = floor_below(best, bounds);
@@ -127,7 +124,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
         if (step == k && owner) {
             // Full lists start anew under the final best; the others are done, and stay closed.
             settled = count;
-            count = settled > CAP ? hinted : CAP + 1;
+            count = settled > CAP ? 0 : CAP + 1;
         }
         float squares[RM];
         for (uint i = 0; i < RM; i++) squares[i] = 0.0f;
@@ -181,13 +178,13 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
                 const float e = c.z * sqrt(norm) + c.w, length = sqrt(sum);
                 upper = fmin(upper, c.x - half_square(fmax(0.0f, (1.0f - eta) * length - e)));
                 lower = c.y - half_square((1.0f + eta) * length + e);
-                if (!(upper < least) && settled > CAP && id != hint) atomic_or(&live, 1);
+                if (!(upper < least) && settled > CAP) atomic_or(&live, 1);
             }
             barrier(CLK_LOCAL_MEM_FENCE);
             if (!live) stop = 0;
         }
         // One work-item a row: raise the best, drop from the list what it rules out, add to it.
-        if (owner && stop && id != hint) {
+        if (owner && stop) {
             if (step < k && lower > best) {
                 best = lower;
                 least = floor_below(best, bounds);

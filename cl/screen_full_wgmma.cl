@@ -16,14 +16,15 @@
  *
  * The bound. t is made in f32 and, like V, rounded to f16: off by 2^-11 of itself, or by 2^-25 where that is more, and by
  * 2^-22 |m - c| of what f32 leaves; sums are cut off as in screen_mma.cl. So with g = 2^-10 (1 + 2^-11) + 1.25 D 2^-23 + 8 2^-24
- *   |y^ - y| <= e := g A |t| + e0,     A >= || |V| ||_2 and D 2^-25 / g,     e0 >= | |V| (2^-22 S |m - c| + 2^-25) |_2
+ *   |y^ - y| <= e := g A |t| + e0,     g A >= g || |V| ||_2 + D 2^-25,     e0 >= | |V| (2^-22 S |m - c| + S delta + 2^-25) |_2
  * and, for any delta in (0, 1), which the host takes near e / |y|, by (a - b)^2 >= (1 - delta) a^2 - (1 / delta - 1) b^2
  *   q >= (1 - delta) / 2 |y^|^2 - (1 / delta - 1) / 2 e^2,    q <= (1 + delta) / 2 |y^|^2 + (1 / delta + 1) / 2 e^2,
  * with e^2 <= 2 (g A)^2 |t|^2 + 2 e0^2: a sum over the row of |y^|^2 and of |t|^2 is all there is to take, and no root. The first
- * holds of any leading outputs with the features that they take.
+ * holds of any leading outputs with the features that they take. |t| is measured of what was rounded: the slack of e0 covers that.
  *
- * known: the exact logit of each row's last best component. It is first on the row's list, and the walk leaves it out. A row
- * without one has its best searched by a walk before. Lists that overflow, and rows beyond f16, are listed for the f32 screen.
+ * known: of each row's last best component, a lower logit to start from. That one is first on the row's list, and the walk leaves it
+ * out. A row without one has its best searched by a walk before. What is listed here is more than the f32 screen would list;
+ * lists that overflow, and rows beyond f16, are left to it.
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "wgmma.clh"
@@ -75,25 +76,22 @@ static inline void stage(__local uint4 *stages, __local ulong *full, __global co
 }
 
 static inline full_row start_row(uint r, uint n, uint row0, uint out0, uint k, float4 bounds, __global const uint *hints,
-                                 __global const float2 *known, __global uint *cand_id, __global float *cand_v)
+                                 __global const float4 *known, __global uint *cand_id, __global float *cand_v)
 {
     full_row row;
     row.within = r < n;
     row.at = out0 + min(r, n - 1);
     row.hint = row.within ? hints[row0 + r] : 0;
-    row.best = INFINITY; // nothing reaches the floor of a row beyond the last
+    row.best = row.within ? -3e38f : 0.0f;
     row.count = 0;
-    if (row.within) {
-        const float l = row.hint < k ? known[row.at].x : -INFINITY;
-        row.best = l - 4e-7f * fabs(l);
-        if (row.hint < k) {
-            row.count = 1;
-            if (get_local_id(0) % 4 == 0) {
-                cand_id[(ulong)row.at * CAP] = row.hint;
-                cand_v[(ulong)row.at * CAP] = INFINITY;
-            }
+    if (row.within && row.hint < k) {
+        const float start = known[row.at].z;
+        if (start > -1e38f && start < 1e38f) row.best = start;
+        row.count = 1;
+        if (get_local_id(0) % 4 == 0) {
+            cand_id[(ulong)row.at * CAP] = row.hint;
+            cand_v[(ulong)row.at * CAP] = INFINITY;
         }
-        if (!(row.best > -1e38f && row.best < 1e38f)) row.best = -3e38f;
     }
     row.floor_v = row.best > -1e38f ? floor_below(row.best, bounds) : -3e38f;
     return row;
@@ -136,6 +134,13 @@ static inline float upper_logit(float square, float norm, float4 above)
     return norm < NORM_MAX ? fma(-square, above.y, fma(norm, above.z, above.x)) : INFINITY;
 }
 
+// Whether the outputs so far leave a component to a row.
+static inline int is_live(const full_row *row, uint id, float square, float norm, float4 above, int searching)
+{
+    if (!row->within || (id == row->hint && !searching)) return 0;
+    return !(upper_logit(square, norm, above) < (searching ? row->best : row->floor_v));
+}
+
 // What a component that has all its outputs does to a row. below: as above, of the lower logit.
 static inline void take(full_row *row, uint id, float square, float norm, float4 above, float4 below, int searching,
                         float4 bounds, __global uint *cand_id, __global float *cand_v)
@@ -146,7 +151,7 @@ static inline void take(full_row *row, uint id, float square, float norm, float4
         row->best = fmax(row->best, lower);
         return;
     }
-    if (upper < row->floor_v || id == row->hint) return;
+    if (upper < row->floor_v) return;
     if (lower > row->best + RAISE) {
         row->best = lower;
         row->floor_v = floor_below(lower, bounds);
@@ -178,7 +183,7 @@ static inline void finish(const full_row *row, __global uint *cand_id, __global 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
                   __global const float *centre, __global const uint4 *packed, float4 bounds, __global const uint *hints,
-                  __global const float2 *known, __global uint *cand_id, __global float *cand_v,
+                  __global const float4 *known, __global uint *cand_id, __global float *cand_v,
                   __global uint *cand_count, __global uint *again)
 {
     __local uint4 stages[STAGES * COMPONENT] __attribute__((aligned(128)));
@@ -247,14 +252,13 @@ screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint ro
             if (next >= STAGES) barrier_wait(empty + next % STAGES, (next / STAGES - 1) & 1);
             stage(stages, full, packed, next, k);
         }
+        asm volatile("bar.warp.sync -1;" ::: "memory");
         WGMMA_WAIT(acc);
         ADD_SQUARES(lower, upper)
         float square0 = mma_row_sum(lower.square), square1 = mma_row_sum(upper.square);
         float norm0 = mma_row_sum(lower.norm), norm1 = mma_row_sum(upper.norm);
-        const int live0 = !(upper_logit(square0, norm0, above) < (searching ? lower.best : lower.floor_v)) &&
-                          (searching || id != lower.hint);
-        const int live1 = !(upper_logit(square1, norm1, above) < (searching ? upper.best : upper.floor_v)) &&
-                          (searching || id != upper.hint);
+        const int live0 = is_live(&lower, id, square0, norm0, above, searching);
+        const int live1 = is_live(&upper, id, square1, norm1, above, searching);
 #if REST
         if (warpgroup_any(live0 || live1, warp / 4)) {
 #pragma unroll
