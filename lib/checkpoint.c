@@ -17,15 +17,12 @@ static void saw_numbers(const fgmm_fit_result *result, double *numbers) {
     numbers[1] = result->counts.survivors_per_row;
     numbers[2] = result->counts.dropped_mass;
     numbers[3] = result->counts.dense_fraction;
-    numbers[4] = result->counts.precision;
 }
 
 static void take_saw(fgmm_fit_result *result, const double *numbers) {
     result->engine = (fgmm_engine)numbers[0];
-    result->counts = (fgmm_pass_counts){.survivors_per_row = numbers[1],
-                                        .dropped_mass = numbers[2],
-                                        .dense_fraction = numbers[3],
-                                        .precision = (fgmm_precision)numbers[4]};
+    result->counts =
+        (fgmm_pass_counts){.survivors_per_row = numbers[1], .dropped_mass = numbers[2], .dense_fraction = numbers[3]};
 }
 
 void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {

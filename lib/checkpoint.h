@@ -37,8 +37,8 @@ enum {
     FGMM_PLACE_MOVED,
     FGMM_PLACE_CHANGE,
     FGMM_PLACE_CHANGED,
-    FGMM_PLACE_NOW, /* what the last pass saw: an engine, three numbers and a precision */
-    FGMM_PLACE_SAW = 5,
+    FGMM_PLACE_NOW, /* what the last pass saw: an engine and three numbers */
+    FGMM_PLACE_SAW = 4,
     FGMM_PLACE_BEST = FGMM_PLACE_NOW + FGMM_PLACE_SAW,
     FGMM_PLACE_BEST_ITERATIONS = FGMM_PLACE_BEST + FGMM_PLACE_SAW, /* 0: there is no best yet */
     FGMM_PLACE_BEST_BOUND,

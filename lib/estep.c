@@ -43,9 +43,30 @@ static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
 /* The lowest cut: e^-69. */
 static const double cut_min = 1e-30;
 
-/* What rounding may leave of a likelihood from sums: half of the contract. Neither is a number where sums overflow. */
-static int is_lost(const fgmm_stats *stats, const fgmm_sums *sums, double allows) {
-    return sums->rounding != 0 && !(sums->rounding < 5e-6 * allows * fmax(stats->weight, fabs(stats->log_likelihood)));
+/*
+ * A likelihood from sums, of L S0 - a S2 over the components, is off in proportion to these terms, not to what they come to. Half of a
+ * contract is spent on that.
+ */
+static const double sums_share = 5e-6;
+
+/* Whether the rows that a model stands for would leave it well within the contract. */
+static int sums_suffice(const fgmm_params *params, double allows) {
+    double half = 0.5 * (double)params->d, terms = 0, total = 0;
+    for (int64_t i = 0; i < params->k; i++) {
+        if (!(params->weights[i] > 0)) continue;
+        double l = params->log_norm[i] + params->log_weights[i];
+        terms += params->weights[i] * (fabs(l) + 1 + half);
+        total += params->weights[i] * (l - half);
+    }
+    return 0x1p-19 * terms < 0.7 * sums_share * allows * fmax(1, fabs(total));
+}
+
+/* Whether these rows did not. Of hard passes the squares alone are asked for. Neither side is a number where sums overflow. */
+static int is_lost(const fgmm_params *params, const fgmm_stats *stats, const fgmm_sums *sums, double allows) {
+    double size = stats->log_likelihood;
+    for (int64_t i = 0; params->hard && i < params->k; i++)
+        if (stats->s0[i] > 0) size -= (params->log_norm[i] + params->log_weights[i]) * stats->s0[i];
+    return sums->rounding != 0 && !(sums->rounding < sums_share * allows * fmax(stats->weight, fabs(size)));
 }
 
 /* To the new means. */
@@ -85,8 +106,8 @@ static fgmm_status run_once(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         if (status != FGMM_ERR_MEMORY || !fgmm_feed_give_up(feed)) return status;
         fgmm_stats_clear(ctx, stats);
     }
-    int64_t d = stats->model->d, type = stats->model->type,
-            matrices = type == FGMM_FULL ? stats->model->k : type == FGMM_TIED;
+    const fgmm_model *model = stats->model;
+    int64_t d = model->d, matrices = !fgmm_has_matrices(model->type) ? 0 : model->type == FGMM_FULL ? model->k : 1;
     int threads = fgmm_threads_over(ctx, (double)(matrices * d * d));
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < matrices; i++) fgmm_lower_mirror(stats->s2 + i * d * d, d);
@@ -94,6 +115,18 @@ static fgmm_status run_once(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     stats->weight = sums->weight;
     stats->rows = state.rows;
     return add_ranks(stats, sums);
+}
+
+/* And once more, row by row, where a likelihood from sums is lost: later passes begin so. */
+static fgmm_status run_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_params *params, double allows,
+                            fgmm_engine_choice *choice, fgmm_stats *stats, fgmm_sums *sums) {
+    const fgmm_target *target = fgmm_feed_target(feed);
+    FGMM_TRY(run_once(ctx, feed, stage, target, params, stats, sums));
+    if (!is_lost(params, stats, sums, allows)) return FGMM_OK;
+    choice->sums_fail = 1;
+    params->summed = 0;
+    fgmm_stats_clear(ctx, stats);
+    return run_once(ctx, feed, stage, target, params, stats, sums);
 }
 
 fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
@@ -104,13 +137,12 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     fgmm_status status = FGMM_OK;
     fgmm_sums sums;
     fgmm_pass_counts seen = {0};
-    if (precision == FGMM_FAST && choice->sums_fail) precision = FGMM_EXACT;
     double allows = precision == FGMM_FAST ? FGMM_FAST_ALLOWS : 1,
            usual_cut = precision == FGMM_FAST ? FGMM_FAST_CUT : FGMM_CUT;
     FGMM_GO(fgmm_prepare(ctx, &prepared, model));
     fgmm_params *params = &prepared.params;
     params->precision = precision;
-    params->summed = !choice->sums_fail;
+    params->summed = !choice->sums_fail && (hard || sums_suffice(params, allows));
     params->engine = fgmm_engine_next(choice, params->precision, model->k);
     /* A hard pass needs the best component alone, whose r is at least 1/K. Rows that cannot be read again get the
      * lowest cut. */
@@ -122,14 +154,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     params->hard = hard;
     params->careful = fgmm_feed_once(feed);
     params->sum_centres = stats->about_means ? model->means : stats->centres;
-    FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
-    if (is_lost(stats, &sums, allows)) {
-        choice->sums_fail = 1;
-        if (precision == FGMM_FAST) choice->cut = 0;
-        fgmm_stats_clear(ctx, stats);
-        FGMM_GO(fgmm_estep_pass(ctx, feed, stage, stats, precision, hard, choice, counts));
-        goto done;
-    }
+    FGMM_GO(run_pass(ctx, feed, stage, params, allows, choice, stats, &sums));
     double tolerance = precision == FGMM_DOUBLE ? 1e-15 : 1e-6 * allows;
     /* k-means has no use for variances. */
     fgmm_pass_check check = {.cut = 1};
@@ -149,7 +174,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         params->careful = sums.imprecise || check.recentre;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
         fgmm_stats_clear(ctx, stats);
-        FGMM_GO(run_once(ctx, feed, stage, target, params, stats, &sums));
+        FGMM_GO(run_pass(ctx, feed, stage, params, allows, choice, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */
     if (!hard) choice->cut = fmin(5 * params->cut, usual_cut);
@@ -158,7 +183,6 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         seen.dropped_mass = sums.weight > 0 ? sums.dropped / sums.weight : 0;
         seen.dense_fraction = sums.dense_rows / stats->rows;
     }
-    seen.precision = precision;
     engine_learn(choice, params->engine, &seen);
     if (counts) *counts = seen;
 done:

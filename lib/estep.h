@@ -19,13 +19,12 @@
 typedef struct fgmm_engine_choice {
     fgmm_engine asked, now;
     int screen_failures;
-    int sums_fail; /* 1: a likelihood from sums has failed, and each row's is formed; exact precision runs in fast's place */
-    double cut; /* for the next pass; 0: the usual one */
+    int sums_fail; /* 1: rounding may show in a likelihood from sums; each row's is formed */
+    double cut;    /* for the next pass; 0: the usual one */
 } fgmm_engine_choice;
 
 typedef struct fgmm_pass_counts {
     double survivors_per_row, dropped_mass, dense_fraction;
-    fgmm_precision precision; /* that ran */
 } fgmm_pass_counts;
 
 /* Statistics without rows under model, which is copied. */
@@ -40,6 +39,11 @@ void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *
  * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */
 fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
                             fgmm_precision precision, int hard, fgmm_engine_choice *choice, fgmm_pass_counts *counts);
+
+/* What the rows' own log-densities are formed in: fast precision is for sums. */
+static inline fgmm_precision fgmm_row_precision(fgmm_precision asked) {
+    return asked == FGMM_DOUBLE ? FGMM_DOUBLE : FGMM_EXACT;
+}
 
 /* The engine for the next pass over a model of k components. */
 fgmm_engine fgmm_engine_next(const fgmm_engine_choice *choice, fgmm_precision precision, int64_t k);

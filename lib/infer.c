@@ -106,7 +106,7 @@ static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model 
     FGMM_GO(fgmm_prepare(ctx, &prepared, model));
     fgmm_engine_choice choice = {.asked = compute.engine};
     fgmm_params *params = &prepared.params;
-    params->precision = compute.precision == FGMM_DOUBLE ? FGMM_DOUBLE : FGMM_EXACT; /* since rows are asked for */
+    params->precision = fgmm_row_precision(compute.precision);
     params->engine = fgmm_engine_next(&choice, params->precision, model->k);
     params->cut = params->precision == FGMM_DOUBLE ? 0 : FGMM_CUT;
     FGMM_GO(fgmm_feed_run(feed, stage, params, infer_visit, state));

@@ -193,8 +193,7 @@ static fgmm_status find_far(kmeans_state *state, const fgmm_model *living, int64
     if (!far.heap || !far.log_prob) goto done;
     FGMM_GO(fgmm_prepare(ctx, &prepared, living));
     fgmm_params *params = &prepared.params;
-    params->precision =
-        state->compute.precision == FGMM_DOUBLE ? FGMM_DOUBLE : FGMM_EXACT; /* since rows are asked for */
+    params->precision = fgmm_row_precision(state->compute.precision);
     params->engine = state->engine;
     params->cut = params->precision == FGMM_DOUBLE ? 0 : 0.5 / (double)living->k;
     params->hard = 1; /* by the distance to the nearest mean */

@@ -31,7 +31,7 @@ void fgmm_report_pass(fgmm_report_scope *scope, const fgmm_feed *feed, fgmm_engi
     snprintf(report->device, sizeof report->device, "%s", target->label);
     report->n_skipped = fgmm_feed_skipped(feed);
     report->n_rows = fgmm_feed_rows(feed) - report->n_skipped;
-    report->precision = counts ? counts->precision : asked == FGMM_DOUBLE ? FGMM_DOUBLE : FGMM_EXACT;
+    report->precision = counts ? asked : fgmm_row_precision(asked);
     /* A screen that could not be trusted leaves its rows to the dense engine. */
     report->engine = counts && counts->dense_fraction > 0.5 ? FGMM_ENGINE_DENSE : engine;
     report->peak_device_bytes = facts.peak_bytes;
@@ -39,9 +39,7 @@ void fgmm_report_pass(fgmm_report_scope *scope, const fgmm_feed *feed, fgmm_engi
         report->survivors_per_row = counts->survivors_per_row;
         report->dropped_mass = counts->dropped_mass;
     }
-    if (report->precision != asked)
-        fgmm_report_warn(scope, counts ? "precision fast cannot promise the likelihood of these rows to 2e-3: ran exact"
-                                       : "precision fast is for fits: ran exact");
+    if (report->precision != asked) fgmm_report_warn(scope, "precision fast is for fits: ran exact");
 }
 
 void fgmm_report_warn(fgmm_report_scope *scope, const char *format, ...) {

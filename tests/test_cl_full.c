@@ -386,12 +386,12 @@ END_TEST
  * those of the f32 screen's lists, to the bit. Clusters apart, crowded, in units four orders apart far from the origin, and one
  * of rows that f16 cannot hold. Without such units: that a second pass, which starts from the rows' best, changes nothing. */
 START_TEST(screens_agree) {
-    const int64_t depths[] = {1, 17, 64, 65, 100, 128};
+    const int64_t depths[] = {1, 17, 40, 64, 65, 90, 100, 128};
     const double aparts[] = {3.0, 0.5, 30.0, 2.0}, spreads[] = {0.5, 0.5, 4.0, 0.5}, offsets[] = {0.0, 1.0, 1e3, 0.0};
     int had = device->has_matrix, compared = 0, cases = 0;
     for (int i = 0; i < 4 * (int)(sizeof depths / sizeof *depths); i++) {
         int kind = i % 4;
-        int64_t d = depths[i / 4], k = 40, n = sized(1500, k, d);
+        int64_t d = depths[i / 4], k = 40, n = had ? 700 : sized(1500, k, d); /* several work-groups on matrix units */
         if (!had && (!takes((size_t)i) || (double)(k * d * d) > 0.1 * scale_limit)) continue;
         problem p = make(n, k, d, 1, aparts[kind], spreads[kind], offsets[kind]);
         for (int64_t j = 0; kind == 3 && j < n; j += 5) p.x[j * d] = (float)(1e6 * normal());
@@ -414,6 +414,80 @@ START_TEST(screens_agree) {
         problem_free(&p);
     }
     ck_assert_msg(cases == 0 || 2 * compared > cases, "only %d of %d could be compared", compared, cases);
+}
+END_TEST
+
+/* Which rows the dense engine takes, and all sums, are the same whatever a block's rows were last seen under: here components half as wide.
+ * Many rows have about as many candidates as a list holds. */
+START_TEST(hints_do_not_show) {
+    for (int i = 0; i < 2; i++) {
+        int64_t k = 60, d = 16, n = sized(4000, k, d);
+        double spacing = i ? 2.0 : 1.4, y[16];
+        problem p = make(n, k, d, 1, 1.0, 0.0, 0.0);
+        for (int64_t c = 0; c < k; c++)
+            for (int64_t f = 0; f < d; f++) {
+                double *row = p.factors + (c * d + f) * d;
+                memset(row, 0, (size_t)d * sizeof *row);
+                row[0] = 100.0;
+                row[f] = f ? 1.0 : 100.0;
+                p.means[c * d + f] = spacing * normal(); /* whitened */
+            }
+        for (int64_t j = 0; j < n; j++) {
+            for (int64_t f = 0; f < d; f++) y[f] = p.means[j % k * d + f] + normal();
+            for (int64_t f = 0; f < d; f++) p.x[j * d + f] = (float)(100.0 * y[0] + (f ? y[f] : 0.0));
+        }
+        for (int64_t c = 0; c < k; c++)
+            for (int64_t f = d; f-- > 0;) p.means[c * d + f] = 100.0 * p.means[c * d] + (f ? p.means[c * d + f] : 0.0);
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-8);
+        result cold = run_again(&p, 1), after = result_new(&p);
+        fgmm_block *block = NULL;
+        fgmm_block_source source = {
+            .data = p.x, .stride_bytes = (size_t)d * 4, .type = FGMM_F32, .n = n, .d = d, .kept = 1};
+        OK(backend->put(device, &source, &block));
+        OK(backend->wait(device, block));
+        for (int pass = 0; pass < 2; pass++) {
+            for (int64_t f = 0; f < k * d * d; f++) p.factors[f] *= pass ? 2.0 : 0.5;
+            finish(&p, FGMM_ENGINE_SCREEN, 1e-8);
+            result_free(&after);
+            after = result_new(&p);
+            OK(backend->begin(device, &p.params));
+            OK(backend->estep(device, block, after.log_prob));
+            OK(backend->collect(device, &after.sums));
+        }
+        backend->release(device, block);
+        ck_assert_msg(cold.sums.dense_rows == after.sums.dense_rows, "%g dense rows, then %g", cold.sums.dense_rows,
+                      after.sums.dense_rows);
+        same_bits(&p, &cold, &after, "hints");
+        result_free(&cold);
+        result_free(&after);
+        problem_free(&p);
+    }
+}
+END_TEST
+
+/* A component so tight that what it says of the rows is beyond f16, also of the last row of a work-group that is not full. */
+START_TEST(beyond_halves) {
+    const int64_t counts[] = {1, 193, 385};
+    for (int i = 0; i < 3; i++) {
+        int64_t d = 4, n = counts[i];
+        problem p = make(n, 2, d, 1, 1.0, 0.0, 0.0);
+        for (int64_t f = 0; f < d * d; f++) {
+            p.factors[f] = f % (d + 1) == 0;
+            p.factors[d * d + f] = f % (d + 1) == 0 ? 1e-3 : 0.0;
+        }
+        for (int64_t f = 0; f < d; f++) {
+            p.means[f] = 0.0;
+            p.means[d + f] = 100.0;
+        }
+        for (int64_t j = 0; j < n * d; j++) p.x[j] = (float)normal();
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        for (int passes = 1; passes < 3; passes++) {
+            result got = run_again(&p, passes);
+            check_contract(&p, &got, "a tight component");
+            result_free(&got);
+        }
+        problem_free(&p);
+    }
 }
 END_TEST
 
@@ -563,6 +637,8 @@ int main(void) {
     tcase_add_test(tests, shapes);
     tcase_add_test(tests, screened);
     tcase_add_test(tests, screens_agree);
+    tcase_add_test(tests, hints_do_not_show);
+    tcase_add_test(tests, beyond_halves);
     tcase_add_test(tests, tight);
     tcase_add_test(tests, degenerate);
     tcase_add_test(tests, blocks);
