@@ -24,20 +24,23 @@ static int has_squares(const cl_engine *engine) {
 }
 
 /* On matrix units a work-group takes all features of 128 components. Superchunks depend on K alone; only their number and the groups depend
- * on the memory. */
-static void plan_pairs(const fgmm_device *device, cl_engine *engine) {
+ * on the memory. @return 0 where two are large, as K and D alone say, too: sums then take one */
+static int plan_pairs(const fgmm_device *device, cl_engine *engine) {
     int64_t padded = (int64_t)cl_pairs_padded(engine->dense_width), columns = padded / CL_PAIRS_COLUMNS;
     int64_t most = PAIRS_CELLS / padded < PAIRS_ROWS ? PAIRS_CELLS / padded : PAIRS_ROWS;
     int64_t grain = cl_power_of_two(most * columns / PAIRS_GROUPS);
-    int64_t share = device->limit_bytes / SHARE, room = share / (padded * (int64_t)sizeof(cl_float));
+    int64_t share = device->limit_bytes / SHARE, room = share / (int64_t)cl_pairs_row_bytes(engine);
     int64_t group = (room < most ? room : most) / grain * grain;
     int64_t width = has_squares(engine) ? 2 * (int64_t)engine->d + 1 : (int64_t)engine->d + 2;
     if (group < grain) group = grain;
     int64_t slots = group / grain + 1;
-    room = (share > PART_BYTES ? share : PART_BYTES) / (engine->k * width * (int64_t)sizeof(cl_float2));
-    if (slots > room) slots = room < 2 ? 2 : room;
+    int64_t slot_bytes = engine->k * width * (int64_t)sizeof(cl_float2);
+    if (2 * slot_bytes > PART_BYTES) return 0;
+    room = (share > PART_BYTES ? share : PART_BYTES) / slot_bytes;
+    if (slots > room) slots = room;
     engine->dense_group = (cl_uint)group;
     cl_tally_reset(&engine->dense, engine->k, (size_t)width, grain, (uint32_t)slots);
+    return 1;
 }
 
 /*
@@ -48,10 +51,8 @@ static void plan_pairs(const fgmm_device *device, cl_engine *engine) {
 void cl_dense_plan(const fgmm_device *device, cl_engine *engine) {
     int64_t k = engine->k, d = engine->d, cells = engine->tied || engine->full ? WHITE_CELLS : CELLS;
     engine->dense_width = k < CL_DENSE_WIDTH ? (cl_uint)k : CL_DENSE_WIDTH;
-    if (engine->pairs.on) {
-        plan_pairs(device, engine);
-        return;
-    }
+    if (engine->pairs.on && plan_pairs(device, engine)) return;
+    engine->pairs.on = CL_MATRIX_NONE;
     int64_t group = cells / engine->dense_width;
     if (group > MOST_ROWS) group = MOST_ROWS;
     group -= group % FGMM_CHUNK_ROWS; /* at least 2048: whole chunks, within which floats are added up */

@@ -93,6 +93,7 @@ typedef struct cl_pairs {
     cl_uint blocks; /* of 64 columns of the sums, that a work-group takes */
     cl_uint parts;  /* work-groups that take all */
     cl_float unit;  /* of the products, in binary digits of a density */
+    int added;      /* sums of the group at hand are in the tally */
     cl_float2 most_l, least_a;
 } cl_pairs;
 
@@ -300,6 +301,7 @@ fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *
 /* cl_near.c: whether groups may go through matrix units, from what cl_begin knows. */
 void cl_pairs_choose(const fgmm_device *device, cl_engine *engine);
 size_t cl_pairs_padded(size_t components);
+size_t cl_pairs_row_bytes(const cl_engine *engine); /* of memory that a row of a group takes */
 /* Sends what its kernels want, or turns them off. @param centre [D] as sent */
 fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const float *centre);
 size_t cl_pairs_floats(const cl_engine *engine); /* of pinned memory that this takes */

@@ -30,6 +30,9 @@ enum {
  * cut off 5e-7. */
 #define MOST_SPREAD 64.0
 #define MOST_SQUARES 16.0
+/* And what the steps of a product times sum a |m - c|^2 may: each step cuts off 2^-24 of what has come together, twice that sum, in one
+ * direction, which comes to 9e-6 of a logit here. */
+#define MOST_STEPS_TIMES_MEAN 256.0
 
 void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
     const fgmm_params *params = &engine->params;
@@ -58,6 +61,13 @@ static size_t columns_of(const cl_pairs *pairs) {
 
 static size_t features_of(const cl_engine *engine) {
     return columns_of(&engine->pairs) / (engine->diag ? 2 : 1);
+}
+
+/* Of a row of a group: its cells, itself in both orders, its marks. */
+size_t cl_pairs_row_bytes(const cl_engine *engine) {
+    size_t wide = cl_pairs_padded(engine->dense_width);
+    return wide * sizeof(cl_float) + (engine->pairs.steps * 16 + columns_of(&engine->pairs)) * PAIR_BYTES +
+           wide / BLOCK * sizeof(cl_uint);
 }
 
 /* The parts of the pinned memory. */
@@ -109,7 +119,7 @@ static pair_component form_component(const cl_engine *engine, const pair_parts *
     const fgmm_params *params = &engine->params;
     size_t c = (size_t)engine->ids[i], d = engine->d;
     float *own = p->factors + i * p->terms, *squares = own + p->terms / 2;
-    double unlike = 0.0, most = 0.0;
+    double unlike = 0.0, most = 0.0, mean = 0.0;
     memset(own, 0, p->terms * sizeof *own);
     double l = params->log_norm[c] + params->log_weights[c];
     for (size_t f = 0; f < d; f++) {
@@ -117,14 +127,15 @@ static pair_component form_component(const cl_engine *engine, const pair_parts *
         double a = half_inverse(engine, i, f), unit = HALF_RANGE * (double)p->units[f], factor = 2.0 * a * t * unit;
         own[f] = (float)factor;
         most = fmax(most, fabs(factor));
-        l -= a * t * t;
+        mean += a * t * t;
         if (!engine->diag) continue;
         double less = (double)p->a[f] - a, square = less * HALF_RANGE * unit * unit;
         squares[f] = (float)square;
         most = fmax(most, fabs(square));
-        unlike += 0.5 * fabs(less) / (double)p->a[f];
+        unlike += fabs(less) * (0.5 / a + t * t);
     }
-    return (pair_component){unlike <= MOST_SQUARES ? l : NAN, most};
+    int alike = unlike <= MOST_SQUARES && engine->pairs.steps * mean <= MOST_STEPS_TIMES_MEAN;
+    return (pair_component){alike ? l - mean : NAN, most};
 }
 
 /* The columns, and the scale that brings the factors to f16's range. @return 0 if they cannot be used */
@@ -326,9 +337,10 @@ static fgmm_status run_kept(fgmm_device *device, const cl_group *group, cl_uint 
 }
 
 static fgmm_status run_group(fgmm_device *device, const cl_group *group, const cl_place *place) {
-    const cl_engine *engine = device->engine;
+    cl_engine *engine = device->engine;
     cl_uint wide = engine->dense_width, k = engine->k, padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
     cl_kernel sums = NULL;
+    engine->pairs.added = 0;
     CL_TRY(sums_kernel(device, &sums)); /* whether it builds is known before anything is added */
     CL_TRY(fit_group(device, group));
     CL_TRY(run_pack(device, group));
@@ -341,6 +353,7 @@ static fgmm_status run_group(fgmm_device *device, const cl_group *group, const c
         cl_uint width = k0 + wide < k ? wide : k - k0;
         if (k > wide) CL_TRY(run_logits(device, group, k0, width));
         CL_TRY(run_factors(device, group, width));
+        engine->pairs.added = 1;
         CL_TRY(run_sums(device, group, k0, width, place));
         CL_TRY(run_kept(device, group, k0, width));
     }
@@ -354,7 +367,8 @@ fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_pl
     device->group_refused = 0;
     fgmm_status status = run_group(device, group, place);
     *done = status == FGMM_OK;
-    if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
+    int refused = opened->build_failed || device->group_refused;
+    if (status != FGMM_ERR_DEVICE || !refused || engine->pairs.added) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: the dense engine leaves %s alone: its kernels do not %s",
                      device->name, cl_matrix_name(engine->pairs.on), opened->build_failed ? "build" : "start");
     opened->build_failed = device->group_refused = 0;

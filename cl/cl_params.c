@@ -29,8 +29,8 @@ static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
 }
 
-/* Few shapes. Full covariances have but one, for warpgroups. A warpgroup keeps the fragments of its rows up to a depth of 512; a warp keeps its own up to 128; beyond, it
- * fetches them, and takes twice as many components at a time to make that pay. */
+/* A warpgroup keeps the fragments of its rows up to a depth of 512; a warp keeps its own up to 128; beyond, it fetches them, and takes
+ * twice as many components at a time to make that pay. Full covariances have one kernel, for warpgroups. */
 static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
     cl_uint parts = engine->diag ? 2 : 1, steps = (engine->d + 15) / 16 * parts;
     int on = device->has_matrix;

@@ -31,6 +31,7 @@ void fgmm_fit_place_numbers(const fgmm_fit_place *place, double *numbers) {
     numbers[FGMM_PLACE_ENGINE] = (double)place->choice.now;
     numbers[FGMM_PLACE_SCREEN_FAILURES] = place->choice.screen_failures;
     numbers[FGMM_PLACE_SUMS_FAIL] = place->choice.sums_fail;
+    numbers[FGMM_PLACE_CAREFUL] = place->choice.careful;
     numbers[FGMM_PLACE_CUT] = place->choice.cut;
     numbers[FGMM_PLACE_MOVED] = (double)place->moved;
     numbers[FGMM_PLACE_CHANGE] = place->change;
@@ -48,6 +49,7 @@ void fgmm_fit_place_take(fgmm_fit_place *place, const double *numbers) {
     place->choice.now = (fgmm_engine)numbers[FGMM_PLACE_ENGINE];
     place->choice.screen_failures = (int)numbers[FGMM_PLACE_SCREEN_FAILURES];
     place->choice.sums_fail = numbers[FGMM_PLACE_SUMS_FAIL] != 0;
+    place->choice.careful = (int)numbers[FGMM_PLACE_CAREFUL];
     place->choice.cut = numbers[FGMM_PLACE_CUT];
     place->moved = (int64_t)numbers[FGMM_PLACE_MOVED];
     place->change = numbers[FGMM_PLACE_CHANGE];

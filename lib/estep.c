@@ -40,6 +40,9 @@ static fgmm_status estep_visit(void *user, const fgmm_feed_block *block) {
     return state->target->backend->estep(state->target->device, block->block, NULL);
 }
 
+/* So many passes after an imprecise one, what was too quick for it is not tried. */
+static const int careful_passes = 7;
+
 /* The lowest cut: e^-69. */
 static const double cut_min = 1e-30;
 
@@ -152,7 +155,8 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                   : choice->cut > 0                ? choice->cut
                                                    : usual_cut;
     params->hard = hard;
-    params->careful = fgmm_feed_once(feed);
+    params->careful = fgmm_feed_once(feed) || choice->careful > 0;
+    if (choice->careful > 0) choice->careful--;
     params->sum_centres = stats->about_means ? model->means : stats->centres;
     FGMM_GO(run_pass(ctx, feed, stage, params, allows, choice, stats, &sums));
     double tolerance = precision == FGMM_DOUBLE ? 1e-15 : 1e-6 * allows;
@@ -172,6 +176,7 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         }
         /* Variances that small may also be lost to what a backend does quickly about centres of its own. */
         params->careful = sums.imprecise || check.recentre;
+        if (sums.imprecise) choice->careful = careful_passes;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
         fgmm_stats_clear(ctx, stats);
         FGMM_GO(run_pass(ctx, feed, stage, params, allows, choice, stats, &sums));

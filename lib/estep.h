@@ -19,6 +19,7 @@
 typedef struct fgmm_engine_choice {
     fgmm_engine asked, now;
     int screen_failures;
+    int careful;   /* passes still to begin careful, since the one before them was imprecise */
     int sums_fail; /* 1: rounding may show in a likelihood from sums; each row's is formed */
     double cut;    /* for the next pass; 0: the usual one */
 } fgmm_engine_choice;

@@ -531,7 +531,9 @@ END_TEST
  * centre; the same bits, whatever the blocks. */
 START_TEST(near_components) {
     for (int i = 0; i < 4; i++) {
-        problem p = clusters(sized(5000, 20, 36), 20, 36, i % 2, 0.2, 1.0, i < 2 ? 0.0 : 300.0);
+        double offset = i < 2 ? 0.0 : 300.0;
+        problem p = clusters(sized(5000, 20, 36), 20, 36, i % 2, 0.2, 1.0, offset);
+        for (int c = 0; c < 20 * 36; c++) p.means[c] = offset + 0.5 * (p.means[c] - offset); /* near, however drawn */
         p.row_weights = get((size_t)p.n * 8);
         for (int64_t j = 0; j < p.n; j++) p.row_weights[j] = 0.5 + uniform();
         finish(&p, FGMM_ENGINE_DENSE, 1e-7);
@@ -600,7 +602,7 @@ END_TEST
  * and that do not, one and several tiles of components, a last tile of rows that is not full; the same bits, whatever the blocks. A component
  * that has hardly more than a row makes a pass imprecise, which the library repeats: few do. */
 START_TEST(near_on_matrix_units) {
-    const int64_t depths[] = {16, 37, 64, 100, 128, 129, 256}, counts[] = {33, 150, 128, 130, 200, 64, 40};
+    const int64_t depths[] = {16, 37, 64, 100, 128, 129, 200}, counts[] = {33, 150, 128, 130, 200, 64, 40};
     int had = device->pairs, cases = 0, compared = 0;
     if (!had) printf("skipped: near_on_matrix_units, the device has none\n");
     for (int level = had; level > CL_MATRIX_NONE; level--)
@@ -630,6 +632,28 @@ START_TEST(near_on_matrix_units) {
             problem_free(&p);
         }
     ck_assert_msg(4 * compared >= 3 * cases, "only %d of %d could be compared", compared, cases);
+}
+END_TEST
+
+/* Two clumps, alike but on either side of the centre: near it in each feature, and yet with products of hundreds, too large for the
+ * steps of a matrix unit. */
+START_TEST(near_on_two_sides) {
+    int64_t k = 64, d = 128, n = sized(2500, k, d);
+    problem p = clusters(n, k, d, 1, 0.0, 1.0, 0.0);
+    for (int64_t c = 0; c < k; c++) {
+        double radius = (c % 2 ? -1.35 : 1.35) * (0.97 + 0.06 * uniform());
+        for (int64_t f = 0; f < d; f++) {
+            p.means[c * d + f] = radius + 0.1 * normal();
+            p.variances[c * d + f] = 0.98 + 0.04 * uniform();
+        }
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t f = 0; f < d; f++) p.x[i * d + f] = (float)(p.means[i % k * d + f] + normal());
+    finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+    result got = run(&p, NULL);
+    check_contract(&p, &got, "two sides");
+    result_free(&got);
+    problem_free(&p);
 }
 END_TEST
 
@@ -825,6 +849,7 @@ int main(void) {
     tcase_add_test(tests, near_but_narrow);
     tcase_add_test(tests, near_but_far);
     tcase_add_test(tests, near_on_matrix_units);
+    tcase_add_test(tests, near_on_two_sides);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);

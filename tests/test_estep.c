@@ -181,7 +181,7 @@ static reference *level(problem *p) {
  */
 START_TEST(cancelling) {
     const setting exact = {FGMM_EXACT, FGMM_ENGINE_SCREEN, 0}, fast = {FGMM_FAST, FGMM_ENGINE_SCREEN, 0};
-    problem *p = problem_clusters(4, 30, 5, 60, (fgmm_covariance)_i, FGMM_F32);
+    problem *p = problem_clusters(4, 16, 3, 50, (fgmm_covariance)_i, FGMM_F32);
     for (int narrowed = 0; narrowed < 2; narrowed++) {
         for (int64_t i = 0; narrowed && i < covariance_size(p->covariance, p->k, p->d); i++) p->covariances[i] *= 0.25;
         reference *r = level(p);

@@ -334,9 +334,8 @@ FGMM_API fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model
 
 typedef enum fgmm_precision {
     FGMM_EXACT = 0, /**< one iteration within 1e-5 of double: counts, means in deviations, variances, likelihood */
-    /** Within 2e-3 of double: more may be dropped, and OpenCL devices do not evaluate rows that have one component
-     *  (spherical, diagonal). Of fits, k-means and statistics; elsewhere, and where the likelihood cannot be promised
-     *  so, exact runs, and the report says so. */
+    /** Within 2e-3 of double: more may be dropped. Of fits, k-means and statistics; elsewhere exact runs, and the report
+     *  says so. */
     FGMM_FAST = 1,
     FGMM_DOUBLE = 2 /**< CPU only, all in double: within 1e-12 of the scalar reference */
 } fgmm_precision;
@@ -454,7 +453,8 @@ typedef struct fgmm_report {
     double seconds;
     double seconds_per_iteration; /**< median over the iterations; 0 if none */
     double survivors_per_row;     /**< components evaluated exactly, mean over the last iteration */
-    double dropped_mass;          /**< upper bound on the responsibility left out, mean a row, last iteration */
+    double dropped_mass;          /**< upper bound on the responsibility left out, mean a row, last iteration; looser by some
+                                       tens of times where rows are left unevaluated */
     int64_t peak_host_bytes;      /**< flashgmm's own, beyond the caller's rows */
     int64_t peak_device_bytes;    /**< 0 on the CPU */
     int n_warnings;               /**< all of them, also those that did not fit below */
