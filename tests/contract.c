@@ -92,7 +92,8 @@ static double variance_share(const problem *p, const reference *r, int64_t k, in
     } else {
         share = share_of_cut(p, r, k, a, b, 2, e);
     }
-    double rounding = 8 * DBL_EPSILON * sqrt(old_moment(p, r, k, a) * old_moment(p, r, k, b));
+    /* Sums may have been taken a row at a time, and each merged. */
+    double rounding = 32 * DBL_EPSILON * sqrt(old_moment(p, r, k, a) * old_moment(p, r, k, b));
     return share / count + rounding;
 }
 
