@@ -229,7 +229,10 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice);
 
 /* cl_whiten.c: tied and full covariances. */
-/* Sends the whitening matrices, and of full covariances the screen's constants. *sound: whether that screen can be
+/* Counts whitening matrices and all that the scatter sums of both engines may come to hold, so that a refusal comes before the work
+ * and says how much it is, and makes room for the first. @param sound whether a screen may be wanted */
+fgmm_status cl_fit_white(fgmm_device *device, int sound);
+/* In that room: sends the whitening matrices, and of full covariances the screen's constants. *sound: whether that screen can be
  * trusted. */
 fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *sound);
 /* Bound on the relative error, in norm, of the rows that whiten_rows makes (tied), before they are rounded to f32. */

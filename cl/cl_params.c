@@ -491,6 +491,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
 
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
     CL_TRY(fit_pinned(device, sound && !engine->full));
+    if (engine->tied || engine->full) CL_TRY(cl_fit_white(device, sound));
     CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
     if (sound && !engine->full) CL_TRY(prepare_screen(device, frame, &sound));

@@ -135,10 +135,9 @@ static int matrix_constants(const cl_engine *engine, size_t i, const white_matri
     return matrix->most < 6e4 && ga < 0.5 && fabs(out[0]) < 1e30 && fabs(out[4]) < 1e30;
 }
 
-/* Counts whitening matrices and all that the scatter sums of both engines may come to hold, so that a refusal comes
- * before the work and says how much it is. */
-static fgmm_status fit_all(fgmm_device *device, size_t matrices) {
+fgmm_status cl_fit_white(fgmm_device *device, int sound) {
     cl_engine *engine = device->engine;
+    size_t matrices = engine->full ? engine->k : 1;
     const fgmm_host *host = &device->host;
     double d = engine->d, room = (double)device->limit_bytes, need = (double)matrices * (2.0 * d + 1.0) * d * 4.0;
     need += cl_tally_bytes(&engine->sparse_scatter) + cl_tally_bytes(&engine->dense_scatter);
@@ -148,7 +147,7 @@ static fgmm_status fit_all(fgmm_device *device, size_t matrices) {
                           engine->full ? "full" : "tied", engine->k, engine->d, need / 0x1p20, device->name,
                           room / 0x1p20);
     /* Without room for the tiles the f32 screen serves. */
-    if (engine->full && need + (double)matrices * (double)full_floats(engine) * 4.0 > room)
+    if (engine->full && (!sound || need + (double)matrices * (double)full_floats(engine) * 4.0 > room))
         engine->matrix.on = CL_MATRIX_NONE;
     CL_TRY(cl_room_fit(device, &engine->white_hi, matrices * engine->d * engine->d * sizeof(float), "whitening"));
     CL_TRY(cl_room_fit(device, &engine->white_lo, matrices * engine->d * engine->d * sizeof(float), "whitening"));
@@ -244,11 +243,8 @@ fgmm_status cl_prepare_white(fgmm_device *device, const double *frame, int *soun
     size_t most = BATCH_BYTES / (each * sizeof(float)) ? BATCH_BYTES / (each * sizeof(float)) : 1;
     size_t vector = cl_round_up(d, 16), numbers = 4 + CL_FULL_CONSTANTS;
     if (most > matrices) most = matrices;
-    int threads = most > 1 ? cl_threads(device, matrices * cells) : 1;
+    int threads = most > 1 ? cl_threads(device, matrices * cells) : 1, on_matrix = engine->matrix.on;
     fgmm_status status = FGMM_OK;
-    if (engine->full && !*sound) engine->matrix.on = CL_MATRIX_NONE;
-    CL_TRY(fit_all(device, matrices));
-    int on_matrix = engine->matrix.on;
     CL_TRY(cl_pin(device, &engine->white_pinned, most * each * sizeof(float)));
     float *at = engine->white_pinned.at,
           *constants = cl_alloc(device, (numbers * matrices + vector) * sizeof *constants);

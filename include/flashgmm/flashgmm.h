@@ -453,12 +453,12 @@ typedef struct fgmm_report {
     double seconds;
     double seconds_per_iteration; /**< median over the iterations; 0 if none */
     double survivors_per_row;     /**< components evaluated exactly, mean over the last iteration */
-    double dropped_mass;          /**< upper bound on the responsibility left out, mean a row, last iteration; looser by some
+    double dropped_mass;     /**< upper bound on the responsibility left out, mean a row, last iteration; looser by some
                                        tens of times where rows are left unevaluated */
-    int64_t peak_host_bytes;      /**< flashgmm's own, beyond the caller's rows */
-    int64_t peak_device_bytes;    /**< 0 on the CPU */
-    int n_warnings;               /**< all of them, also those that did not fit below */
-    char warnings[8][160];        /**< the first few, a line each; the last says how many more */
+    int64_t peak_host_bytes; /**< flashgmm's own, beyond the caller's rows */
+    int64_t peak_device_bytes; /**< 0 on the CPU */
+    int n_warnings;            /**< all of them, also those that did not fit below */
+    char warnings[8][160];     /**< the first few, a line each; the last says how many more */
 } fgmm_report;
 
 #define FGMM_REPORT_INIT                                                                                               \
