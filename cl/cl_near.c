@@ -363,15 +363,13 @@ static fgmm_status run_group(fgmm_device *device, const cl_group *group, const c
 /* A driver that does not take the kernels costs these alone: the group goes through the f32 ones, and the next pass tries the others. */
 fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_place *place, int *done) {
     cl_engine *engine = device->engine;
-    cl_opened *opened = cl_opened_of(device);
     device->group_refused = 0;
     fgmm_status status = run_group(device, group, place);
     *done = status == FGMM_OK;
-    int refused = opened->build_failed || device->group_refused;
-    if (status != FGMM_ERR_DEVICE || !refused || engine->pairs.added) return status;
+    const char *refused = engine->pairs.added ? NULL : cl_refusal(device, status);
+    if (!refused) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: the dense engine leaves %s alone: its kernels do not %s",
-                     device->name, cl_matrix_name(engine->pairs.on), opened->build_failed ? "build" : "start");
-    opened->build_failed = device->group_refused = 0;
+                     device->name, cl_matrix_name(engine->pairs.on), refused);
     device->pairs = engine->pairs.on - 1;
     engine->pairs.on = CL_MATRIX_NONE;
     return FGMM_OK;

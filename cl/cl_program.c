@@ -246,6 +246,14 @@ fgmm_status cl_kernel_get(fgmm_device *device, cl_kernel *out, const char *name,
     return device->host.fail(device->host.user, FGMM_ERR_INTERNAL, "no kernel source is called %s.cl", name);
 }
 
+const char *cl_refusal(fgmm_device *device, fgmm_status status) {
+    cl_opened *opened = cl_opened_of(device);
+    if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return NULL;
+    const char *refused = opened->build_failed ? "build" : "start";
+    opened->build_failed = device->group_refused = 0;
+    return refused;
+}
+
 void cl_kernels_free(fgmm_device *device) {
     while (device->kernels) {
         cl_kernel_slot *slot = device->kernels;

@@ -26,6 +26,9 @@ fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source 
 int cl_sm90a_marked(const char *source);
 cl_int cl_sm90a(fgmm_device *device, cl_program *program, const char *options);
 
+/* What some kernel did not do that failed so: "build" or "start", and NULL for another failure. It is forgotten with that. */
+const char *cl_refusal(fgmm_device *device, fgmm_status status);
+
 /* Releases every kernel and program; the next cl_kernel_get builds or loads again. */
 void cl_kernels_free(fgmm_device *device);
 

@@ -163,14 +163,13 @@ static fgmm_status screen_matrix(fgmm_device *device, const screen_part *part, c
 
 /* A driver that does not take the kernels costs these, not the fit: the f32 screen goes on, and the next pass tries the others. */
 static fgmm_status try_matrix(fgmm_device *device, const screen_part *part, cl_mem hints) {
-    cl_opened *opened = cl_opened_of(device);
     int level = device->engine->matrix.on;
     device->group_refused = 0;
     fgmm_status status = screen_matrix(device, part, hints);
-    if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return status;
+    const char *refused = cl_refusal(device, status);
+    if (!refused) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: %s are left alone: their kernels do not %s",
-                     device->name, cl_matrix_name(level), opened->build_failed ? "build" : "start");
-    opened->build_failed = device->group_refused = 0;
+                     device->name, cl_matrix_name(level), refused);
     if (device->engine->full)
         device->has_full = 0;
     else {
@@ -191,8 +190,7 @@ static size_t rows_at_once(const fgmm_device *device) {
     if (engine->tied) depth += d * d;
     size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;
     if (engine->tied) room = WHITE_ROWS_BYTES / ((size_t)d * sizeof(float));
-    if (engine->matrix.on && !engine->matrix.kept && !engine->full &&
-        PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
+    if (engine->matrix.on && !engine->matrix.kept && PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
         room = PACKED_ROWS_BYTES / (engine->matrix.steps * 32);
     if (step > room) step = room;
     const cl_tile *tile = engine->full ? &engine->white_tile : &engine->tile;
