@@ -1,11 +1,11 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DEXACT=1
+// variants: -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
 /*
  * Sums of the sparse survivors, and the folding of partial sums.
  *
  *   part[s, k, :] = sums over the entries of component k in superchunk s, in row order, of
  *                   w r t [D], w r t^2 [D], w r [1],   t = (x - c_hi) - c_lo
  *
- * A work-item owns one (s, k, feature). Floats are added at most 16 at a time and never across a chunk of 1024 rows, then go
+ * A work-item owns one (s, k, feature or four of them). Floats are added at most 16 at a time and never across a chunk of 1024 rows, then go
  * into a float-float; so the sums depend on the rows' numbers, not on how they were cut into blocks.
  */
 #include "ff.clh"
@@ -29,82 +29,143 @@
 #define EXACT 0
 #endif
 
+// Features of a work-item: four at once where rows can be read so.
+#if ROW_FOURS && !EXACT
+typedef float4 some;
+#define WIDTH 4
+#define SOME_AT(rows, i) ROW_FOUR(rows, i)
+#define FLOATS_AT(values, i) (*(__global const float4 *)((values) + (i)))
+#define ELEMENT(v, i) ((i) == 0 ? (v).x : (i) == 1 ? (v).y : (i) == 2 ? (v).z : (v).w)
+#else
+typedef float some;
+#define WIDTH 1
+#define SOME_AT(rows, i) ROW_AT(rows, i)
+#define FLOATS_AT(values, i) ((values)[i])
+#define ELEMENT(v, i) (v)
+#endif
+
+// A float-float of each.
+typedef struct {
+    some hi, lo;
+} some_sums;
+
+#if !EXACT
+static inline some_sums some_add(some_sums a, some b)
+{
+    const some s = a.hi + b;
+    const some t = s - a.hi;
+    const some e = ((a.hi - (s - t)) + (b - t)) + a.lo;
+    some_sums out;
+    out.hi = s + e;
+    out.lo = e - (out.hi - s);
+    return out;
+}
+#endif
+
+static inline some_sums some_load(__global const float2 *from)
+{
+    some_sums out;
+#if WIDTH == 4
+    out.hi = (float4)(from[0].x, from[1].x, from[2].x, from[3].x);
+    out.lo = (float4)(from[0].y, from[1].y, from[2].y, from[3].y);
+#else
+    out.hi = from[0].x;
+    out.lo = from[0].y;
+#endif
+    return out;
+}
+
+static inline void some_store(some_sums s, __global float2 *to)
+{
+    for (uint i = 0; i < WIDTH; i++) to[i] = (float2)(ELEMENT(s.hi, i), ELEMENT(s.lo, i));
+}
+
 // starts [k * slots + 1]: the lists of bins.cl. resume: slot 0 goes on from what it holds. row0 is a multiple of 1024.
-// part [slots, k, 2 d + 1].
+// part [slots, k, 2 d + 1]. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
                          __global const float *c_hi, __global const float *c_lo, __global const float *weights,
                          __global const uint *values, __global const float *surv_r, __global const uint *starts,
                          uint resume, __global float2 *part)
 {
-    const ulong i = get_global_id(0);
-    const uint f = (uint)(i % (d + 1));
-    const ulong pair = i / (d + 1);
+    const ulong i = get_global_id(0), lists = (ulong)k * slots, runs = d / WIDTH;
+    const int whole = i >= lists * runs; // sums w r alone
+    const ulong pair = whole ? i - lists * runs : i / runs;
+    const uint f = whole ? 0 : (uint)(i % runs) * WIDTH;
     const uint c = (uint)(pair % k);
     const uint s = (uint)(pair / k);
     if (s >= slots) return;
 
     const ulong width = 2ul * d + 1;
     __global float2 *out = part + ((ulong)s * k + c) * width;
-    const int whole = f == d; // the work-item that sums w r alone
-    ff s1 = (ff)(0.0f, 0.0f), s2 = (ff)(0.0f, 0.0f);
-    if (s == 0 && resume) {
-        s1 = whole ? out[2ul * d] : out[f];
-        if (!whole) s2 = out[(ulong)d + f];
+    some_sums s1, s2;
+    s1.hi = s1.lo = s2.hi = s2.lo = (some)(0.0f);
+    if (s == 0 && resume && !whole) {
+        s1 = some_load(out + f);
+        s2 = some_load(out + d + f);
     }
-    const float hi = whole ? 0.0f : c_hi[(ulong)c * d + f];
-    const float lo = whole ? 0.0f : c_lo[(ulong)c * d + f];
-    const uint end = starts[c * slots + s + 1];
+    if (s == 0 && resume && whole) {
+        s1.hi = (some)(out[2ul * d].x);
+        s1.lo = (some)(out[2ul * d].y);
+    }
+    const some hi = whole ? (some)(0.0f) : FLOATS_AT(c_hi, (ulong)c * d + f);
+    const some lo = whole ? (some)(0.0f) : FLOATS_AT(c_lo, (ulong)c * d + f);
+    const uint from = starts[c * slots + s], end = starts[c * slots + s + 1];
+    rows += offset + f;
 #if EXACT
-    for (uint e = starts[c * slots + s]; e < end; e++) {
+    for (uint e = from; e < end; e++) {
         const uint value = values[e];
         const uint row = value / CAP;
         const float wr = surv_r[value] * (weights ? weights[row0 + row] : 1.0f);
         ff t = (ff)(1.0f, 0.0f);
         if (!whole) {
-            const ff gap = ff_two_sum(ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f), -hi);
+            const ff gap = ff_two_sum(SOME_AT(rows, (ulong)(row0 + row) * pitch), -hi);
             t = ff_two_sum(gap.x, gap.y - lo);
         }
-        s1 = ff_sum(s1, ff_scale(t, wr));
+        const ff sum = ff_sum((ff)(s1.hi, s1.lo), ff_scale(t, wr));
+        s1.hi = sum.x;
+        s1.lo = sum.y;
     }
 #else
-    float p1 = 0.0f, p2 = 0.0f;
-    uint terms = 0, chunk = 0;
-    // What a batch of entries needs is on its way before the first of it is added.
-    for (uint e0 = starts[c * slots + s]; e0 < end; e0 += BATCH) {
-        uint value[BATCH];
-        float wr[BATCH], x[BATCH];
-        for (uint b = 0; b < BATCH; b++) value[b] = values[min(e0 + b, end - 1)];
+    some p1 = (some)(0.0f), p2 = (some)(0.0f);
+    uint terms = 0, chunk = 0, value[BATCH];
+    // What a batch of entries needs is on its way before the first of it is added, and so is where the next one's rows lie.
+    for (uint b = 0; b < BATCH && from < end; b++) value[b] = values[min(from + b, end - 1)];
+    for (uint e0 = from; e0 < end; e0 += BATCH) {
+        uint row[BATCH];
+        float wr[BATCH];
+        some x[BATCH];
         for (uint b = 0; b < BATCH; b++) {
-            const uint row = value[b] / CAP;
+            row[b] = value[b] / CAP;
             wr[b] = surv_r[value[b]];
-            if (weights) wr[b] *= weights[row0 + row];
-            x[b] = whole ? 0.0f : ROW_AT(rows, offset + (ulong)(row0 + row) * pitch + f);
+            if (weights) wr[b] *= weights[row0 + row[b]];
+            x[b] = whole ? (some)(0.0f) : SOME_AT(rows, (ulong)(row0 + row[b]) * pitch);
         }
+        for (uint b = 0; b < BATCH; b++) value[b] = values[min(e0 + BATCH + b, end - 1)];
         for (uint b = 0; b < BATCH; b++) {
             if (e0 + b >= end) break;
-            const uint row_chunk = value[b] / CAP / 1024;
+            const uint row_chunk = row[b] / 1024;
             if (terms == 16 || (terms > 0 && chunk != row_chunk)) {
-                s1 = ff_add(s1, p1);
-                s2 = ff_add(s2, p2);
-                p1 = p2 = 0.0f;
+                s1 = some_add(s1, p1);
+                s2 = some_add(s2, p2);
+                p1 = p2 = (some)(0.0f);
                 terms = 0;
             }
             chunk = row_chunk;
             terms++;
-            const float t = whole ? 1.0f : (x[b] - hi) - lo;
-            const float wrt = wr[b] * t;
+            const some t = whole ? (some)(1.0f) : (x[b] - hi) - lo;
+            const some wrt = wr[b] * t;
             p1 += wrt;
             p2 = fma(wrt, t, p2);
         }
     }
-    s1 = ff_add(s1, p1);
-    s2 = ff_add(s2, p2);
+    s1 = some_add(s1, p1);
+    s2 = some_add(s2, p2);
 #endif
     if (whole) {
-        out[2ul * d] = s1;
+        out[2ul * d] = (float2)(ELEMENT(s1.hi, 0), ELEMENT(s1.lo, 0));
     } else {
-        out[f] = s1;
-        out[(ulong)d + f] = s2;
+        some_store(s1, out + f);
+        some_store(s2, out + d + f);
     }
 }
 

@@ -167,11 +167,11 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     cl_mem part = NULL;
     cl_uint resume = 0, k = engine->k, d = engine->d;
     CL_TRY(cl_tally_open(device, tally, plan.first, plan.slots, &resume, &part));
-    char row[64], options[96];
-    cl_row_options(row, sizeof row, block);
-    snprintf(options, sizeof options, "%s -DEXACT=%d", row, engine->tied || engine->full);
+    char options[96];
+    int exact = engine->tied || engine->full, fours = !exact && cl_row_fours(engine, block->offset, block->pitch);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DEXACT=%d", (int)block->type, fours, exact);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
-    size_t local = GROUP, global = cl_round_up((size_t)k * plan.slots * (d + 1), local);
+    size_t local = GROUP, global = cl_round_up((size_t)k * plan.slots * (d / (fours ? 4 : 1) + 1), local);
     CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k), CL_ARG(plan.slots),
                   CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),
