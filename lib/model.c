@@ -49,8 +49,7 @@ fgmm_status fgmm_model_check_shape(fgmm_context *ctx, fgmm_covariance type, int6
     return FGMM_OK;
 }
 
-/* A model whose numbers are yet to be written. */
-static fgmm_status model_room(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
+fgmm_status fgmm_model_room(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
     fgmm_model *model = fgmm_calloc(ctx, 1, sizeof *model, "a model");
     if (!model) return FGMM_ERR_MEMORY;
     model->type = type;
@@ -70,7 +69,7 @@ static fgmm_status model_room(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
 }
 
 fgmm_status fgmm_model_new(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d) {
-    FGMM_TRY(model_room(ctx, out, type, k, d));
+    FGMM_TRY(fgmm_model_room(ctx, out, type, k, d));
     fgmm_zero(ctx, (*out)->weights, k);
     fgmm_zero(ctx, (*out)->means, k * d);
     fgmm_zero(ctx, (*out)->covariances, fgmm_covariances_size(type, k, d));
@@ -164,7 +163,7 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
 
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model) {
     fgmm_model *copy = NULL;
-    FGMM_TRY(model_room(ctx, &copy, model->type, model->k, model->d));
+    FGMM_TRY(fgmm_model_room(ctx, &copy, model->type, model->k, model->d));
     memcpy(copy->weights, model->weights, (size_t)model->k * sizeof(double));
     fgmm_copy(ctx, copy->means, model->means, model->k * model->d);
     fgmm_copy(ctx, copy->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));

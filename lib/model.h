@@ -26,7 +26,9 @@ int fgmm_covariances_shape(fgmm_covariance type, int64_t k, int64_t d, int64_t s
 /* 1 for tied and full. */
 int fgmm_has_matrices(fgmm_covariance type);
 
-/* Room for a model of this shape, which has been checked: zeros, lower_bound NaN. */
+/* Room for a model of this shape, which has been checked; its numbers are yet to be written, but for lower_bound, NaN. */
+fgmm_status fgmm_model_room(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d);
+/* The same with zeros. */
 fgmm_status fgmm_model_new(fgmm_context *ctx, fgmm_model **out, fgmm_covariance type, int64_t k, int64_t d);
 
 /* The model as one of another type: a diagonal model's variances as the diagonals of tied or full matrices. @param

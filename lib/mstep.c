@@ -16,14 +16,10 @@ static int update_variance(const fgmm_stats *stats, fgmm_model *model, int64_t i
     int64_t d = model->d;
     double s0 = stats->s0[i];
     if (model->type == FGMM_SPHERICAL) {
-        double variance = stats->s2[i] / s0, floor = 0;
-        for (int64_t j = 0; j < d; j++) {
-            double shift = stats->s1[i * d + j] / s0;
-            variance -= shift * shift;
-            floor += fgmm_variance_floor(stats->centres[i * d + j] + shift) / (double)d;
-        }
+        double square, floor;
         int hit;
-        model->covariances[i] = floored(variance / (double)d, floor, reg_covar, &hit);
+        fgmm_stats_moved(stats, i, &square, &floor);
+        model->covariances[i] = floored((stats->s2[i] / s0 - square) / (double)d, floor / (double)d, reg_covar, &hit);
         return hit;
     }
     int all = 1, hit;
@@ -167,6 +163,14 @@ static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, in
     return own && !freeze_means && update_variance(stats, model, i, reg_covar) ? FGMM_COLLAPSED : FGMM_ALIVE;
 }
 
+/* What the M-step may keep of a component, where its variances are its own. */
+static void take_component(const fgmm_model *from, fgmm_model *to, int64_t i) {
+    int64_t d = from->d, own = fgmm_covariances_size(from->type, 1, d);
+    to->weights[i] = from->weights[i];
+    memcpy(to->means + i * d, from->means + i * d, (size_t)d * sizeof(double));
+    memcpy(to->covariances + i * own, from->covariances + i * own, (size_t)own * sizeof(double));
+}
+
 static int all_finite(const double *values, int64_t count) {
     int finite = 1;
     for (int64_t i = 0; i < count; i++) finite &= isfinite(values[i]) != 0;
@@ -185,18 +189,23 @@ fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_co
     int matrices = fgmm_has_matrices(stats->model->type), freeze_covariances = (freeze & FGMM_FREEZE_COVARIANCES) != 0;
     fgmm_fate *noticed = fgmm_calloc(ctx, (size_t)k, sizeof *noticed, "fates of components");
     if (!noticed) return FGMM_ERR_MEMORY;
-    FGMM_GO(fgmm_model_copy(ctx, &model, stats->model));
+    if (matrices)
+        FGMM_GO(fgmm_model_copy(ctx, &model, stats->model));
+    else
+        FGMM_GO(fgmm_model_room(ctx, &model, stats->model->type, k, d));
+    model->n_iter = stats->model->n_iter;
     int threads = fgmm_threads_over(ctx, (double)(k * d));
     int64_t own = matrices ? 0 : fgmm_covariances_size(model->type, 1, d);
     int finite = 1;
 #pragma omp parallel for num_threads(threads) reduction(& : finite)
     for (int64_t i = 0; i < k; i++) {
+        if (!matrices) take_component(stats->model, model, i);
         noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
         finite &= all_finite(model->covariances + i * own, own);
     }
     if (matrices && !freeze_covariances) FGMM_GO(update_matrices(ctx, stats, model, reg_covar, noticed));
     int64_t parts = !matrices ? 0 : model->type == FGMM_FULL ? k : 1;
-#pragma omp parallel for num_threads(threads) reduction(& : finite)
+#pragma omp parallel for num_threads(threads) reduction(& : finite) if (parts > 1)
     for (int64_t i = 0; i < parts; i++) finite &= all_finite(model->covariances + i * d * d, d * d);
     if (!finite) FGMM_GO(fgmm_fail(ctx, FGMM_ERR_DATA, "a covariance is not finite: scale the data"));
     if (fates) memcpy(fates, noticed, (size_t)k * sizeof *fates);

@@ -33,7 +33,8 @@ static double sum_of_logs(const double *values, int64_t n) {
 static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
                               double *half_inv_var) {
     int64_t k = model->k, d = model->d;
-    int threads = fgmm_threads_over(ctx, (double)(k * d));
+    enum { LOG_CELLS = 32 }; /* what a logarithm takes, in cells */
+    int threads = fgmm_threads_over(ctx, (double)(k * (model->type == FGMM_DIAG ? d : LOG_CELLS)));
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < k; i++) {
         log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;

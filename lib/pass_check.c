@@ -68,21 +68,22 @@ static void check_component(fgmm_pass_check *check, const fgmm_stats *stats, dou
                             int64_t i) {
     const fgmm_model *model = stats->model;
     int64_t d = model->d;
-    double s0 = stats->s0[i], moved = 0, noises = 0;
+    double s0 = stats->s0[i];
     if (!is_held_to(stats, i)) return;
     double promised = model->weights[i] * stats->weight / s0;
-    for (int64_t j = 0; j < d; j++) {
-        int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
-        double shift = stats->s1[at] / s0, noise = fgmm_variance_floor(stats->centres[at] + shift);
-        moved += shift * shift;
-        noises += noise;
-        if (model->type == FGMM_DIAG || model->type == FGMM_FULL)
-            check_variance(check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift, noise,
-                           model->covariances[diagonal], promised);
-    }
-    if (model->type == FGMM_SPHERICAL)
+    if (model->type == FGMM_SPHERICAL) {
+        double moved, noises;
+        fgmm_stats_moved(stats, i, &moved, &noises);
         check_variance(check, epsilon, tolerance, stats->s2[i] / s0, moved, noises, model->covariances[i] * (double)d,
                        promised);
+        return;
+    }
+    for (int64_t j = 0; j < d; j++) {
+        int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
+        double shift = stats->s1[at] / s0;
+        check_variance(check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift,
+                       fgmm_variance_floor(stats->centres[at] + shift), model->covariances[diagonal], promised);
+    }
 }
 
 fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance) {

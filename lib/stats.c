@@ -54,6 +54,20 @@ void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *
     start_sums(ctx, stats, model->means);
 }
 
+void fgmm_stats_moved(const fgmm_stats *stats, int64_t i, double *square, double *floor) {
+    int64_t d = stats->model->d;
+    const double *s1 = stats->s1 + i * d, *centres = stats->centres + i * d, s0 = stats->s0[i];
+    double squares = 0, floors = 0;
+#pragma omp simd reduction(+ : squares, floors)
+    for (int64_t j = 0; j < d; j++) {
+        double shift = s1[j] / s0;
+        squares += shift * shift;
+        floors += fgmm_variance_floor(centres[j] + shift);
+    }
+    *square = squares;
+    *floor = floors;
+}
+
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
     fgmm_model *copy = NULL;
     FGMM_TRY(fgmm_model_copy(ctx, &copy, model));

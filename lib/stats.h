@@ -35,6 +35,9 @@ static inline double fgmm_variance_floor(double mean) {
     return floor > 1e-30 ? floor : 1e-30;
 }
 
+/* Of component i: the square of its new mean's distance from its centre, and the sum of the floors of its variances. */
+void fgmm_stats_moved(const fgmm_stats *stats, int64_t i, double *square, double *floor);
+
 /* What an M-step noticed about a component. */
 typedef enum fgmm_fate { FGMM_ALIVE = 0, FGMM_DEAD = 1, FGMM_COLLAPSED = 2 } fgmm_fate;
 
