@@ -226,7 +226,7 @@ int main(int argc, char **argv) {
         {"n", 'n', CLI_INT64, &b.data.n, 1, 1e12, "N", "rows"},
         {"k", 'k', CLI_INT64, &b.data.k, 1, 1e9, "K", "components"},
         {"d", 'd', CLI_INT64, &b.data.d, 1, 1e6, "D", "features"},
-        {"data", 0, CLI_CHOICE, &b.data.overlapping, 0, 0, "separated|overlapping", "default separated"},
+        {"data", 0, CLI_CHOICE, &b.data.spread, 0, 0, BENCH_SPREADS, "default separated"},
         {"reps", 0, CLI_INT, &b.reps, 1, 10000, "N", "passes to time"},
         {"seed", 0, CLI_SEED, &b.data.seed, 0, 0, "S", "of the data"},
         {"json", 0, CLI_FLAG, &b.json, 0, 0, NULL, "print one JSON object on stdout"},

@@ -92,8 +92,14 @@ static void normal_row(const bench_data *b, uint64_t stream, int64_t row, float 
     }
 }
 
+const char *bench_spread_name(int spread) {
+    static const char *const names[] = {"separated", "overlapping", "close"};
+    return names[spread];
+}
+
 static float spread(const bench_data *b) {
-    return b->overlapping ? 0.1f : 2.0f;
+    static const float factors[] = {2.0f, 0.1f, 0.8f};
+    return factors[b->spread];
 }
 
 void bench_centres(const bench_data *b, float *centres) {

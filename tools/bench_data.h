@@ -7,10 +7,16 @@
 /* Bytes hold 12 times the number, u8 128 more, rounded and cut. */
 typedef enum bench_type { BENCH_F32, BENCH_F16, BENCH_BF16, BENCH_U8, BENCH_I8 } bench_type;
 
+/* Centres are 2 N(0, I); 0.1 N(0, I), so that all components count for each row; or 0.8 N(0, I), so that one does but
+ * distances between centres do not tell which. */
+typedef enum bench_spread { BENCH_SEPARATED, BENCH_OVERLAPPING, BENCH_CLOSE } bench_spread;
+#define BENCH_SPREADS "separated|overlapping|close"
+const char *bench_spread_name(int spread);
+
 typedef struct bench_data {
     int64_t n, k, d;
-    int overlapping; /* centres 0.1 N(0, I), not 2 N(0, I) */
-    int type;        /* bench_type: what rows are stored as */
+    int spread; /* bench_spread */
+    int type;   /* bench_type: what rows are stored as */
     uint64_t seed;
 } bench_data;
 

@@ -136,7 +136,7 @@ static void print_json(const em_args *a, const em_result *b) {
     json_int(&j, "n_components", a->data.k);
     json_text(&j, a->hard ? "method" : "covariance_type", kind_of(a));
     json_text(&j, "type", type_names[a->data.type]);
-    json_text(&j, "data", a->data.overlapping ? "overlapping" : "separated");
+    json_text(&j, "data", bench_spread_name(a->data.spread));
     json_text(&j, "rows", a->made ? "made" : "memory");
     json_text(&j, "device", r->device);
     json_text(&j, "precision", cli_precision_name(r->precision));
@@ -165,8 +165,8 @@ static void print_result(const em_args *a, const em_result *b) {
     const fgmm_report *r = &b->report;
     double rate = flops_of(a) / b->median;
     printf("data        %lld rows x %lld features (%s), %s; %lld components, %s\n", (long long)a->data.n,
-           (long long)a->data.d, type_names[a->data.type], a->data.overlapping ? "overlapping" : "separated",
-           (long long)a->data.k, kind_of(a));
+           (long long)a->data.d, type_names[a->data.type], bench_spread_name(a->data.spread), (long long)a->data.k,
+           kind_of(a));
     printf("device      %s, precision %s, engine %s\n", r->device, cli_precision_name(r->precision),
            cli_engine_name(r->engine));
     printf("iteration   %.4g ms, median of %d%s (fastest %.4g): %.4g rows a second%s\n", b->median * 1e3, b->n_times,
@@ -210,7 +210,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"d", 'd', CLI_INT64, &a.data.d, 1, 1e6, "D", "features (default 128)"},
         {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag|tied|full", "default diag"},
         {"hard", 0, CLI_FLAG, &a.hard, 0, 0, NULL, "k-means in place of a mixture"},
-        {"data", 0, CLI_CHOICE, &a.data.overlapping, 0, 0, "separated|overlapping", "default separated"},
+        {"data", 0, CLI_CHOICE, &a.data.spread, 0, 0, BENCH_SPREADS, "default separated"},
         {"type", 0, CLI_CHOICE, &a.data.type, 0, 0, "f32|f16|bf16|u8|i8", "of the rows (default f32)"},
         {"reps", 0, CLI_INT, &a.reps, 1, BENCH_REPS_MAX, "N", "iterations to time (default 5)"},
         {"first", 0, CLI_FLAG, &a.first, 0, 0, NULL, "time the first iteration, each time from the start"},

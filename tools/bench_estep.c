@@ -96,7 +96,7 @@ static int run_and_read(const char *const *argv, char *out, size_t size, int *wa
 
 /* Runs the unfused baseline on the same device and data. @param out its one line, or why there is none */
 static int run_baseline(const bench_args *a, const char *device, char *out, size_t size) {
-    char path[4200], n[24], k[24], d[24], reps[16], seed[24];
+    char path[4200], n[24], k[24], d[24], reps[16], seed[24], data[32];
     const char *name = strncmp(device, "opencl: ", 8) == 0 ? device + 8 : NULL;
     if (!name) return snprintf(out, size, "the baseline runs on OpenCL devices only: give --device opencl"), 0;
     if (!find_baseline(path, sizeof path)) {
@@ -107,7 +107,7 @@ static int run_baseline(const bench_args *a, const char *device, char *out, size
     snprintf(d, sizeof d, "-d%lld", (long long)a->data.d);
     snprintf(reps, sizeof reps, "--reps=%d", a->reps);
     snprintf(seed, sizeof seed, "--seed=%llu", (unsigned long long)a->data.seed);
-    const char *data = a->data.overlapping ? "--data=overlapping" : "--data=separated";
+    snprintf(data, sizeof data, "--data=%s", bench_spread_name(a->data.spread));
     const char *form = a->session.json ? "--json" : NULL; /* last, so that NULL may stand for it */
     const char *const argv[] = {path, n, k, d, reps, seed, data, "--name", name, form, NULL};
     int wait_status = 0, failed = run_and_read(argv, out, size, &wait_status);
@@ -127,7 +127,7 @@ static void print_result(const bench_args *a, const bench_result *b, int has_bas
         json_int(&j, "n_features", s->d);
         json_int(&j, "n_components", s->k);
         json_text(&j, "covariance_type", fgmm_covariance_name((fgmm_covariance)a->covariance));
-        json_text(&j, "data", s->overlapping ? "overlapping" : "separated");
+        json_text(&j, "data", bench_spread_name(s->spread));
         json_text(&j, "device", r->device);
         json_text(&j, "precision", cli_precision_name(r->precision));
         json_text(&j, "engine", cli_engine_name(r->engine));
@@ -153,8 +153,7 @@ static void print_result(const bench_args *a, const bench_result *b, int has_bas
         return;
     }
     printf("data        %lld rows x %lld features (f32), %s; %lld %s components\n", (long long)s->n, (long long)s->d,
-           s->overlapping ? "overlapping" : "separated", (long long)s->k,
-           fgmm_covariance_name((fgmm_covariance)a->covariance));
+           bench_spread_name(s->spread), (long long)s->k, fgmm_covariance_name((fgmm_covariance)a->covariance));
     printf("device      %s, precision %s, engine %s\n", r->device, cli_precision_name(r->precision),
            cli_engine_name(r->engine));
     printf("iteration   %.4g ms, median of %d (fastest %.4g)\n", b->median * 1e3, a->reps, b->fastest * 1e3);
@@ -175,7 +174,7 @@ static int run(const cli_command *self, int argc, char **argv) {
         {"k", 'k', CLI_INT64, &a.data.k, 1, 1e9, "K", "components (default 256)"},
         {"d", 'd', CLI_INT64, &a.data.d, 1, 1e6, "D", "features (default 64)"},
         {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag|tied|full", "default spherical"},
-        {"data", 0, CLI_CHOICE, &a.data.overlapping, 0, 0, "separated|overlapping", "default separated"},
+        {"data", 0, CLI_CHOICE, &a.data.spread, 0, 0, BENCH_SPREADS, "default separated"},
         {"reps", 0, CLI_INT, &a.reps, 1, BENCH_REPS_MAX, "N", "iterations to time after one that is not (default 5)"},
         {"seed", 0, CLI_SEED, &a.data.seed, 0, 0, "S", "of the data"},
         {"baseline", 0, CLI_FLAG, &a.baseline, 0, 0, NULL, "also CLBlast's product and a log-sum-exp, unfused"},
