@@ -6,6 +6,7 @@
 # Ends with "N passed, N failed", which counts compilations.
 set -u
 cd "$(dirname "$0")/.." || exit 1
+self=tools/$(basename "$0")
 CLANG=${CLANG:-clang-15}
 LLVM_SPIRV=${LLVM_SPIRV:-llvm-spirv-15}
 for tool in "$CLANG" "$LLVM_SPIRV"; do
@@ -18,6 +19,16 @@ done
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
+
+# Several files go side by side, each in a process of its own that ends with its tally.
+if [ $# -gt 1 ]; then
+    printf '%s\n' "$@" | xargs -P "$(nproc 2>/dev/null || echo 1)" -I{} sh -c '"$0" "$1" >"$2/$(basename "$1").part" 2>&1' "$self" {} "$work"
+    cat "$work"/*.part | grep -v -e '^1 files$' -e '^[0-9]* passed, [0-9]* failed$'
+    echo "$# files"
+    awk '/^[0-9]+ passed, [0-9]+ failed$/ { good += $1; bad += $3; ended++ }
+        END { print good + 0 " passed, " bad + files - ended " failed"; exit bad + files - ended > 0 }' files=$# "$work"/*.part
+    exit
+fi
 
 front="-x cl -cl-std=CL1.2 -Xclang -finclude-default-header -Icl -Wall -Werror"
 good=0
