@@ -7,7 +7,8 @@ FOLDER: a checkout of github.com/IBM/Flash-GMM and of github.com/svg-project/fla
 Ours is a whole EM iteration, host included, the median after the first (`flashgmm bench em`). A peer's is one call of its E-step with
 statistics, or of an assignment with new centroids, by CUDA events after warm-up, the median of 20. Errors are those of one iteration
 against the same in double, computed here: of the mean log-likelihood, relative to the larger of 1 and itself; of the counts and of
-the variances, the largest relative one over the components. A peer that is missing is a line that says so.
+the variances, the largest relative one over the components. A peer that is missing is a line that says so. Rows of the
+table also go to standard error as they come, since peers that tune themselves take minutes.
 
 Exit status 0: done; 1: a run failed.
 """
@@ -103,6 +104,7 @@ class Bench:
 
     def row(self, work, who, ms, against=None, check=""):
         self.table.append([work, who, f"{ms:.3f}", "" if against is None else f"{ms / against:.2f}", check])
+        print("  ".join(self.table[-1]), file=sys.stderr, flush=True)
 
     def ours(self, covariance, *more):
         kind = ["--hard"] if covariance == "kmeans" else ["--covariance", covariance]
@@ -194,8 +196,8 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flashgmm-bench-") as scratch:
         bench = Bench(args, pathlib.Path(scratch))
-        bench.mixtures()
         bench.kmeans()
+        bench.mixtures()
         bench.report()
 
 
