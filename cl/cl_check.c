@@ -1,7 +1,7 @@
 /*
  * Known-answer test: moments, one E-step (row by row and summed) and assignments of a small mixture, spherical and diagonal, against double. Many
- * components lie so close together that the rows near them overflow their lists of candidates, so both engines run; the
- * features take several steps of every tile, and lanes that share a row. Then, where the dense engine may run on matrix units, components
+ * components lie so close together that the rows near them overflow their lists of candidates, so both engines run; pairs of
+ * others are what settling has to look at; the features take several steps of every tile, and lanes that share a row. Then, where the dense engine may run on matrix units, components
  * near a centre.
  */
 #include "cl_engine.h"
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = 70, COMPONENTS = 70, ALIKE = 30, FEATURES = 17, CELLS = COMPONENTS * FEATURES };
+enum { ROWS = 70, COMPONENTS = 70, ALIKE = 30, PAIRED = 50, FEATURES = 17, CELLS = COMPONENTS * FEATURES };
 static const double TOLERANCE = 1e-4;
 
 typedef struct check_case {
@@ -42,6 +42,7 @@ static void make_case(check_case *c, int kind) {
         for (int f = 0; f < FEATURES; f++) {
             double inverse = 8.0 + 4.0 * next_value(&state);
             c->means[k][f] = k && k < ALIKE ? c->means[0][f] + 0.05 * next_value(&state) : 6.0 * next_value(&state);
+            if (k >= PAIRED && k % 2) c->means[k][f] = c->means[k - 1][f] + 0.1 * next_value(&state);
             if (kind == NEAR) c->means[k][f] = 3.0 + 0.2 * (next_value(&state) - 0.5);
             if (diag || f == 0) c->inverse[diag ? k * FEATURES + f : k] = inverse;
             log_det -= log(2.0 * c->inverse[diag ? k * FEATURES + f : k]);

@@ -1,7 +1,8 @@
 /*
  * The engine's own state. An E-step goes through a block slice by slice:
  *
- *   screen (cl_screen.c) -> refine -> lists (cl_bins.c) -> sums of the survivors        cl_estep.c, cl_scatter.c
+ *   settle (cl_settle.c) -> screen of the rest (cl_screen.c) -> refine
+ *   refine -> lists (cl_bins.c) -> sums of the survivors                              cl_estep.c, cl_scatter.c
  *          \-> rows with too many candidates -> dense engine (cl_dense.c)
  *          \-> log-likelihood and counts of each chunk of rows
  *
@@ -132,6 +133,12 @@ struct cl_engine {
     cl_room white_bounds, known; /* of screen_full_wgmma.cl, and what known_full left */
     cl_float white_eta;          /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
+    /* of cl_settle.c */
+    cl_uint n_nearest;               /* others of a component that rows are looked at for */
+    cl_room off, nearest, unsettled; /* of the components, of reach.cl; a part's rows for the screen */
+    int settling, reached;           /* rows of this block are settled; reaches are of these parameters */
+    int settle_wait, settle_rest; /* passes until it is tried again: now, and after the last time that too few were */
+    double tried, left_over;      /* rows of this pass, and those of them that were not settled */
     /* of a slice */
     cl_room packed_rows, row_starts, again, narrow;
     cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_list;
@@ -142,7 +149,7 @@ struct cl_engine {
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
     cl_arrival left;      /* how many rows of the slice are left to the dense engine */
-    cl_arrival row_sums;  /* of the last block's chunks */
+    cl_arrival row_sums;  /* of the last block's chunks, behind how many of its rows were not settled */
     size_t chunks_summed; /* that row_sums will hold; 0: they have been added */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
@@ -154,6 +161,14 @@ typedef struct cl_slice {
     cl_uint row0, n;
     int64_t first; /* number of its first row in the pass */
 } cl_slice;
+
+/* Rows of a dispatch as the screens address them: from row0 of the block, out0 of the slice. */
+typedef struct cl_part {
+    cl_mem rows;
+    cl_ulong offset, pitch;
+    cl_uint row0, out0, n;
+    int type; /* fgmm_dtype */
+} cl_part;
 
 /* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
 typedef struct cl_place {
@@ -224,6 +239,14 @@ fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from,
 int cl_is_near(const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
+
+/* cl_settle.c: candidates of rows that lie near to their last best component. */
+/* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
+fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block);
+/* Settles rows. *list: the others, for the screens; NULL: all of them. Adds their number to the first of engine->chunks. */
+fgmm_status cl_settle(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem *list);
+/* At the end of a pass: whether that paid. */
+void cl_settle_learn(fgmm_device *device);
 
 /* cl_screen.c: candidates of the rows of a slice. */
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice);

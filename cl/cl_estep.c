@@ -81,6 +81,9 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     }
     engine->near = cl_is_near(engine);
     engine->far_asked = 0;
+    engine->settling = 0;
+    engine->tried = engine->left_over = 0.0;
+    if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(engine);
     cl_pairs_choose(device, engine);
     cl_dense_plan(device, engine);
@@ -184,14 +187,15 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     return cl_count(device, slice);
 }
 
-/* Sums over the rows of a slice, chunk by chunk, into engine->chunks. */
+/* Sums over the rows of a slice, chunk by chunk, into engine->chunks, of which the first is not the rows'. */
 static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    size_t local = 64, global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
+    size_t local = device->max_work_group >= 256 ? 256 : 64,
+           global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
     /* log p(x) is not known of each row: the row's cut is then at its largest. */
     cl_float log_norm_max = engine->alone ? -FLT_MAX : engine->log_norm_max;
-    CL_TRY(cl_kernel_get(device, &kernel, "row_sums", "", "row_sums"));
+    CL_TRY(cl_kernel_get(device, &kernel, "row_sums", local == 256 ? "-DGROUP=256" : "", "row_sums"));
     return CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
@@ -199,7 +203,7 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
 }
 
 static size_t chunk_bytes(const fgmm_block *block) {
-    return ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * ROW_SUMS * sizeof(cl_uint);
+    return (1 + ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS) * ROW_SUMS * sizeof(cl_uint);
 }
 
 /* Adds the sums of the last block's chunks in the order of rows. The device is then busy with the block after, if there is one. */
@@ -212,7 +216,8 @@ static fgmm_status add_row_sums(fgmm_device *device) {
         uint32_t u;
         float f;
     } *sums = engine->row_sums.pinned.at;
-    for (size_t i = 0; i < count; i += ROW_SUMS) {
+    if (count) engine->left_over += sums[0].u;
+    for (size_t i = ROW_SUMS; i < count; i += ROW_SUMS) {
         engine->log_likelihood += (double)sums[i].f + (double)sums[i + 1].f;
         engine->weight += (double)sums[i + 2].f + (double)sums[i + 3].f;
         engine->dropped += (double)sums[i + 4].f + (double)sums[i + 5].f;
@@ -236,7 +241,9 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     CL_TRY(cl_prepare(device, block->centre));
+    CL_TRY(cl_settle_begin(device, block));
     CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
+    CL_TRY(cl_fill(device, engine->chunks.mem, 0, ROW_SUMS * sizeof(cl_uint), "clearing a count"));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         cl_uint dense = 0;
@@ -252,6 +259,7 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
+    engine->settling = 0;
     CL_TRY(add_row_sums(device));
     CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, chunk_bytes(block), "sums over rows"));
     engine->chunks_summed = chunk_bytes(block) / (ROW_SUMS * sizeof(cl_uint));
@@ -273,6 +281,7 @@ static void add_shares(const cl_engine *engine, fgmm_sums *out) {
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
     CL_TRY(add_row_sums(device));
+    cl_settle_learn(device);
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     if (engine->alone) add_shares(engine, out);
     CL_TRY(cl_dense_collect(device, out));
@@ -306,7 +315,8 @@ void cl_engine_free(fgmm_device *device) {
         &engine->narrow,         &engine->known,          &engine->white_bounds, &engine->pair_factors,
         &engine->pair_means,     &engine->pair_scales,    &engine->pair_units,   &engine->pair_a,
         &engine->pair_columns,   &engine->by_feature,     &engine->by_row,       &engine->row_norms,
-        &engine->factors,        &engine->marks};
+        &engine->factors,        &engine->marks,          &engine->nearest,      &engine->off,
+        &engine->unsettled};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);

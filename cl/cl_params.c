@@ -66,14 +66,15 @@ fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from,
 
 /* A row of doubles less `frame` (or NULL), as two floats each. */
 static void split_row(const double *row, const double *frame, size_t d, float *hi, float *lo) {
-    double most = 0.0;
+    float check = 0.0f; /* not finite where a value is beyond a float */
     for (size_t f = 0; f < d; f++) {
         double value = row[f] - (frame ? frame[f] : 0.0);
         hi[f] = (float)value;
         lo[f] = (float)(value - (double)hi[f]);
-        most = fmax(most, fabs(value));
     }
-    if (most < 3e38) return;
+#pragma omp simd reduction(+ : check)
+    for (size_t f = 0; f < d; f++) check += lo[f];
+    if (isfinite(check)) return;
     for (size_t f = 0; f < d; f++) cl_split(row[f] - (frame ? frame[f] : 0.0), &hi[f], &lo[f]);
 }
 
@@ -103,6 +104,21 @@ typedef struct screen_frame {
     double *centre, *scale, *inverse_square; /* [D] each */
 } screen_frame;
 
+/* Sums of squares and of sizes, and the largest size. */
+static void add_sizes(const double *values, size_t d, double *square, double *sum, double *most) {
+    double squares = 0.0, sums = 0.0, largest = 0.0;
+#pragma omp simd reduction(+ : squares, sums) reduction(max : largest)
+    for (size_t f = 0; f < d; f++) {
+        double size = values[f] < 0.0 ? -values[f] : values[f];
+        squares += size * size;
+        sums += size;
+        largest = size > largest ? size : largest;
+    }
+    *square = squares;
+    *sum = sums;
+    *most = largest;
+}
+
 /* One component's rows of screen_rows: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m of it.
  * mean: room for [D]. */
 static screen_component form_component(const cl_engine *engine, const screen_frame *frame, size_t i, double *mean,
@@ -122,8 +138,8 @@ static screen_component form_component(const cl_engine *engine, const screen_fra
             mean[f] = y;
         }
     for (size_t f = 0; f < d; f++) mean[f] *= frame->scale[f];
-    for (size_t f = 0; f < d; f++) most = mean[f] > most ? mean[f] : -mean[f] > most ? -mean[f] : most;
     if (inverse) {
+        for (size_t f = 0; f < d; f++) most = mean[f] > most ? mean[f] : -mean[f] > most ? -mean[f] : most;
         for (size_t f = 0; f < d; f++) {
             double a = inverse[f] * frame->inverse_square[f], am = 2.0 * a * mean[f], size = fabs(am);
             first[f] = (float)-a;
@@ -142,8 +158,7 @@ static screen_component form_component(const cl_engine *engine, const screen_fra
     } else {
         double a = (params->half_inv_var ? params->half_inv_var[c] : 0.5) * frame->inverse_square[0];
         for (size_t f = 0; f < d; f++) first[f] = (float)mean[f];
-        for (size_t f = 0; f < d; f++) square += mean[f] * mean[f];
-        for (size_t f = 0; f < d; f++) sum += fabs(mean[f]);
+        add_sizes(mean, d, &square, &sum, &most);
         out.a = least_a = largest_a = a;
         out.m = a * square;
         out.sum_a = (double)d * a;
@@ -482,7 +497,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
-    engine->prepared = 0;
+    engine->prepared = engine->reached = 0;
 
     choose_tiles(device, engine);
     choose_matrix(device, engine);

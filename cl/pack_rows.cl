@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 | -DROW_FOURS=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=5
+// variants: -DDIAG=1 | -DLISTED=1 | -DROW_FOURS=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=5
 /*
  * Rows as fragments for screen_mma.cl, for depths at which a warp cannot keep its own. NVIDIA GPUs only.
  *
@@ -9,20 +9,29 @@
  * A warp owns 16 rows and walks the features. Rows from n to the end of the last 128 are written as rows without a floor.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "screen_rows.clh"
-#define GROUP 128
+#define GROUP 128 // work-items, for half as many rows
+#define TR 128    // rows of a group of screen_mma.cl
 
-// Rows row0 .. row0 + n - 1 of the block; the rest as in screen_mma.cl.
+// Arguments as of screen_mma.cl.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-pack_rows(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint n, uint d, uint dp, uint k,
+pack_rows(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
           __global const float *centre, __global const float *scale, __global const float *hint_a,
           __global const float *hint_b, __global const uint *hints, __global const float4 *components,
-          __global uint4 *packed_rows, __global float2 *row_starts)
+          __global uint4 *packed_rows, __global float2 *row_starts, __global const uint *list)
 {
     const uint lane = get_local_id(0) % 32;
     const uint warp = get_group_id(0) * (GROUP / 32) + get_local_id(0) / 32;
     const uint rl = warp * 16 + lane / 4, ru = rl + 8;
-    const uint nl = row0 + min(rl, n - 1), nu = row0 + min(ru, n - 1);
+    const uint first = 0; // row of listed.clh's group, which is all rows here
+#if LISTED
+    n = list[0];
+    if (warp * 16 / TR * TR >= n) return; // of the last TR all are written
+#else
+    (void)list;
+#endif
+    const uint nl = BLOCK_ROW(min(rl, n - 1)), nu = BLOCK_ROW(min(ru, n - 1));
     screen_row lower, upper;
     lower.x0 = offset + (ulong)nl * pitch;
     upper.x0 = offset + (ulong)nu * pitch;

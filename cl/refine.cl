@@ -92,7 +92,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         kept[own_at] = 1;
         dense[own_at] = 0;
         logz[own_at] = (float2)(0.0f);
-        kept_weight[own_at] = kconst[only].w;
+        kept_weight[own_at] = hard ? 1.0f : kconst[only].w;
         hints[row0 + own] = only;
     } else if (own < n) {
         several[atomic_inc(&n_several)] = own;

@@ -1,7 +1,7 @@
-// variants: -DCHUNK=2048
+// variants: -DCHUNK=2048 | -DGROUP=256
 /*
  * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
- * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
+ * out[1 + chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
  */
 #include "ff.clh"
@@ -11,9 +11,12 @@
 #ifndef CHUNK
 #define CHUNK 1024
 #endif
+// GROUP: work-items a chunk, a power of two (default 64).
+#ifndef GROUP
 #define GROUP 64
-#if CHUNK % GROUP
-#error "CHUNK must be a multiple of 64"
+#endif
+#if CHUNK % GROUP || (GROUP & (GROUP - 1))
+#error "GROUP must be a power of two that divides CHUNK"
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
@@ -52,7 +55,7 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         }
     }
     if (lid == 0) {
-        __global uint *o = out + (ulong)(row0 / CHUNK + get_group_id(0)) * 8;
+        __global uint *o = out + (ulong)(1 + row0 / CHUNK + get_group_id(0)) * 8;
         o[0] = as_uint(likelihood[0].x);
         o[1] = as_uint(likelihood[0].y);
         o[2] = as_uint(weight[0].x);

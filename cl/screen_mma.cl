@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=0 -DNT=16 | -DSTEPS=0 -DNT=16 -DDIAG=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DLISTED=1 -DSTEPS=0 -DNT=16 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=0 -DNT=16 | -DSTEPS=0 -DNT=16 -DDIAG=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen on matrix units: which components can matter for a row. What screen.cl does, its bound included, with products in
  * f16; read that first. NVIDIA GPUs only.
@@ -25,6 +25,7 @@
  * gone through at the end. Lists that overflow, and rows beyond f16, are listed for the f32 screen.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "screen_rows.clh"
 
 // STEPS: steps of 16 terms whose fragments a warp keeps, 1 to 8; 0: rows come from pack_rows, any depth (default 8).
@@ -95,7 +96,7 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
                 reached |= acc[(s) / 2][j].half_x < quick ? 0 : 1u << (2 * j);                                         \
                 reached |= acc[(s) / 2][j].half_y < quick ? 0 : 2u << (2 * j);                                         \
             }                                                                                                          \
-            const ulong at = (ulong)(out0 + first + r) * CAP;                                                          \
+            const ulong at = (ulong)SLICE_ROW(min(r, last)) * CAP;                                                     \
             list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);          \
         }                                                                                                              \
     }
@@ -104,14 +105,15 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
 // screen_rows.clh. packed_rows, row_starts (norm, start): what pack_rows made of these rows, where STEPS is 0.
 // packed [tiles, chunks, CHUNK, NT / 2, 32]: two registers each of two tiles of 8. constants [tiles TC]: multiplier, c1; components
 // [k]: multiplier, c1, c2 - c1, unused. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again [1 + slice rows]: their number,
-// and the rows of the slice that the f32 screen must take.
+// and the rows of the slice that the f32 screen must take. list [1 + n], if LISTED: how many rows, which of the slice.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
            uint tiles, uint chunks, __global const float *centre, __global const float *scale,
            __global const float *hint_a, __global const float *hint_b, __global const uint *hints,
            __global const uint4 *packed_rows, __global const float2 *row_starts, __global const uint4 *packed,
            __global const float2 *constants, __global const float4 *components, float4 bounds, float slack,
-           __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global uint *again)
+           __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global uint *again,
+           __global const uint *list)
 {
     __local uint4 factors[2 * (STAGE + ROW_STAGE)] __attribute__((aligned(16)));
     __local float2 columns[2 * TC] __attribute__((aligned(16)));
@@ -124,21 +126,28 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     const uint r0 = lid / 32 * 32 + lane / 4; // the lane's first row of the group's; the others lie 8, 16, 24 further
     const uint first = get_group_id(0) * TR;
     float half_norm[4];
+#if LISTED
+    n = list[0];
+    if (first >= n) return;
+#else
+    (void)list;
+#endif
+    const uint last = n - 1 - first; // row of the group
 
 #if STEPS == 0
     packed_rows += (ulong)get_group_id(0) * (TR * 2) * (chunks * CHUNK);
 #endif
     stage(factors, columns, packed_rows, packed, constants, 0, chunks, tiles, lid);
-    counts[lid] = first + lid < n ? 0 : CAP; // a row beyond the last has no list to write
+    counts[lid] = lid <= last ? 0 : CAP; // a row beyond the last has no list to write
     if (lid == 0) any_cold = 0;
 #if STEPS > 0
     uint4 a[2][STEPS];
 #pragma unroll
     for (uint i = 0; i < 2; i++) {
         screen_row lower, upper;
-        const uint rl = first + r0 + 16 * i, ru = rl + 8;
+        const uint rl = r0 + 16 * i, ru = rl + 8;
         // Rows beyond the last are the last again, and thrown away.
-        const uint nl = row0 + min(rl, n - 1), nu = row0 + min(ru, n - 1);
+        const uint nl = BLOCK_ROW(min(rl, last)), nu = BLOCK_ROW(min(ru, last));
         lower.x0 = offset + (ulong)nl * pitch;
         upper.x0 = offset + (ulong)nu * pitch;
         lower.hint = hints[nl];
@@ -163,8 +172,8 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
         half_norm[2 * i] = -0.5f * lower.square;
         half_norm[2 * i + 1] = -0.5f * upper.square;
         if ((lane & 3) == 0) {
-            best[r0 + 16 * i] = rl < n ? screen_start(&lower, k, components) : INFINITY;
-            best[r0 + 16 * i + 8] = ru < n ? screen_start(&upper, k, components) : INFINITY;
+            best[rl] = rl <= last ? screen_start(&lower, k, components) : INFINITY;
+            best[ru] = ru <= last ? screen_start(&upper, k, components) : INFINITY;
         }
     }
 #else
@@ -245,8 +254,8 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
 
     // One work-item a row: what the final floor rules out goes; what cannot be trusted is listed.
-    if (first + lid >= n) return;
-    const uint at = out0 + first + lid;
+    if (lid > last) return;
+    const uint at = SLICE_ROW(lid);
     const uint kept = screen_kept(counts[lid], floors[lid], components, cand_id + (ulong)at * CAP, cand_v + (ulong)at * CAP);
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;

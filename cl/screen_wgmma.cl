@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DPAIRED=1 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DPAIRED=1 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen of screen_mma.cl by Hopper's warpgroup products: read that first, the bound included, which holds for these as well.
  *
@@ -11,6 +11,7 @@
  *        +--------------------------+
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "wgmma.clh"
 #include "screen_rows.clh"
 
@@ -86,7 +87,7 @@ static inline uint known_column(uint hint, uint part)
             reached |= acc[j].half_y < quick ? 0 : 2u << (2 * j);                                                      \
         }                                                                                                              \
         if (known >> 16 == tile) reached &= ~known;                                                                    \
-        const ulong at = (ulong)(out0 + first + r) * CAP;                                                              \
+        const ulong at = (ulong)SLICE_ROW(min(r, last)) * CAP;                                                         \
         list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);              \
     }
 
@@ -96,7 +97,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
              uint tiles, __global const float *centre, __global const float *scale, __global const float *hint_a,
              __global const float *hint_b, __global const uint *hints, __global const uint4 *packed,
              __global const float4 *components, float4 bounds, float slack, __global uint *cand_id, __global float *cand_v,
-             __global uint *cand_count, __global uint *again)
+             __global uint *cand_count, __global uint *again, __global const uint *list)
 {
     __local uint4 stages[STAGES * (TILE_BYTES / 16)] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
@@ -108,6 +109,13 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     const uint lane = lid % 32, warp = lid / 32;
     const uint r0 = warp * 16 + lane / 4, r1 = r0 + 8; // the lane's rows of the group's
     const uint first = get_group_id(0) * TR;
+#if LISTED
+    n = list[0];
+    if (first >= n) return;
+#else
+    (void)list;
+#endif
+    const uint last = n - 1 - first; // row of the group
 
     if (lid == 0) {
         any_cold = 0;
@@ -124,7 +132,8 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     uint known0, known1; // of the two rows
     {
         // Rows beyond the last are the last again, and thrown away.
-        const uint n0 = row0 + min(first + r0, n - 1), n1 = row0 + min(first + r1, n - 1);
+        const uint at0 = SLICE_ROW(min(r0, last)), at1 = SLICE_ROW(min(r1, last));
+        const uint n0 = row0 - out0 + at0, n1 = row0 - out0 + at1; // of the block
         screen_row lower = screen_row_at(offset + (ulong)n0 * pitch, hints[n0]);
         screen_row upper = screen_row_at(offset + (ulong)n1 * pitch, hints[n1]);
 #pragma unroll
@@ -159,8 +168,8 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
         half_norm0 = DIAG ? 0.0f : -0.5f * lower.square;
         half_norm1 = DIAG ? 0.0f : -0.5f * upper.square;
         if ((lane & 3) == 0) {
-            start_row(r0, out0 + first + r0, first + r0 < n, &lower, k, components, best, counts, cand_id, cand_v);
-            start_row(r1, out0 + first + r1, first + r1 < n, &upper, k, components, best, counts, cand_id, cand_v);
+            start_row(r0, at0, r0 <= last, &lower, k, components, best, counts, cand_id, cand_v);
+            start_row(r1, at1, r1 <= last, &upper, k, components, best, counts, cand_id, cand_v);
         }
         known0 = known_column(lower.hint, lane & 3);
         known1 = known_column(upper.hint, lane & 3);
@@ -237,8 +246,8 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
 
     // One work-item a row: what the final floor rules out goes; what cannot be trusted is listed.
-    if (lid >= TR || first + lid >= n) return;
-    const uint at = out0 + first + lid;
+    if (lid >= TR || lid > last) return;
+    const uint at = SLICE_ROW(lid);
     const uint kept = screen_kept(counts[lid], floors[lid], components, cand_id + (ulong)at * CAP, cand_v + (ulong)at * CAP);
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;

@@ -1,0 +1,152 @@
+// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3
+/*
+ * Settle: the candidates of rows that lie near to their last best component h, without a screen. Within the reach of h before all
+ * others (reach.cl), h alone is one. Beyond it the few whose reaches are passed are looked at one by one; rows that pass more
+ * than NEAREST are listed for the screen.
+ *
+ *   q_k = sum a (x - m_hi)^2, k = h and those others
+ *
+ * All terms are positive, so f32 is off by (depth + 32) 2^-24 at most, and m_hi moves a root by e_k. As in reach.cl, k stays where the screen
+ * might list it: where c2_k + 6 g M_k - (1 - 4 g) q_k may reach the floor below c1_h - 6 g M_h - (1 + 4 g) q_h. NaN counts as staying,
+ * or as beyond reach.
+ *
+ * LANES work-items share a row, four features at a time; a work-group takes GROUP rows, ROWS at a time.
+ */
+#pragma OPENCL FP_CONTRACT OFF
+#include "row_cut.clh"
+#include "rows.clh"
+
+// DIAG: 1 for diagonal covariances (default 0).
+#ifndef DIAG
+#define DIAG 0
+#endif
+// LANES: work-items a row, a power of two up to 64 (default 8).
+#ifndef LANES
+#define LANES 8
+#endif
+#if LANES < 1 || LANES > 64 || (LANES & (LANES - 1))
+#error "LANES must be a power of two up to 64"
+#endif
+// NEAREST: as of reach.cl (default 15). CAP: most candidates of a row (default 16).
+#ifndef NEAREST
+#define NEAREST 15
+#endif
+#ifndef CAP
+#define CAP 16
+#endif
+#if NEAREST < 1 || CAP <= NEAREST
+#error "CAP must be larger than NEAREST, which must be positive"
+#endif
+#define GROUP 64
+#define ROWS (GROUP / LANES)
+
+// A lane's part of q of a row and component.
+static inline float lane_sum(__global const row_t *rows, ulong x0, __global const float *m_hi, __global const float *a,
+                             uint c, uint d, uint lane)
+{
+    const ulong m0 = (ulong)c * d;
+    float4 sum = (float4)(0.0f);
+    for (uint f = 4 * lane; f < d; f += 4 * LANES) {
+        const float4 t = row_four(rows, x0, f, d) - float_four(m_hi, m0, f, d);
+#if DIAG
+        sum = fma(float_four(a, m0, f, d) * t, t, sum);
+#else
+        sum = fma(t, t, sum);
+#endif
+    }
+    return (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+// The sum of the lanes' parts.
+static inline float q_of(__local const float *part, __global const float *a, uint c)
+{
+    float q = 0.0f;
+    for (uint i = 0; i < LANES; i++) q += part[i];
+#if !DIAG
+    q *= a[2 * c];
+#endif
+    return q;
+}
+
+// Rows row0 .. row0 + n - 1 of the block; their candidates go to out0 of the slice. hints [block rows]; m_hi [k, d]; a: spherical
+// [k, 2], of which the first counts, diagonal [k, d]. constants [k] and bounds of screen.cl; off and nearest of reach.cl.
+// list [1 + n]: how many rows were not settled, which of the slice. count: their number is added to it.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
+       __global const float *m_hi, __global const float *a, __global const float4 *constants, float4 bounds,
+       __global const float *off, __global const uint2 *nearest, __global const uint *hints, __global uint *cand_id,
+       __global uint *cand_count, __global uint *list, __global uint *count)
+{
+    __local float part[GROUP * (LANES + 1)];         // [row, lane]
+    __local float others[ROWS * NEAREST * LANES];    // [row, other, lane]
+    __local float roots[GROUP];                      // of the rows' q_h
+    __local uint passed[GROUP];                      // reaches that a row passes
+    __local uint left[GROUP], looked[GROUP];         // rows for the screen, and those to look at
+    __local uint n_left, n_looked, list0;
+    const uint lid = get_local_id(0), slot = lid / LANES, lane = lid % LANES;
+    const uint first = get_group_id(0) * GROUP, last = n - 1 - first; // row of the group
+
+    if (lid == 0) n_left = n_looked = 0;
+#pragma unroll
+    for (uint round = 0; round < LANES; round++) {
+        const uint r = round * ROWS + slot, row = row0 + first + min(r, last);
+        part[r * (LANES + 1) + lane] =
+            lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, min(hints[row], k - 1), d, lane);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    {
+        const uint own = first + min(lid, last), at = out0 + own, hint = hints[row0 + own], h = min(hint, k - 1);
+        const float root = sqrt(q_of(part + lid * (LANES + 1), a, h));
+        __global const uint2 *near = nearest + (ulong)h * (NEAREST + 1);
+        // Beyond sqrt(Q) no reach says anything, of however few components.
+        uint beyond = hint < k && root < sqrt(2.0f * (float)d + 64.0f) ? 0 : NEAREST + 1;
+        while (beyond <= NEAREST && !(root < as_float(near[beyond].x))) beyond++;
+        roots[lid] = root;
+        passed[lid] = beyond;
+        if (lid <= last && beyond == 0) {
+            cand_id[(ulong)at * CAP] = h;
+            cand_count[at] = 1;
+        } else if (lid <= last && beyond <= NEAREST) {
+            looked[atomic_inc(&n_looked)] = lid;
+        } else if (lid <= last) {
+            left[atomic_inc(&n_left)] = at;
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint done = 0; done < n_looked; done += ROWS) {
+        const int within = done + slot < n_looked;
+        const uint r = looked[within ? done + slot : 0], row = row0 + first + r, h = hints[row];
+        const uint all = within ? passed[r] : 0;
+        __global const uint2 *near = nearest + (ulong)h * (NEAREST + 1);
+        for (uint i = 0; i < all; i++)
+            others[(slot * NEAREST + i) * LANES + lane] =
+                lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, near[i].y, d, lane);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lane == 0 && within) {
+            const float rounds = (float)(d + 32) * 0x1p-24f, g = bounds.y / 16.0f;
+            const float4 ch = constants[h];
+            const float known = roots[r] * (1.0f + rounds) + off[h], q_h = (1.0f + 4.0f * g) * (known * known);
+            const float best = (ch.x - 6.0f * g * ch.w) - q_h;
+            const float floor_v = floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q_h)), bounds);
+            const uint at = out0 + first + r;
+            uint found = 1;
+            cand_id[(ulong)at * CAP] = h;
+            for (uint i = 0; i < all; i++) {
+                const uint c = near[i].y;
+                const float4 cc = constants[c];
+                const float root = sqrt(q_of(others + (slot * NEAREST + i) * LANES, a, c)) * (1.0f - rounds) - off[c];
+                const float q = root > 0.0f ? (1.0f - 4.0f * g) * (root * root) : 0.0f;
+                if ((cc.y + 6.0f * g * cc.w) - q + 0x1p-22f * (fabs(cc.y) + q) < floor_v) continue;
+                cand_id[(ulong)at * CAP + found++] = c;
+            }
+            cand_count[at] = found;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    if (lid == 0 && n_left) {
+        list0 = 1 + atomic_add(list, n_left);
+        atomic_add(count, n_left);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (lid < n_left) list[list0 + lid] = left[lid];
+}
