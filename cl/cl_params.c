@@ -107,13 +107,13 @@ typedef struct screen_frame {
 /* Sums of squares and of sizes, and the largest size. */
 static void add_sizes(const double *values, size_t d, double *square, double *sum, double *most) {
     double squares = 0.0, sums = 0.0, largest = 0.0;
-#pragma omp simd reduction(+ : squares, sums) reduction(max : largest)
+#pragma omp simd reduction(+ : squares, sums)
     for (size_t f = 0; f < d; f++) {
-        double size = values[f] < 0.0 ? -values[f] : values[f];
-        squares += size * size;
-        sums += size;
-        largest = size > largest ? size : largest;
+        squares += values[f] * values[f];
+        sums += fabs(values[f]);
     }
+    for (size_t f = 0; f < d; f++)
+        largest = values[f] > largest ? values[f] : -values[f] > largest ? -values[f] : largest;
     *square = squares;
     *sum = sums;
     *most = largest;
