@@ -1,132 +1,8 @@
 /* The OpenCL engine through the backend's table, against sums in double: precision, order, all types of rows.
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
-#include "../cl/cl_engine.h"
-#include "cl_host.h"
+#include "cl_problem.h"
 
-static double scale_limit = 4e6;
-
-/* ---- problems ---- */
-
-typedef struct problem {
-    int64_t n, k, d;
-    int diag;
-    double *x;                                                     /* [n, d] as stored */
-    double *means, *variances, *weights;                           /* the model; variances [k] or [k, d] */
-    double *half, *log_weights, *log_norm, *centre, *scale, *sums; /* fgmm_params */
-    double *row_weights;                                           /* [n], or NULL */
-    fgmm_dtype type;                                               /* that some tests store it as */
-    fgmm_params params;
-} problem;
-
-static void problem_free(problem *p) {
-    double *all[] = {p->x,           p->means,    p->variances, p->weights, p->half,
-                     p->log_weights, p->log_norm, p->centre,    p->scale,   p->row_weights};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-}
-
-static double variance_at(const problem *p, int64_t c, int64_t f) {
-    return p->diag ? p->variances[c * p->d + f] : p->variances[c];
-}
-
-/* Room for a problem; the caller fills x, means, variances and weights, then calls finish. */
-static problem problem_new(int64_t n, int64_t k, int64_t d, int diag) {
-    problem p = {.n = n, .k = k, .d = d, .diag = diag};
-    size_t kd = (size_t)(k * d);
-    p.x = get((size_t)(n * d) * 8);
-    p.means = get(kd * 8);
-    p.variances = get(kd * 8);
-    p.weights = get((size_t)k * 8);
-    p.half = get(kd * 8);
-    p.log_weights = get((size_t)k * 8);
-    p.log_norm = get((size_t)k * 8);
-    p.centre = get((size_t)d * 8);
-    p.scale = get((size_t)d * 8);
-    for (int64_t c = 0; c < k; c++) p.weights[c] = 1.0;
-    return p;
-}
-
-static void finish(problem *p, fgmm_engine engine, double cut) {
-    double total = 0;
-    for (int64_t c = 0; c < p->k; c++) total += p->weights[c];
-    for (int64_t c = 0; c < p->k; c++) {
-        p->weights[c] /= total;
-        p->log_weights[c] = p->weights[c] > 0 ? log(p->weights[c]) : FGMM_LOG_ZERO;
-        double log_det = 0;
-        for (int64_t f = 0; f < p->d; f++) {
-            log_det += log(variance_at(p, c, f));
-            if (p->diag) p->half[c * p->d + f] = 0.5 / variance_at(p, c, f);
-        }
-        if (!p->diag) p->half[c] = 0.5 / p->variances[c];
-        p->log_norm[c] = -0.5 * (double)p->d * log(6.283185307179586) - 0.5 * log_det;
-    }
-    double widest = 0, log_norm_max = -INFINITY;
-    for (int64_t c = 0; c < p->k; c++)
-        if (p->weights[c] > 0) log_norm_max = fmax(log_norm_max, p->log_norm[c]);
-    for (int64_t f = 0; f < p->d; f++) {
-        double mean = 0, square = 0;
-        for (int64_t c = 0; c < p->k; c++) mean += p->weights[c] * p->means[c * p->d + f];
-        for (int64_t c = 0; c < p->k; c++) {
-            double gap = p->means[c * p->d + f] - mean;
-            square += p->weights[c] * (gap * gap + variance_at(p, c, f));
-        }
-        p->centre[f] = (float)mean;
-        p->scale[f] = exp2(-round(0.5 * log2(square > 0 ? square : 1.0)));
-        widest = fmax(widest, square);
-    }
-    if (!p->diag)
-        for (int64_t f = 0; f < p->d; f++) p->scale[f] = exp2(-round(0.5 * log2(widest > 0 ? widest : 1.0)));
-    p->params = (fgmm_params){.covariance_type = p->diag ? FGMM_DIAG : FGMM_SPHERICAL,
-                              .k = p->k,
-                              .d = p->d,
-                              .means = p->means,
-                              .half_inv_var = p->half,
-                              .log_weights = p->log_weights,
-                              .weights = p->weights,
-                              .log_norm = p->log_norm,
-                              .centre = p->centre,
-                              .scale = p->scale,
-                              .sum_centres = p->sums ? p->sums : p->means,
-                              .cut = cut,
-                              .log_norm_max = log_norm_max,
-                              .engine = engine};
-}
-
-/* Clusters of deviation `noise` whose means spread by `spread` about `offset`; the model's means are a little off. */
-static problem clusters(int64_t n, int64_t k, int64_t d, int diag, double spread, double noise, double offset) {
-    problem p = problem_new(n, k, d, diag);
-    for (int64_t i = 0; i < k * d; i++) p.means[i] = offset + spread * normal();
-    for (int64_t i = 0; i < k * (diag ? d : 1); i++) p.variances[i] = noise * noise * (0.5 + uniform());
-    for (int64_t c = 0; c < k; c++) p.weights[c] = 0.2 + uniform();
-    for (int64_t i = 0; i < n; i++) {
-        int64_t c = (int64_t)(uniform() * (double)k);
-        for (int64_t f = 0; f < d; f++) p.x[i * d + f] = (float)(p.means[c * d + f] + noise * normal());
-    }
-    for (int64_t i = 0; i < k * d; i++) p.means[i] += 0.3 * noise * normal();
-    return p;
-}
-
-/* ---- results and reference ---- */
-
-typedef struct result {
-    double *s0, *s1, *s2, *log_prob; /* s1 [k, d]; s2 [k, d] or [k] */
-    fgmm_sums sums;
-} result;
-
-static result result_new(const problem *p) {
-    result r = {.s0 = get((size_t)p->k * 8),
-                .s1 = get((size_t)(p->k * p->d) * 8),
-                .s2 = get((size_t)(p->k * p->d) * 8),
-                .log_prob = get((size_t)p->n * 8)};
-    r.sums = (fgmm_sums){.s0 = r.s0, .s1 = r.s1, .s2 = r.s2};
-    return r;
-}
-
-static void result_free(result *r) {
-    free(r->s0);
-    free(r->s1);
-    free(r->s2);
-    free(r->log_prob);
-}
+/* ---- reference ---- */
 
 static double logit(const problem *p, int64_t i, int64_t c) {
     if (p->weights[c] <= 0) return -INFINITY;
@@ -185,66 +61,6 @@ static result reference(const problem *p) {
     return out;
 }
 
-/* binary16 of an integer of magnitude 0 .. 2048. */
-static uint16_t half_of(float x) {
-    int exponent = 0;
-    float fraction = frexpf(fabsf(x), &exponent);
-    if (x == 0.0f) return 0;
-    return (uint16_t)((x < 0 ? 0x8000 : 0) | (unsigned)(exponent + 14) << 10 | ((int)(fraction * 2048.0f) & 0x3ff));
-}
-
-/* The rows of a problem as `type`, row i at element i * stride. */
-static void *stored(const problem *p, fgmm_dtype type, size_t size, int64_t stride) {
-    char *out = get((size_t)(p->n * stride) * size);
-    for (int64_t i = 0; i < p->n; i++)
-        for (int64_t f = 0; f < p->d; f++) {
-            char *at = out + (size_t)(i * stride + f) * size;
-            double x = p->x[i * p->d + f];
-            float narrow = (float)x;
-            uint32_t bits;
-            memcpy(&bits, &narrow, 4);
-            uint16_t high = (uint16_t)(bits >> 16);
-            uint16_t half = half_of(narrow);
-            uint8_t u8 = (uint8_t)(type == FGMM_U8 ? x : 0);
-            int8_t i8 = (int8_t)(type == FGMM_I8 ? x : 0);
-            switch (type) {
-            case FGMM_F64: memcpy(at, &x, 8); break;
-            case FGMM_F16: memcpy(at, &half, 2); break;
-            case FGMM_BF16: memcpy(at, &high, 2); break;
-            case FGMM_U8: memcpy(at, &u8, 1); break;
-            case FGMM_I8: memcpy(at, &i8, 1); break;
-            default: memcpy(at, &narrow, 4); break;
-            }
-        }
-    return out;
-}
-
-static size_t size_of(fgmm_dtype type) {
-    return type == FGMM_F64 ? 8 : type == FGMM_F32 ? 4 : type == FGMM_F16 || type == FGMM_BF16 ? 2 : 1;
-}
-
-typedef struct layout {
-    fgmm_dtype type;
-    int64_t stride, block_rows;
-    const double *centre;
-} layout;
-
-static fgmm_block *put(const problem *p, const layout *how, const char *data, int64_t first, int64_t n) {
-    fgmm_block *block = NULL;
-    size_t pitch = (size_t)how->stride * size_of(how->type);
-    fgmm_block_source source = {.data = data + (size_t)first * pitch,
-                                .stride_bytes = pitch,
-                                .type = how->type,
-                                .first_row = first,
-                                .n = n,
-                                .d = p->d,
-                                .weights = p->row_weights ? p->row_weights + first : NULL,
-                                .centre = how->centre};
-    OK(backend->put(device, &source, &block));
-    OK(backend->wait(device, block));
-    return block;
-}
-
 static result run(const problem *p, const layout *given) {
     layout how = given ? *given : (layout){0};
     if (!how.stride) how.stride = p->d;
@@ -279,14 +95,6 @@ static result run_again(const problem *p, int pass) {
     backend->release(device, block);
     free(data);
     return out;
-}
-
-static void same_bits(const problem *p, const result *one, const result *other, const char *what) {
-    size_t k = (size_t)p->k, kd = k * (size_t)p->d;
-    ck_assert_msg(memcmp(one->s0, other->s0, k * 8) == 0, "%s: counts", what);
-    ck_assert_msg(memcmp(one->s1, other->s1, kd * 8) == 0, "%s: means", what);
-    ck_assert_msg(memcmp(one->s2, other->s2, (p->diag ? kd : k) * 8) == 0, "%s: variances", what);
-    ck_assert_msg(memcmp(one->log_prob, other->log_prob, (size_t)p->n * 8) == 0, "%s: log-densities", what);
 }
 
 /* DESIGN section 3, precision "exact". Sums about a centre far from the new mean lose digits, which the library takes
@@ -343,11 +151,6 @@ static void check_both(problem *p, const char *name) {
         if (i) ck_assert_msg(got.sums.dense_rows == (double)p->n, "%s: %g dense rows", what, got.sums.dense_rows);
         result_free(&got);
     }
-}
-
-static int64_t sized(int64_t n, int64_t k, int64_t d) {
-    double most = scale_limit / (double)(k * d);
-    return (double)n <= most ? n : most < 8 ? 8 : (int64_t)most;
 }
 
 /* ---- tests ---- */
@@ -700,154 +503,6 @@ START_TEST(screens_agree) {
 }
 END_TEST
 
-/* The order of a model's components turned round, so that what was learned of rows is of other components. */
-static void turn_round(problem *p) {
-    for (int64_t c = 0; c < p->k / 2; c++) {
-        int64_t other = p->k - 1 - c;
-        for (int64_t f = 0; f < p->d; f++) {
-            double mean = p->means[c * p->d + f];
-            p->means[c * p->d + f] = p->means[other * p->d + f];
-            p->means[other * p->d + f] = mean;
-        }
-    }
-}
-
-/* Two passes over blocks that stay on the device, the second from what the first learned, of another model if `turned`. *tried, *left: rows
- * that might have been settled in it, and were not. */
-static result run_settling(problem *p, int64_t from, int64_t block_rows, int turned, double *tried, double *left) {
-    enum { BLOCKS = 8 };
-    fgmm_block *held[BLOCKS];
-    layout how = {.type = p->type, .stride = p->d};
-    int64_t n_blocks = 0, usual = device->settle_from;
-    char *data = stored(p, how.type, size_of(how.type), how.stride);
-    result out = {0};
-    device->settle_from = from;
-    for (int64_t first = 0; first < p->n; first += block_rows)
-        held[n_blocks++] = put(p, &how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass) result_free(&out);
-        out = result_new(p);
-        if (pass && turned) turn_round(p);
-        OK(backend->begin(device, &p->params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
-        for (int64_t i = 0; i < n_blocks; i++)
-            OK(backend->estep(device, held[i], p->params.summed ? NULL : out.log_prob + i * block_rows));
-        *tried = device->engine->tried;
-        OK(backend->collect(device, &out.sums));
-        *left = device->engine->left_over;
-    }
-    if (turned) turn_round(p);
-    for (int64_t i = 0; i < n_blocks; i++) backend->release(device, held[i]);
-    device->settle_from = usual;
-    free(data);
-    return out;
-}
-
-static const int64_t settled_depths[] = {1, 2, 3, 17, 64, 130, 600};
-
-/* Rows of which a few lie far from everything; by turns components up to 11 times as wide as others, tight clusters far from the
- * origin, or of 1e-6 of their distance from it, very unlike weights, few components, rows of weight and rows stored as f16 or u8. */
-static problem settled_problem(int i) {
-    int diag = i % 2, kind = i / 2 % 7;
-    int64_t d = settled_depths[i / 14], k = kind == 6 ? 1 + i / 14 % 3 : d < 3 ? 40 : 90, n = sized(3000, k, d);
-    double spread = (d < 3 ? 100.0 : d == 3 ? 12.0 : 3.0) * (kind == 1 ? 0.3 : 1.0);
-    double noise = kind == 3 ? 1e-3 : kind == 5 ? 1e-4 : 1.0, offset = kind == 3 ? 9.0 : kind == 5 ? 90.0 : 0.0;
-    fgmm_dtype type = kind == 0 && i / 14 % 2 ? FGMM_U8 : kind == 0 ? FGMM_F32 : kind == 1 ? FGMM_BF16 : FGMM_F32;
-    if (type == FGMM_U8) spread *= 9.0, noise = 4.0, offset = 120.0;
-    if (noise < 1.0) spread *= noise;
-    problem p = clusters(n, k, d, diag, spread, noise, offset);
-    p.type = type;
-    for (int64_t j = 0; j < n; j += 9)
-        for (int64_t f = 0; f < d; f++) p.x[j * d + f] += 8.0 * noise * normal();
-    for (int64_t j = 0; type != FGMM_F32 && j < n * d; j++) p.x[j] = fmin(255.0, fmax(0.0, round(p.x[j])));
-    for (int64_t j = 0; kind == 2 && j < k * (diag ? d : 1); j++) p.variances[j] *= exp2(floor(8.0 * uniform()));
-    for (int64_t c = 0; kind == 4 && c < k; c++) p.weights[c] = exp(9.0 * normal());
-    if (kind == 4) p.row_weights = get((size_t)n * 8);
-    for (int64_t j = 0; kind == 4 && j < n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
-    finish(&p, FGMM_ENGINE_SCREEN, kind == 2 ? 1e-20 : 1e-7);
-    p.params.hard = i % 3 == 0;
-    p.params.summed = i % 4 > 1;
-    return p;
-}
-
-/* Rows that are settled without a screen have the sums that they have with one, to the bit, whatever the blocks and whether what was
- * learned is of the same model: brute force for the bounds of reach.cl and settle.cl. In one dimension they are tight, and rows lie on both sides.
- */
-START_TEST(settled) {
-    int had = device->has_matrix, cases = 0;
-    double near = 0.0, left = 0.0;
-    for (int i = 0; i < 14 * (int)(sizeof settled_depths / sizeof *settled_depths); i++) {
-        if (!takes((size_t)i)) continue;
-        problem p = settled_problem(i);
-        char what[64];
-        snprintf(what, sizeof what, "D = %d, diag %d, kind %d", (int)p.d, p.diag, i / 2 % 7);
-        /* Some of the cases on the matrix units' other kernel, where there are two. */
-        device->has_matrix = had > 1 && i % 4 > 1 ? had - 1 : had;
-        for (int turned = 0; turned < 2; turned++) {
-            double tried, kept, chunk = p.n > 2048;
-            result screened = run_settling(&p, INT64_MAX, p.n, turned, &tried, &kept);
-            ck_assert_msg(tried == 0.0, "%s: tried", what);
-            result got = run_settling(&p, 0, chunk ? 1024 : p.n, turned, &tried, &kept);
-            ck_assert_msg(tried == (double)p.n, "%s: %g rows tried", what, tried);
-            if (!turned) near += tried - kept, left += kept;
-            same_bits(&p, &screened, &got, what);
-            ck_assert_msg(screened.sums.log_likelihood == got.sums.log_likelihood &&
-                              screened.sums.survivors == got.sums.survivors &&
-                              screened.sums.dense_rows == got.sums.dense_rows,
-                          "%s: other totals", what);
-            result_free(&screened);
-            result_free(&got);
-        }
-        device->has_matrix = had;
-        cases++;
-        problem_free(&p);
-    }
-    if (cases < 30) return; /* a short run */
-    ck_assert_msg(near > 0.25 * (near + left) && left > 0.05 * (near + left), "%g rows settled, %g left", near, left);
-}
-END_TEST
-
-/* Distances between components that no float holds settle nothing, nor do rows so far from one or two that squares overflow. */
-START_TEST(settling_overflows) {
-    problem p = problem_new(64, 1 + _i / 2, 1, 0);
-    for (int64_t c = 0; c < p.k; c++) p.means[c] = 1.9e19 * (double)c, p.variances[c] = _i % 2 ? 2.5e37 : 1.0;
-    for (int64_t i = 0; i < 64; i++) p.x[i] = (float)(9.5e18 * (1.0 + 0.1 * normal()));
-    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
-    double tried, left;
-    result screened = run_settling(&p, INT64_MAX, p.n, 0, &tried, &left);
-    result got = run_settling(&p, 0, p.n, 0, &tried, &left);
-    same_bits(&p, &screened, &got, "overflow");
-    ck_assert(screened.sums.dense_rows == got.sums.dense_rows);
-    result_free(&screened);
-    result_free(&got);
-    problem_free(&p);
-}
-END_TEST
-
-/* Where too few rows can be, that is tried more and more rarely: here, where none can, in passes 1, 2, 4, 8, 16. */
-START_TEST(settling_rests) {
-    problem p = clusters(sized(3000, 20, 8), 20, 8, 0, 0.2, 1.0, 0.0);
-    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
-    char *data = stored(&p, FGMM_F32, 4, p.d);
-    fgmm_block *block = put(&p, &(layout){.stride = p.d}, data, 0, p.n);
-    int64_t from = device->settle_from;
-    device->settle_from = 0;
-    for (int pass = 0; pass < 18; pass++) {
-        result got = result_new(&p);
-        if (pass == 1) device->engine->settle_wait = device->engine->settle_rest = 0;
-        OK(backend->begin(device, &p.params));
-        OK(backend->estep(device, block, got.log_prob));
-        OK(backend->collect(device, &got.sums));
-        ck_assert_msg(!pass || (device->engine->tried > 0) == !(pass & (pass - 1)), "pass %d", pass);
-        result_free(&got);
-    }
-    device->settle_from = from;
-    backend->release(device, block);
-    free(data);
-    problem_free(&p);
-}
-END_TEST
-
 START_TEST(types) {
     const fgmm_dtype all[] = {FGMM_F32, FGMM_F64, FGMM_F16, FGMM_BF16, FGMM_U8, FGMM_I8};
     for (size_t t = 0; t < sizeof all / sizeof *all; t++) {
@@ -1001,9 +656,6 @@ int main(void) {
     tcase_add_test(tests, near_on_matrix_units);
     tcase_add_test(tests, near_on_two_sides);
     tcase_add_test(tests, screens_agree);
-    tcase_add_test(tests, settled);
-    tcase_add_loop_test(tests, settling_overflows, 0, 4);
-    tcase_add_test(tests, settling_rests);
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);
     tcase_add_test(tests, moments);

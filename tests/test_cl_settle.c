@@ -1,0 +1,166 @@
+/* Rows that the OpenCL engine settles without a screen, against the same rows with one, to the bit.
+ * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
+#include "cl_problem.h"
+
+/* The order of a model's components turned round, so that what was learned of rows is of other components. */
+static void turn_round(problem *p) {
+    for (int64_t c = 0; c < p->k / 2; c++) {
+        int64_t other = p->k - 1 - c;
+        for (int64_t f = 0; f < p->d; f++) {
+            double mean = p->means[c * p->d + f];
+            p->means[c * p->d + f] = p->means[other * p->d + f];
+            p->means[other * p->d + f] = mean;
+        }
+    }
+}
+
+/* Two passes over blocks that stay on the device, the second from what the first learned, of another model if `turned`. *tried, *left: rows
+ * that might have been settled in it, and were not. */
+static result run_settling(problem *p, int64_t from, int64_t block_rows, int turned, double *tried, double *left) {
+    enum { BLOCKS = 8 };
+    fgmm_block *held[BLOCKS];
+    layout how = {.type = p->type, .stride = p->d};
+    int64_t n_blocks = 0, usual = device->settle_from;
+    char *data = stored(p, how.type, size_of(how.type), how.stride);
+    result out = {0};
+    device->settle_from = from;
+    for (int64_t first = 0; first < p->n; first += block_rows)
+        held[n_blocks++] = put(p, &how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) result_free(&out);
+        out = result_new(p);
+        if (pass && turned) turn_round(p);
+        OK(backend->begin(device, &p->params));
+        device->engine->settle_wait = device->engine->settle_rest = 0;
+        for (int64_t i = 0; i < n_blocks; i++)
+            OK(backend->estep(device, held[i], p->params.summed ? NULL : out.log_prob + i * block_rows));
+        *tried = device->engine->tried;
+        OK(backend->collect(device, &out.sums));
+        *left = device->engine->left_over;
+    }
+    if (turned) turn_round(p);
+    for (int64_t i = 0; i < n_blocks; i++) backend->release(device, held[i]);
+    device->settle_from = usual;
+    free(data);
+    return out;
+}
+
+static const int64_t settled_depths[] = {1, 2, 3, 17, 64, 130, 600};
+
+/* Rows of which a few lie far from everything; by turns components up to 11 times as wide as others, tight clusters far from the
+ * origin, or of 1e-6 of their distance from it, very unlike weights, few components, rows of weight and rows stored as f16 or u8. */
+static problem settled_problem(int i) {
+    int diag = i % 2, kind = i / 2 % 7;
+    int64_t d = settled_depths[i / 14], k = kind == 6 ? 1 + i / 14 % 3 : d < 3 ? 40 : 90, n = sized(3000, k, d);
+    double spread = (d < 3 ? 100.0 : d == 3 ? 12.0 : 3.0) * (kind == 1 ? 0.3 : 1.0);
+    double noise = kind == 3 ? 1e-3 : kind == 5 ? 1e-4 : 1.0, offset = kind == 3 ? 9.0 : kind == 5 ? 90.0 : 0.0;
+    fgmm_dtype type = kind == 0 && i / 14 % 2 ? FGMM_U8 : kind == 0 ? FGMM_F32 : kind == 1 ? FGMM_BF16 : FGMM_F32;
+    if (type == FGMM_U8) spread *= 9.0, noise = 4.0, offset = 120.0;
+    if (noise < 1.0) spread *= noise;
+    problem p = clusters(n, k, d, diag, spread, noise, offset);
+    p.type = type;
+    for (int64_t j = 0; j < n; j += 9)
+        for (int64_t f = 0; f < d; f++) p.x[j * d + f] += 8.0 * noise * normal();
+    for (int64_t j = 0; type != FGMM_F32 && j < n * d; j++) p.x[j] = fmin(255.0, fmax(0.0, round(p.x[j])));
+    for (int64_t j = 0; kind == 2 && j < k * (diag ? d : 1); j++) p.variances[j] *= exp2(floor(8.0 * uniform()));
+    for (int64_t c = 0; kind == 4 && c < k; c++) p.weights[c] = exp(9.0 * normal());
+    if (kind == 4) p.row_weights = get((size_t)n * 8);
+    for (int64_t j = 0; kind == 4 && j < n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+    finish(&p, FGMM_ENGINE_SCREEN, kind == 2 ? 1e-20 : 1e-7);
+    p.params.hard = i % 3 == 0;
+    p.params.summed = i % 4 > 1;
+    return p;
+}
+
+/* Rows that are settled without a screen have the sums that they have with one, to the bit, whatever the blocks and whether what was
+ * learned is of the same model: brute force for the bounds of reach.cl and settle.cl. In one dimension they are tight, and rows lie on both sides.
+ */
+START_TEST(settled) {
+    int had = device->has_matrix, cases = 0;
+    double near = 0.0, left = 0.0;
+    for (int i = 0; i < 14 * (int)(sizeof settled_depths / sizeof *settled_depths); i++) {
+        if (!takes((size_t)i)) continue;
+        problem p = settled_problem(i);
+        char what[64];
+        snprintf(what, sizeof what, "D = %d, diag %d, kind %d", (int)p.d, p.diag, i / 2 % 7);
+        /* Some of the cases on the matrix units' other kernel, where there are two. */
+        device->has_matrix = had > 1 && i % 4 > 1 ? had - 1 : had;
+        for (int turned = 0; turned < 2; turned++) {
+            double tried, kept, chunk = p.n > 2048;
+            result screened = run_settling(&p, INT64_MAX, p.n, turned, &tried, &kept);
+            ck_assert_msg(tried == 0.0, "%s: tried", what);
+            result got = run_settling(&p, 0, chunk ? 1024 : p.n, turned, &tried, &kept);
+            ck_assert_msg(tried == (double)p.n, "%s: %g rows tried", what, tried);
+            if (!turned) near += tried - kept, left += kept;
+            same_bits(&p, &screened, &got, what);
+            ck_assert_msg(screened.sums.log_likelihood == got.sums.log_likelihood &&
+                              screened.sums.survivors == got.sums.survivors &&
+                              screened.sums.dense_rows == got.sums.dense_rows,
+                          "%s: other totals", what);
+            result_free(&screened);
+            result_free(&got);
+        }
+        device->has_matrix = had;
+        cases++;
+        problem_free(&p);
+    }
+    if (cases < 30) return; /* a short run */
+    ck_assert_msg(near > 0.25 * (near + left) && left > 0.05 * (near + left), "%g rows settled, %g left", near, left);
+}
+END_TEST
+
+/* Distances between components that no float holds settle nothing, nor do rows so far from one or two that squares overflow. */
+START_TEST(settling_overflows) {
+    problem p = problem_new(64, 1 + _i / 2, 1, 0);
+    for (int64_t c = 0; c < p.k; c++) p.means[c] = 1.9e19 * (double)c, p.variances[c] = _i % 2 ? 2.5e37 : 1.0;
+    for (int64_t i = 0; i < 64; i++) p.x[i] = (float)(9.5e18 * (1.0 + 0.1 * normal()));
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    double tried, left;
+    result screened = run_settling(&p, INT64_MAX, p.n, 0, &tried, &left);
+    result got = run_settling(&p, 0, p.n, 0, &tried, &left);
+    same_bits(&p, &screened, &got, "overflow");
+    ck_assert(screened.sums.dense_rows == got.sums.dense_rows);
+    result_free(&screened);
+    result_free(&got);
+    problem_free(&p);
+}
+END_TEST
+
+/* Where too few rows can be, that is tried more and more rarely: here, where none can, in passes 1, 2, 4, 8, 16. */
+START_TEST(settling_rests) {
+    problem p = clusters(sized(3000, 20, 8), 20, 8, 0, 0.2, 1.0, 0.0);
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    char *data = stored(&p, FGMM_F32, 4, p.d);
+    fgmm_block *block = put(&p, &(layout){.stride = p.d}, data, 0, p.n);
+    int64_t from = device->settle_from;
+    device->settle_from = 0;
+    for (int pass = 0; pass < 18; pass++) {
+        result got = result_new(&p);
+        if (pass == 1) device->engine->settle_wait = device->engine->settle_rest = 0;
+        OK(backend->begin(device, &p.params));
+        OK(backend->estep(device, block, got.log_prob));
+        OK(backend->collect(device, &got.sums));
+        ck_assert_msg(!pass || (device->engine->tried > 0) == !(pass & (pass - 1)), "pass %d", pass);
+        result_free(&got);
+    }
+    device->settle_from = from;
+    backend->release(device, block);
+    free(data);
+    problem_free(&p);
+}
+END_TEST
+
+int main(void) {
+    const char *limit = getenv("FLASHGMM_TEST_SCALE");
+    if (limit) scale_limit = atof(limit);
+    int refused = open_device();
+    if (refused) return refused;
+    Suite *suite = suite_create("cl_settle");
+    TCase *tests = tcase_create("settle");
+    tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, settled);
+    tcase_add_loop_test(tests, settling_overflows, 0, 4);
+    tcase_add_test(tests, settling_rests);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
