@@ -27,7 +27,9 @@ static struct {
     size_t live_at_start;
     int lazy; /* refused at the first write, not as they are made */
     long refused;
-    int fewer, halved; /* lines of the log that say so */
+    int fewer, halved, unsettled; /* lines of the log that say so */
+    const char *refuses;          /* the kernel that the device does not start, or NULL */
+    int refusals;
     atomic_long calls; /* so far */
     long fail_at;      /* which one fails, from 1; 0: none */
     cl_int code;
@@ -67,7 +69,10 @@ static int is_too_much(size_t more) {
 cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dim, const size_t *offset,
                               const size_t *global, const size_t *local, cl_uint n, const cl_event *wait,
                               cl_event *event) {
+    char name[64] = "";
     if (is_now()) return fault.code;
+    if (fault.refuses) clGetKernelInfo(kernel, CL_KERNEL_FUNCTION_NAME, sizeof name, name, NULL);
+    if (fault.refuses && strcmp(name, fault.refuses) == 0) return fault.refusals++, CL_INVALID_WORK_GROUP_SIZE;
     return REAL(clEnqueueNDRangeKernel)(queue, kernel, dim, offset, global, local, n, wait, event);
 }
 
@@ -246,6 +251,7 @@ static void watch(void *user, fgmm_log_level level, const char *line) {
     (void)level;
     fault.fewer += strstr(line, "fewer rows stay") != NULL;
     fault.halved += strstr(line, "half the rows") != NULL;
+    fault.unsettled += strstr(line, "all rows go through the screen") != NULL;
 }
 
 static fgmm_context *open_within(int discrete, size_t limit) {
@@ -501,6 +507,30 @@ START_TEST(ends_without_memory) {
 }
 END_TEST
 
+/* Kernels that only spare work, and that a device does not start, cost a warning, once. */
+START_TEST(goes_without_settling) {
+    if (harness_is_cpu()) return;
+    static const char *const kernels[] = {"settle", "reach_off", "reach_between", "reach_nearest"};
+    fgmm_context *ctx = open_as(0);
+    problem *p =
+        problem_close(700 + (uint64_t)_i, harness_rows(1200, 12, 5), 12, 5, _i % 2 ? FGMM_DIAG : FGMM_SPHERICAL);
+    outcome clean = {.n = 0};
+    CHECK_OK(ctx, fit(ctx, p, &clean));
+    fault.refuses = kernels[_i];
+    fault.refusals = fault.unsettled = 0;
+    for (int again = 0; again < 2; again++) {
+        outcome without = {.n = 0};
+        CHECK_OK(ctx, fit(ctx, p, &without));
+        ck_assert(memcmp(&clean, &without, sizeof clean) == 0);
+        ck_assert_int_eq(fault.refusals, 1);
+        ck_assert_int_eq(fault.unsettled, 1);
+    }
+    fault.refuses = NULL;
+    problem_free(p);
+    fgmm_context_free(ctx);
+}
+END_TEST
+
 /* A device that fails while it is opened is an error with a reason if it was asked for by name. */
 START_TEST(fails_while_opening) {
     if (harness_is_cpu()) return;
@@ -530,6 +560,7 @@ static TCase *faults(void) {
     tcase_add_test(room, rows_are_pinned);
     tcase_add_loop_test(room, goes_on_with_less, 0, 8);
     tcase_add_loop_test(room, ends_without_memory, 0, 2);
+    tcase_add_loop_test(room, goes_without_settling, 0, 4);
     tcase_add_test(room, fails_while_opening);
     return room;
 }
