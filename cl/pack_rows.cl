@@ -25,12 +25,7 @@ pack_rows(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint
     const uint warp = get_group_id(0) * (GROUP / 32) + get_local_id(0) / 32;
     const uint rl = warp * 16 + lane / 4, ru = rl + 8;
     const uint first = 0; // row of listed.clh's group, which is all rows here
-#if LISTED
-    n = list[0];
-    if (warp * 16 / TR * TR >= n) return; // of the last TR all are written
-#else
-    (void)list;
-#endif
+    LISTED_FROM(warp * 16 / TR * TR); // of the last TR all are written
     const uint nl = BLOCK_ROW(min(rl, n - 1)), nu = BLOCK_ROW(min(ru, n - 1));
     screen_row lower, upper;
     lower.x0 = offset + (ulong)nl * pitch;

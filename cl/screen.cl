@@ -228,12 +228,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint ly = get_local_id(1);
 #endif
     const uint first = get_group_id(1) * TR;
-#if LISTED
-    n = list[0];
-    if (first >= n) return;
-#else
-    (void)list;
-#endif
+    LISTED_FROM(first);
     const uint last = n - 1 - first;          // row of the group
     const uint own = lid < TR && lid <= last; // whether this work-item keeps the list of row lid
     (void)pb;

@@ -91,12 +91,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const uint ly = get_local_id(1);
     const uint lid = ly * GX + lx;
     const uint first = get_group_id(1) * TR;
-#if LISTED
-    n = list[0];
-    if (first >= n) return;
-#else
-    (void)list;
-#endif
+    LISTED_FROM(first);
     const int owner = lid < TR && first + lid < n; // whether this work-item keeps the list of row lid
     const uint at = owner ? SLICE_ROW(lid) : 0;
     const ulong slot0 = (ulong)at * CAP;

@@ -126,12 +126,7 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
     const uint r0 = lid / 32 * 32 + lane / 4; // the lane's first row of the group's; the others lie 8, 16, 24 further
     const uint first = get_group_id(0) * TR;
     float half_norm[4];
-#if LISTED
-    n = list[0];
-    if (first >= n) return;
-#else
-    (void)list;
-#endif
+    LISTED_FROM(first);
     const uint last = n - 1 - first; // row of the group
 
 #if STEPS == 0

@@ -109,12 +109,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     const uint lane = lid % 32, warp = lid / 32;
     const uint r0 = warp * 16 + lane / 4, r1 = r0 + 8; // the lane's rows of the group's
     const uint first = get_group_id(0) * TR;
-#if LISTED
-    n = list[0];
-    if (first >= n) return;
-#else
-    (void)list;
-#endif
+    LISTED_FROM(first);
     const uint last = n - 1 - first; // row of the group
 
     if (lid == 0) {
