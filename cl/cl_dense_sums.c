@@ -51,9 +51,7 @@ static int plan_pairs(const fgmm_device *device, cl_engine *engine) {
 void cl_dense_plan(const fgmm_device *device, cl_engine *engine) {
     int64_t k = engine->k, d = engine->d, cells = engine->tied || engine->full ? WHITE_CELLS : CELLS;
     engine->dense_width = k < CL_DENSE_WIDTH ? (cl_uint)k : CL_DENSE_WIDTH;
-    /* The few rows that a screen leaves over lie far apart: in the sparse sums' superchunks, those of a slice make one group. */
-    int few = engine->params.engine != FGMM_ENGINE_DENSE && !engine->tied && !engine->full;
-    if (!few && engine->pairs.on && plan_pairs(device, engine)) return;
+    if (engine->pairs.on && plan_pairs(device, engine)) return;
     engine->pairs.on = CL_MATRIX_NONE;
     int64_t group = cells / engine->dense_width;
     if (group > MOST_ROWS) group = MOST_ROWS;
@@ -71,7 +69,9 @@ void cl_dense_plan(const fgmm_device *device, cl_engine *engine) {
     slots = grain ? (group + grain - 1) / grain + 1 : 1;
     if (slots > room) slots = room;
     if (slots < 2) grain = 0, slots = 1;
-    if (few) grain = engine->sparse.grain, slots = engine->sparse.slots;
+    /* The few rows that a screen leaves over lie far apart: in the sparse sums' superchunks, those of a slice make one group. */
+    if (engine->params.engine != FGMM_ENGINE_DENSE && !engine->tied && !engine->full)
+        grain = engine->sparse.grain, slots = engine->sparse.slots;
     cl_tally_reset(&engine->dense, (size_t)k, (size_t)width, grain, (uint32_t)slots);
 }
 

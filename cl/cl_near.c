@@ -39,7 +39,10 @@ void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
     cl_uint d = engine->d, steps = (d + 15) / 16, blocks = (d + 63) / 64;
     engine->pairs = (cl_pairs){0};
     if (engine->diag) steps *= 2, blocks *= 2;
-    if (!engine->near || engine->k < LEAST_COMPONENTS || d < LEAST_FEATURES || steps > MOST_STEPS) return;
+    /* What a screen leaves over are lists of rows, which do not come here. */
+    if (params->engine != FGMM_ENGINE_DENSE || !engine->near || engine->k < LEAST_COMPONENTS || d < LEAST_FEATURES ||
+        steps > MOST_STEPS)
+        return;
     for (size_t i = 0; i < engine->k; i++)
         if (params->log_norm_max - params->log_norm[engine->ids[i]] > MOST_SPREAD) return;
     engine->pairs.on = device->pairs;
