@@ -53,22 +53,6 @@ static fgmm_status find_reaches(fgmm_device *device) {
     return FGMM_OK;
 }
 
-static fgmm_status settle_kernel(fgmm_device *device, int type, int fours, cl_kernel *out) {
-    const cl_engine *engine = device->engine;
-    char options[112];
-    int lanes = engine->d >= 256 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u", type, fours,
-             engine->diag, lanes, engine->n_nearest);
-    return cl_kernel_get(device, out, "settle", options, "settle");
-}
-
-static fgmm_status settle_ready(fgmm_device *device, const fgmm_block *block) {
-    cl_engine *engine = device->engine;
-    cl_kernel kernel = NULL;
-    if (!engine->reached) CL_TRY(find_reaches(device));
-    return settle_kernel(device, (int)block->type, cl_row_fours(engine, block->offset, block->pitch), &kernel);
-}
-
 /* A device that refuses the kernels, or has no memory for them, goes without. @return other failures */
 static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
     cl_engine *engine = device->engine;
@@ -89,13 +73,12 @@ static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
 
 fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block) {
     cl_engine *engine = device->engine;
-    engine->settling = 0;
     if (engine->all_dense || engine->tied || engine->full || !block->hinted || engine->settle_wait ||
         block->n / (int64_t)engine->k < device->settle_from ||
         (double)TILE * (double)engine->k * (double)engine->d > (double)engine->batch_budget)
         return FGMM_OK;
     device->group_refused = 0;
-    fgmm_status status = settle_ready(device, block);
+    fgmm_status status = engine->reached ? FGMM_OK : find_reaches(device);
     if (status != FGMM_OK) return go_without(device, status);
     engine->settling = 1;
     engine->tried += (double)block->n;
@@ -105,9 +88,13 @@ fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block) {
 static fgmm_status run_settle(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
+    char options[112];
+    int lanes = engine->d >= 256 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u", part->type,
+             cl_row_fours(engine, part->offset, part->pitch), engine->diag, lanes, engine->n_nearest);
+    CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
     CL_TRY(cl_room_fit(device, &engine->unsettled, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen"));
     CL_TRY(cl_fill(device, engine->unsettled.mem, 0, sizeof(cl_uint), "clearing a count"));
-    CL_TRY(settle_kernel(device, part->type, cl_row_fours(engine, part->offset, part->pitch), &kernel));
     size_t local = 64, global = cl_round_up(part->n, local);
     return CL_RUN(device, kernel, "settling rows", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
                   CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
