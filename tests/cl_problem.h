@@ -207,4 +207,20 @@ static inline int64_t sized(int64_t n, int64_t k, int64_t d) {
     return (double)n <= most ? n : most < 8 ? 8 : (int64_t)most;
 }
 
+/* ---- a room ---- */
+
+/* Runs the tests that `add` adds. @return as main */
+static inline int run_room(const char *name, const char *group, void (*add)(TCase *tests)) {
+    const char *limit = getenv("FLASHGMM_TEST_SCALE");
+    if (limit) scale_limit = atof(limit);
+    int refused = open_device();
+    if (refused) return refused;
+    Suite *suite = suite_create(name);
+    TCase *tests = tcase_create(group);
+    tcase_set_timeout(tests, 0);
+    add(tests);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
+
 #endif

@@ -633,14 +633,7 @@ START_TEST(moments) {
 }
 END_TEST
 
-int main(void) {
-    const char *limit = getenv("FLASHGMM_TEST_SCALE");
-    if (limit) scale_limit = atof(limit);
-    int refused = open_device();
-    if (refused) return refused;
-    Suite *suite = suite_create("cl_engine");
-    TCase *tests = tcase_create("engine");
-    tcase_set_timeout(tests, 0);
+static void add_tests(TCase *tests) {
     tcase_add_test(tests, shapes);
     tcase_add_test(tests, far_pairs);
     tcase_add_test(tests, spread_variances);
@@ -659,6 +652,8 @@ int main(void) {
     tcase_add_test(tests, types);
     tcase_add_test(tests, assign);
     tcase_add_test(tests, moments);
-    suite_add_tcase(suite, tests);
-    return run_suite(suite);
+}
+
+int main(void) {
+    return run_room("cl_engine", "engine", add_tests);
 }

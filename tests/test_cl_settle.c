@@ -48,13 +48,13 @@ static result run_settling(problem *p, int64_t from, int64_t block_rows, int tur
 static const int64_t settled_depths[] = {1, 2, 3, 17, 64, 130, 600};
 
 /* Rows of which a few lie far from everything; by turns components up to 11 times as wide as others, tight clusters far from the
- * origin, or of 1e-6 of their distance from it, very unlike weights, few components, rows of weight and rows stored as f16 or u8. */
+ * origin, or of 1e-6 of their distance from it, very unlike weights, few components, rows of weight and rows stored as bf16 or u8. */
 static problem settled_problem(int i) {
     int diag = i % 2, kind = i / 2 % 7;
     int64_t d = settled_depths[i / 14], k = kind == 6 ? 1 + i / 14 % 3 : d < 3 ? 40 : 90, n = sized(3000, k, d);
     double spread = (d < 3 ? 100.0 : d == 3 ? 12.0 : 3.0) * (kind == 1 ? 0.3 : 1.0);
     double noise = kind == 3 ? 1e-3 : kind == 5 ? 1e-4 : 1.0, offset = kind == 3 ? 9.0 : kind == 5 ? 90.0 : 0.0;
-    fgmm_dtype type = kind == 0 && i / 14 % 2 ? FGMM_U8 : kind == 0 ? FGMM_F32 : kind == 1 ? FGMM_BF16 : FGMM_F32;
+    fgmm_dtype type = kind == 1 ? FGMM_BF16 : kind == 0 && i / 14 % 2 ? FGMM_U8 : FGMM_F32;
     if (type == FGMM_U8) spread *= 9.0, noise = 4.0, offset = 120.0;
     if (noise < 1.0) spread *= noise;
     problem p = clusters(n, k, d, diag, spread, noise, offset);
@@ -86,10 +86,10 @@ START_TEST(settled) {
         /* Some of the cases on the matrix units' other kernel, where there are two. */
         device->has_matrix = had > 1 && i % 4 > 1 ? had - 1 : had;
         for (int turned = 0; turned < 2; turned++) {
-            double tried, kept, chunk = p.n > 2048;
+            double tried, kept;
             result screened = run_settling(&p, INT64_MAX, p.n, turned, &tried, &kept);
             ck_assert_msg(tried == 0.0, "%s: tried", what);
-            result got = run_settling(&p, 0, chunk ? 1024 : p.n, turned, &tried, &kept);
+            result got = run_settling(&p, 0, p.n > 2048 ? 1024 : p.n, turned, &tried, &kept);
             ck_assert_msg(tried == (double)p.n, "%s: %g rows tried", what, tried);
             if (!turned) near += tried - kept, left += kept;
             same_bits(&p, &screened, &got, what);
@@ -150,17 +150,12 @@ START_TEST(settling_rests) {
 }
 END_TEST
 
-int main(void) {
-    const char *limit = getenv("FLASHGMM_TEST_SCALE");
-    if (limit) scale_limit = atof(limit);
-    int refused = open_device();
-    if (refused) return refused;
-    Suite *suite = suite_create("cl_settle");
-    TCase *tests = tcase_create("settle");
-    tcase_set_timeout(tests, 0);
+static void add_tests(TCase *tests) {
     tcase_add_test(tests, settled);
     tcase_add_loop_test(tests, settling_overflows, 0, 4);
     tcase_add_test(tests, settling_rests);
-    suite_add_tcase(suite, tests);
-    return run_suite(suite);
+}
+
+int main(void) {
+    return run_room("cl_settle", "settle", add_tests);
 }
