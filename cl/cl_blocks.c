@@ -19,10 +19,9 @@ void cl_release_memory(fgmm_device *device, void *pointer) {
 
 int cl_threads(const fgmm_device *device, size_t cells) {
 #ifdef _OPENMP
-    enum { CELLS_A_THREAD = 8192 };
-    int most = device->host.threads > 0 ? device->host.threads : omp_get_max_threads();
-    size_t wanted = cells / CELLS_A_THREAD;
-    return wanted < 1 ? 1 : wanted < (size_t)most ? (int)wanted : most;
+    enum { LEAST_CELLS = 1 << 15 };
+    if (cells < LEAST_CELLS) return 1;
+    return device->host.threads > 0 ? device->host.threads : omp_get_max_threads();
 #else
     (void)device;
     (void)cells;

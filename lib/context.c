@@ -92,10 +92,10 @@ int fgmm_threads(const fgmm_context *ctx) {
 #endif
 }
 
+/* One or all: where a team is smaller than the last, libgomp ends the threads left over, and makes them again for the next. */
 int fgmm_threads_over(const fgmm_context *ctx, double cells) {
-    enum { LEAST_CELLS = 1 << 15, CELLS_A_THREAD = 1 << 13 };
-    if (cells < LEAST_CELLS) return 1;
-    return (int)fmin(fgmm_threads(ctx), cells / CELLS_A_THREAD);
+    enum { LEAST_CELLS = 1 << 15 };
+    return cells < LEAST_CELLS ? 1 : fgmm_threads(ctx);
 }
 
 enum { COPY_BLOCK = 8192 }; /* doubles that a thread takes at a time */
