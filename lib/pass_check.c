@@ -24,14 +24,24 @@ static const double least_row = 0.5;
 /* Of a term of a matrix sum, whatever the backend: products of two floats, as two floats. */
 static const double matrix_epsilon = 0x1p-44;
 
+/* Variances of a component: the least against what it was, at most 1, and whether one may be off by too much. */
+typedef struct {
+    double shrunk;
+    int coarse;
+} variance_check;
+
 /* Variance `about` (about the centre), `shift2` (square of the new mean's distance from it), `old` (of the model). */
-static void check_variance(fgmm_pass_check *check, double epsilon, double tolerance, double about, double shift2,
-                           double noise, double old, double promised) {
+static void check_variance(variance_check *check, double epsilon, double tolerance, double about, double shift2,
+                           double noise, double old) {
     /* Comparisons in place of fmax and fmin, which are calls: this runs for each cell. NaN takes the other side here, too. */
     double left = about - shift2, variance = (left > noise ? left : noise) + 1e-300, shrunk = variance / old;
-    if (epsilon * about > tolerance * variance) check->recentre = 1;
-    double cut = dropped_share * tolerance * (shrunk < 1 ? shrunk : 1) / promised;
-    if (cut < check->cut) check->cut = cut;
+    check->coarse |= epsilon * about > tolerance * variance;
+    check->shrunk = shrunk < check->shrunk ? shrunk : check->shrunk;
+}
+
+static fgmm_pass_check checked(const variance_check *variances, double tolerance, double promised) {
+    return (fgmm_pass_check){.cut = fmin(1, dropped_share * tolerance * variances->shrunk / promised),
+                             .recentre = variances->coarse};
 }
 
 static int is_held_to(const fgmm_stats *stats, int64_t i) {
@@ -47,8 +57,9 @@ static double largest_promise(const fgmm_stats *stats) {
 }
 
 /* Tied: column j over all components. */
-static void check_tied(fgmm_pass_check *check, const fgmm_stats *stats, double epsilon, double tolerance,
-                       double promised, int64_t j) {
+static fgmm_pass_check check_tied(const fgmm_stats *stats, double epsilon, double tolerance, double promised,
+                                  int64_t j) {
+    variance_check check = {.shrunk = 1};
     const fgmm_model *model = stats->model;
     int64_t k = model->k, d = model->d;
     double shift2 = 0, noise = 0, total = 0;
@@ -59,31 +70,32 @@ static void check_tied(fgmm_pass_check *check, const fgmm_stats *stats, double e
         noise = fmax(noise, fgmm_variance_floor(stats->centres[i * d + j] + shift));
         total += stats->s0[i];
     }
-    if (total > 0 && promised > 0)
-        check_variance(check, epsilon, tolerance, stats->s2[j * d + j] / total, shift2 / total, noise,
-                       model->covariances[j * d + j], promised);
+    if (!(total > 0 && promised > 0)) return (fgmm_pass_check){.cut = 1};
+    check_variance(&check, epsilon, tolerance, stats->s2[j * d + j] / total, shift2 / total, noise,
+                   model->covariances[j * d + j]);
+    return checked(&check, tolerance, promised);
 }
 
-static void check_component(fgmm_pass_check *check, const fgmm_stats *stats, double epsilon, double tolerance,
-                            int64_t i) {
+static fgmm_pass_check check_component(const fgmm_stats *stats, double epsilon, double tolerance, int64_t i) {
+    variance_check check = {.shrunk = 1};
     const fgmm_model *model = stats->model;
     int64_t d = model->d;
     double s0 = stats->s0[i];
-    if (!is_held_to(stats, i)) return;
+    if (!is_held_to(stats, i)) return (fgmm_pass_check){.cut = 1};
     double promised = model->weights[i] * stats->weight / s0;
     if (model->type == FGMM_SPHERICAL) {
         double moved, noises;
         fgmm_stats_moved(stats, i, &moved, &noises);
-        check_variance(check, epsilon, tolerance, stats->s2[i] / s0, moved, noises, model->covariances[i] * (double)d,
-                       promised);
-        return;
+        check_variance(&check, epsilon, tolerance, stats->s2[i] / s0, moved, noises, model->covariances[i] * (double)d);
+        return checked(&check, tolerance, promised);
     }
     for (int64_t j = 0; j < d; j++) {
         int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
         double shift = stats->s1[at] / s0;
-        check_variance(check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift,
-                       fgmm_variance_floor(stats->centres[at] + shift), model->covariances[diagonal], promised);
+        check_variance(&check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift,
+                       fgmm_variance_floor(stats->centres[at] + shift), model->covariances[diagonal]);
     }
+    return checked(&check, tolerance, promised);
 }
 
 fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, double epsilon, double tolerance) {
@@ -94,11 +106,8 @@ fgmm_pass_check fgmm_check_pass(fgmm_context *ctx, const fgmm_stats *stats, doub
     if (fgmm_has_matrices(model->type)) epsilon = fmin(epsilon, matrix_epsilon);
 #pragma omp parallel for num_threads(threads) reduction(min : cut) reduction(| : recentre)
     for (int64_t i = 0; i < count; i++) {
-        fgmm_pass_check check = {.cut = 1};
-        if (tied)
-            check_tied(&check, stats, epsilon, tolerance, promised, i);
-        else
-            check_component(&check, stats, epsilon, tolerance, i);
+        fgmm_pass_check check =
+            tied ? check_tied(stats, epsilon, tolerance, promised, i) : check_component(stats, epsilon, tolerance, i);
         cut = fmin(cut, check.cut);
         recentre |= check.recentre;
     }
