@@ -7,7 +7,7 @@ FOLDER: a checkout of github.com/IBM/Flash-GMM and of github.com/svg-project/fla
 Ours is a whole EM iteration, host included, the median after the first (`flashgmm bench em`). A peer's is one call of its E-step with
 statistics, or of an assignment with new centroids, by CUDA events after warm-up, the median of 20. Errors are those of one iteration
 against the same in double, computed here: of the mean log-likelihood, relative to the larger of 1 and itself; of the counts and of
-the variances, the largest relative one over the components. A peer that is missing is a line that says so. Rows of the
+the variances, the largest relative one over the components. A peer that is missing or fails is a line that says so. Rows of the
 table also go to standard error as they come, since peers that tune themselves take minutes.
 
 Exit status 0: done; 1: a run failed.
@@ -124,6 +124,14 @@ class Bench:
         counts = torch.from_numpy(fitted["weights"]).cuda() * self.x.shape[0]
         return errors((out["lower_bound"], counts, torch.from_numpy(fitted["covariances"]).cuda()), want)
 
+    def attempt(self, name, call, *arguments):
+        """A peer that fails, as kernels that tune themselves to a GPU may, costs its row alone."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self.notes.append(f"failed: {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            print(self.notes[-1], file=sys.stderr, flush=True)
+
     def flash_gmm(self, name, call, covariance, against, want):
         """One of Flash-GMM's kernels; its variances are about the old means."""
         ms = milliseconds(call)
@@ -144,16 +152,18 @@ class Bench:
             want = in_double(self.x, self.means, covariance == "diag")
             ms = self.ours(covariance)
             self.row(covariance, "flashgmm, exact", ms, None, self.our_errors(covariance, want))
+            self.row(covariance, "flashgmm, fast", self.ours(covariance, "--precision", "fast"), ms)
             for module, name, function, shape in kernels:
                 if not self.args.flash_gmm:
                     self.notes.append(f"skipped: {name} ({covariance}): no --flash-gmm")
                     continue
                 kernel, zeros = getattr(load(self.args.flash_gmm, module), function), torch.zeros(shape, device="cuda")
-                self.flash_gmm(name, lambda: kernel(self.x, self.means, zeros, weights), covariance, ms, want)
+                self.attempt(name, self.flash_gmm, name, lambda: kernel(self.x, self.means, zeros, weights), covariance, ms, want)
 
     def kmeans(self):
-        ms = self.ours("kmeans")
-        self.row("kmeans", "flashgmm, f32 rows", ms)
+        ms = self.ours("kmeans", "--type", "f16")
+        self.row("kmeans", "flashgmm, f16 rows", ms)
+        self.row("kmeans", "flashgmm, f32 rows", self.ours("kmeans"), ms)
         if not self.args.flash_kmeans:
             self.notes.append("skipped: flash-kmeans: no --flash-kmeans")
             return
@@ -168,7 +178,8 @@ class Bench:
                 ids = euclid_assign_triton(x, c, square, use_heuristic=True)
                 return triton_centroid_update_sorted_euclid(x, ids, c)
 
-            self.row("kmeans", f"flash-kmeans, {name} rows", milliseconds(step), ms)
+            who = f"flash-kmeans, {name} rows"
+            self.attempt(who, lambda: self.row("kmeans", who, milliseconds(step), ms))
 
     def report(self):
         heads = ["work", "who", "ms", "of ours", "errors: likelihood / counts / variances"]
