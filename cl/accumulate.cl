@@ -1,4 +1,4 @@
-// variants: -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
+// variants: -DROW_FOURS=1 | -DROW_FOURS=1 -DPLACED=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
 /*
  * Sums of the sparse survivors, and the folding of partial sums.
  *
@@ -9,20 +9,15 @@
  * into a float-float; so the sums depend on the rows' numbers, not on how they were cut into blocks.
  */
 #include "ff.clh"
+#include "places.clh"
 #include "rows.clh"
-
-// CAP: most survivors of a row (default 16).
-#ifndef CAP
-#define CAP 16
-#endif
-#if CAP < 1
-#error "CAP must be positive"
-#endif
 
 // BATCH: entries that are fetched together (default 8).
 #ifndef BATCH
 #define BATCH 8
 #endif
+
+#define NARROW 64 // work-items of a line
 
 // EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
 #ifndef EXACT
@@ -75,15 +70,26 @@ static inline some_sums some_load(__global const float2 *from)
     return out;
 }
 
+// r of an entry of bins.cl. Settled rows need not be looked for.
+static inline float resp_of(uint value, __global const uint *place, __global const float *surv_r)
+{
+#if PLACED
+    if (value & SETTLED_BIT) return 1.0f;
+    return surv_r[place[value / CAP] * CAP + value % CAP];
+#else
+    return surv_r[value];
+#endif
+}
+
 static inline void some_store(some_sums s, __global float2 *to)
 {
     for (uint i = 0; i < WIDTH; i++) to[i] = (float2)(ELEMENT(s.hi, i), ELEMENT(s.lo, i));
 }
 
-// starts [k * slots + 1]: the lists of bins.cl. resume: slot 0 goes on from what it holds. row0 is a multiple of 1024.
-// part [slots, k, 2 d + 1]. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
+// starts [k * chunks + 1]: the lists of bins.cl, of which those of superchunks chunk0 .. chunk0 + slots - 1 are summed. resume: slot 0 goes
+// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
-                         __global const float *c_hi, __global const float *c_lo, __global const float *weights,
+                         uint chunk0, uint chunks, __global const uint *place, __global const float *c_hi, __global const float *c_lo, __global const float *weights,
                          __global const uint *values, __global const float *surv_r, __global const uint *starts,
                          uint resume, __global float2 *part)
 {
@@ -109,13 +115,13 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
     }
     const some hi = whole ? (some)(0.0f) : FLOATS_AT(c_hi, (ulong)c * d + f);
     const some lo = whole ? (some)(0.0f) : FLOATS_AT(c_lo, (ulong)c * d + f);
-    const uint from = starts[c * slots + s], end = starts[c * slots + s + 1];
+    const uint list = c * chunks + chunk0 + s, from = starts[list], end = starts[list + 1];
     rows += offset + f;
 #if EXACT
     for (uint e = from; e < end; e++) {
         const uint value = values[e];
         const uint row = value / CAP;
-        const float wr = surv_r[value] * (weights ? weights[row0 + row] : 1.0f);
+        const float wr = resp_of(value, place, surv_r) * (weights ? weights[row0 + row] : 1.0f);
         ff t = (ff)(1.0f, 0.0f);
         if (!whole) {
             const ff gap = ff_two_sum(SOME_AT(rows, (ulong)(row0 + row) * pitch), -hi);
@@ -135,8 +141,8 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
         float wr[BATCH];
         some x[BATCH];
         for (uint b = 0; b < BATCH; b++) {
-            row[b] = value[b] / CAP;
-            wr[b] = surv_r[value[b]];
+            row[b] = (value[b] & ~SETTLED_BIT) / CAP;
+            wr[b] = resp_of(value[b], place, surv_r);
             if (weights) wr[b] *= weights[row0 + row[b]];
             x[b] = whole ? (some)(0.0f) : SOME_AT(rows, (ulong)(row0 + row[b]) * pitch);
         }
@@ -180,19 +186,26 @@ __kernel void fold(__global float2 *part, __global float2 *total, ulong count, u
     if (move) part[i] = part[slots * count + i];
 }
 
-// Lines line0 .. line0 + lines - 1 of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
+// Lines from line0 on, a work-group each, of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
 // of w r t^2 over them, w r.
-__kernel void narrow(__global const float2 *total, uint line0, uint lines, uint d, __global float2 *out)
+__kernel __attribute__((reqd_work_group_size(NARROW, 1, 1))) void
+narrow(__global const float2 *total, uint line0, uint d, __global float2 *out)
 {
-    const ulong i = get_global_id(0);
-    const uint f = (uint)(i % (d + 2));
-    const ulong line = i / (d + 2);
-    if (line >= lines) return;
+    __local ff part[NARROW];
+    const uint lid = get_local_id(0), line = get_group_id(0);
     __global const float2 *in = total + (line0 + line) * (2ul * d + 1);
-    ff sum = in[f < d ? f : 2 * d];
-    if (f == d) {
-        sum = in[d];
-        for (uint j = 1; j < d; j++) sum = ff_sum(sum, in[d + j]);
+    ff sum = (ff)(0.0f, 0.0f);
+    out += line * (d + 2ul);
+    for (uint f = lid; f < d; f += NARROW) {
+        out[f] = in[f];
+        sum = ff_sum(sum, in[d + f]);
     }
-    out[i] = sum;
+    part[lid] = sum;
+    for (uint step = NARROW / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lid < step) part[lid] = ff_sum(part[lid], part[lid + step]);
+    }
+    if (lid > 0) return;
+    out[d] = part[0];
+    out[d + 1] = in[2 * d];
 }

@@ -1,4 +1,4 @@
-// variants: -DCAP=8 | -DGROUP=64
+// variants: -DCAP=8 | -DGROUP=64 | -DPLACED=1
 /*
  * From survivors by row to lists of them by component: a counting sort, stable, so that each list is in the order of rows.
  *
@@ -9,35 +9,52 @@
  *
  * Row i of the slice lies in tile (i + shift) / tile_rows; tile t in superchunk (t + ahead) / per_chunk.
  */
-// CAP: most survivors of a row (default 16).
-#ifndef CAP
-#define CAP 16
-#endif
+#include "places.clh"
+
 // GROUP: work-items that scatter a tile, and rows they take at a time, a multiple of 8 (default 128).
 #ifndef GROUP
 #define GROUP 128
 #endif
-#if CAP < 1 || GROUP < 8 || GROUP % 8
-#error "CAP must be positive and GROUP a multiple of 8"
+#if GROUP < 8 || GROUP % 8
+#error "GROUP must be a multiple of 8"
 #endif
 #define NONE 0xffffffffu
 
-// counts [tiles, k] and dense_rows, the number of rows of the dense engine, start at zero.
-__kernel void bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
-                        uint tile_rows, uint k, __global uint *counts, __global uint *dense_rows)
+// The survivors of a row: those of a list, or one alone.
+typedef struct {
+    uint count, alone, dense; // dense: the row is left to the dense engine, and has none here
+    __global const uint *ids;
+} survivors;
+
+// Arguments are read outside of branches: Mesa's llvmpipe may read them wrongly inside.
+static inline survivors survivors_of(uint row, __global const uint *surv_id, __global const uint *kept, __global const uint *dense,
+                                     __global const uint *hints, __global const uint *place)
+{
+    survivors out;
+    const uint at = place_of(place, row);
+    out.alone = PLACED && at == SETTLED;
+    const uint slot = out.alone ? 0 : at, left = dense[slot], found = kept[slot];
+    out.dense = !out.alone && left;
+    out.count = out.alone ? 1 : left ? 0 : found;
+    out.ids = out.alone ? hints + row : surv_id + (ulong)slot * CAP;
+    return out;
+}
+
+// counts [tiles, k] and dense_rows, the number of rows of the dense engine, start at zero. hints: from the slice's first row on; place [n].
+__kernel void bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense,
+                        __global const uint *hints, uint row0, __global const uint *place, uint n, uint shift, uint tile_rows,
+                        uint k, __global uint *counts, __global uint *dense_rows)
 {
     __local uint sum;
     const uint row = get_global_id(0);
     if (get_local_id(0) == 0) sum = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    // Arguments are read outside of branches: Mesa's llvmpipe may read them wrongly inside.
     const uint at = row < n ? row : 0;
-    const uint left = dense[at], found = kept[at];
-    const uint count = row < n && !left ? found : 0;
+    const survivors own = survivors_of(at, surv_id, kept, dense, hints + row0, place);
+    const uint count = row < n ? own.count : 0;
     __global uint *tile = counts + (ulong)((at + shift) / tile_rows) * k;
-    __global const uint *ids = surv_id + (ulong)at * CAP;
-    for (uint i = 0; i < count; i++) atomic_inc(&tile[ids[i]]);
-    if (row < n && left) atomic_inc(&sum);
+    for (uint i = 0; i < count; i++) atomic_inc(&tile[own.ids[i]]);
+    if (row < n && own.dense) atomic_inc(&sum);
     barrier(CLK_LOCAL_MEM_FENCE);
     if (get_local_id(0) == 0 && sum) atomic_add(dense_rows, sum);
 }
@@ -76,13 +93,30 @@ __kernel void bin_starts(__global uint *counts, uint k, uint tiles, uint ahead, 
     }
 }
 
-// A work-group a tile, `rounds` times GROUP rows of it from row round0 on. An entry's place is its component's cursor, counts[t, c], and the number of rows before
-// it in the round that hold the component too; the last of them moves the cursor.
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, uint n, uint shift,
-            uint tile_rows, uint round0, uint rounds, uint k, __global uint *counts, __global uint *values)
+// The work-item's place among the entries that the group's rows have, `count` of its own. sums [GROUP] is left with what all have in
+// its last.
+static inline uint entries_before(__local uint *sums, uint count, uint lid)
 {
-    __local uint keys[CAP * GROUP], moved[CAP * GROUP]; // [place in the row's list, row]
+    sums[lid] = count;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint step = 1; step < GROUP; step *= 2) {
+        const uint before = lid < step ? 0 : sums[lid - step];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        sums[lid] += before;
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    return sums[lid] - count;
+}
+
+// A work-group a tile, `rounds` times GROUP rows of it from row round0 on. An entry's place is its component's cursor, counts[t, c], and the number of entries before
+// it in the round that are of the component too; the last of them moves the cursor.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, __global const uint *hints,
+            uint row0, __global const uint *place, uint n, uint shift, uint tile_rows, uint round0, uint rounds, uint k,
+            __global uint *counts, __global uint *values)
+{
+    __local uint keys[CAP * GROUP], entries[CAP * GROUP]; // in the order of rows: component; value, then where its cursor moves
+    __local uint sums[GROUP];
     __local uint most;
     const uint lid = get_local_id(0);
     __global uint *cursors = counts + (ulong)get_group_id(0) * k;
@@ -91,41 +125,58 @@ bin_scatter(__global const uint *surv_id, __global const uint *kept, __global co
         const uint shifted = from + round + lid;
         const int within = round + lid < tile_rows && shifted >= shift && shifted - shift < n;
         const uint row = within ? shifted - shift : 0;
-        const uint left = dense[row], found = kept[row];
-        const uint count = within && !left ? found : 0;
-        __global const uint *ids = surv_id + (ulong)row * CAP;
+        const survivors own = survivors_of(row, surv_id, kept, dense, hints + row0, place);
+        const uint count = within ? own.count : 0;
         if (lid == 0) most = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
-        if (count) atomic_max(&most, count);
+        if (count > 1) atomic_max(&most, count);
         barrier(CLK_LOCAL_MEM_FENCE);
-        const uint places = most;
-        for (uint i = 0; i < places; i++) {
-            keys[i * GROUP + lid] = i < count ? ids[i] : NONE;
-            moved[i * GROUP + lid] = NONE;
+        // Where no row has several, each has a place of its own.
+        uint first = lid, all = GROUP;
+        if (most) {
+            first = entries_before(sums, count, lid);
+            all = sums[GROUP - 1];
+        } else {
+            keys[lid] = NONE;
         }
-        barrier(CLK_LOCAL_MEM_FENCE);
         for (uint i = 0; i < count; i++) {
-            const uint key = keys[i * GROUP + lid];
+            keys[first + i] = own.ids[i];
+            entries[first + i] = (row * CAP + i) | (own.alone ? SETTLED_BIT : 0);
+        }
+        const uint padded = (all + 7) / 8 * 8;
+        if (lid < padded - all) keys[all + lid] = NONE;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint e = lid; e < all; e += GROUP) {
+            const uint key = keys[e];
+            if (key == NONE) continue;
             // Eight at a time: llvmpipe ends all loops after 65536 rounds.
-            uint before = 0, all = 0;
-            for (uint p = 0; p < places; p++)
-                for (uint j = 0; j < GROUP; j += 8) {
-                    __local const uint *eight = keys + p * GROUP + j;
-                    uint same = 0; // a bit each
+            uint before = 0, with = 0;
+            for (uint j = 0; j < padded; j += 8) {
+                __local const uint *eight = keys + j;
+                uint same = 0; // a bit each
 #pragma unroll
-                    for (uint e = 0; e < 8; e++) same |= (uint)(eight[e] == key) << e;
-                    all += popcount(same);
-                    before += popcount(same & (j + 8 <= lid ? 255u : j < lid ? (1u << (lid - j)) - 1 : 0));
-                }
+                for (uint i = 0; i < 8; i++) same |= (uint)(eight[i] == key) << i;
+                with += popcount(same);
+                before += popcount(same & (j + 8 <= e ? 255u : j < e ? (1u << (e - j)) - 1 : 0));
+            }
             const uint at = cursors[key];
-            values[at + before] = row * CAP + i;
-            if (before + 1 == all) moved[i * GROUP + lid] = at + all;
+            values[at + before] = entries[e];
+            entries[e] = before + 1 == with ? at + with : NONE;
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-        for (uint i = 0; i < count; i++)
-            if (moved[i * GROUP + lid] != NONE) cursors[keys[i * GROUP + lid]] = moved[i * GROUP + lid];
+        for (uint e = lid; e < all; e += GROUP)
+            if (keys[e] != NONE && entries[e] != NONE) cursors[keys[e]] = entries[e];
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
     }
+}
+
+// Marks the rows of the dense engine among those with places, in marks [n] that start at zero. list: of settle.cl, with `room` places.
+__kernel void bin_mark(__global const uint *dense, __global const uint2 *list, uint room, __global uint *marks)
+{
+    const uint i = get_global_id(0), front = list[0].x, back = list[0].y;
+    const uint at = i < room ? i : 0;
+    const uint left = dense[at], row = list[1 + at].x;
+    if (i < room && (i < front || i >= room - back) && left) marks[row] = 1;
 }
 
 // The rows of the dense engine, ascending. offsets [n + 1]: prefix sums of dense.

@@ -95,7 +95,7 @@ static fgmm_status backend_open(const fgmm_host *host, const fgmm_open_request *
         return status;
     }
     /* Finding the reaches takes some of what the screen takes for so many rows a component. */
-    if (!device->settle_from) device->settle_from = device->has_matrix ? 256 : 32;
+    if (!device->settle_from) device->settle_from = device->has_matrix ? 128 : 32;
     /* The test's own use is no one's concern. */
     clFinish(device->queue);
     cl_engine_free(device);

@@ -146,8 +146,8 @@ static fgmm_status run_case(fgmm_device *device, check_case *c) {
     CL_GO(cl_put(device, &source, &block));
     CL_GO(cl_wait(device, block));
     CL_GO(cl_moments(device, block, c->centre, &moments));
-    CL_GO(run_estep(device, block, c, 1, &wrong_summed));
     CL_GO(run_estep(device, block, c, 0, &wrong_rows));
+    CL_GO(run_estep(device, block, c, 1, &wrong_summed)); /* settles rows by what the first learned */
     CL_GO(cl_assign(device, block, 1, c->best, c->resp, NULL));
     const char *wrong = wrong_rows                                      ? wrong_rows
                         : wrong_summed                                  ? wrong_summed

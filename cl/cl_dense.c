@@ -102,12 +102,13 @@ static fgmm_status run_resp(fgmm_device *device, const cl_group *group, cl_uint 
     CL_TRY(dense_kernel(device, group, "dense_resp", &kernel));
     size_t local = LANES, global = (size_t)group->n * LANES;
     cl_uint hard = engine->params.hard != 0, columns = tile_width(engine, width);
+    cl_mem place = group->slice->settled ? engine->place.mem : NULL;
     cl_float log_cut = engine->resp_log_cut;
     return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->cells.mem),
                   CL_ARG(engine->tops.mem), CL_ARG(columns), CL_ARG(group->list), CL_ARG(group->base), CL_ARG(k0),
                   CL_ARG(width), CL_ARG(engine->constants.mem), CL_ARG(log_cut), CL_ARG(engine->log_norm_max),
                   CL_ARG(hard), CL_ARG(engine->best.mem), CL_ARG(engine->best_id.mem), CL_ARG(engine->sum.mem),
-                  CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
+                  CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem), CL_ARG(place));
 }
 
 static fgmm_status run_top(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width, cl_uint m) {

@@ -10,7 +10,9 @@ enum {
     WORK_GROUPS = 1024,    /* that occupy a device */
     MOST_SLOTS = 128,      /* small sums: more would be no small part of a small device's memory */
     SIDE = 64,             /* components, and features, of one */
+    GROUPS_A_UNIT = 4,     /* of a device, that keep it busy */
     LEAST_GRAIN = 128,     /* rows of a superchunk */
+    PART_OF_GRAIN = 8,     /* of the sparse sums' superchunks */
     PART_BYTES = 64 << 20, /* of partial sums */
     PAIRS_CELLS = 1 << 27, /* on matrix units */
     PAIRS_ROWS = 131072,
@@ -69,9 +71,13 @@ void cl_dense_plan(const fgmm_device *device, cl_engine *engine) {
     slots = grain ? (group + grain - 1) / grain + 1 : 1;
     if (slots > room) slots = room;
     if (slots < 2) grain = 0, slots = 1;
-    /* The few rows that a screen leaves over lie far apart: in the sparse sums' superchunks, those of a slice make one group. */
-    if (engine->params.engine != FGMM_ENGINE_DENSE && !engine->tied && !engine->full)
-        grain = engine->sparse.grain, slots = engine->sparse.slots;
+    /* The rows that a screen leaves over may be few and lie far apart: in superchunks so large, those of a slice make one group. */
+    if (engine->params.engine != FGMM_ENGINE_DENSE && !engine->tied && !engine->full && grain && engine->sparse.grain) {
+        grain = engine->sparse.grain / PART_OF_GRAIN;
+        if (grain < FGMM_CHUNK_ROWS) grain = FGMM_CHUNK_ROWS;
+        slots = cl_slice_rows(device) / grain + 1;
+        if (slots > room) slots = room;
+    }
     cl_tally_reset(&engine->dense, (size_t)k, (size_t)width, grain, (uint32_t)slots);
 }
 
@@ -103,14 +109,16 @@ fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *
     return cl_tally_open(device, tally, first, out->slots, &out->resume, &out->part);
 }
 
-/* Sums of squares take twice the registers. */
-static cl_tile sums_tile(const fgmm_device *device) {
+/* Sums of squares take twice the registers. Where few work-groups would have so large a tile, it is smaller. */
+static cl_tile sums_tile(const fgmm_device *device, cl_uint width, cl_uint slots) {
     const cl_engine *engine = device->engine;
     int is_gpu = device->type == CL_DEVICE_TYPE_GPU;
     int gx = device->max_work_group < 128 ? 8 : 16, gy = device->max_work_group < 256 || is_gpu ? 8 : 16;
     int rm = has_squares(engine) || engine->tied || engine->full ? 4 : 8;
     while (rm > 1 && (cl_uint)(gy * rm) >= 2 * engine->k) rm /= 2;
     int rn = engine->d > (cl_uint)gx ? 4 : 1;
+    cl_uint across = (engine->d + (cl_uint)(gx * rn) - 1) / (cl_uint)(gx * rn) * slots;
+    while (is_gpu && rm > 1 && width / (cl_uint)(gy * rm) * across < GROUPS_A_UNIT * device->compute_units) rm /= 2;
     return (cl_tile){.gx = gx, .gy = gy, .rm = rm, .rn = rn};
 }
 
@@ -118,7 +126,7 @@ fgmm_status cl_dense_sums(fgmm_device *device, const cl_group *group, cl_uint k0
                           const cl_place *place) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = group->slice->block;
-    const cl_tile tile = sums_tile(device);
+    const cl_tile tile = sums_tile(device, width, place->slots);
     cl_mem centres = engine->near ? engine->near_centre.mem : engine->sum_hi_at;
     cl_kernel kernel = NULL;
     char options[192];

@@ -1,7 +1,7 @@
 /*
  * The engine's own state. An E-step goes through a block slice by slice:
  *
- *   settle (cl_settle.c) -> screen of the rest (cl_screen.c) -> refine
+ *   settle (cl_settle.c) -> screen of the rest (cl_screen.c) -> refine of these
  *   refine -> lists (cl_bins.c) -> sums of the survivors                              cl_estep.c, cl_scatter.c
  *          \-> rows with too many candidates -> dense engine (cl_dense.c)
  *          \-> log-likelihood and counts of each chunk of rows
@@ -42,16 +42,20 @@ struct fgmm_block {
     int passing;  /* uploaded for one pass: the next block may have the buffers */
     size_t bytes; /* of rows, and the rows that weights and hints have room for, if owned */
     int64_t room;
-    cl_mem weights; /* [n] f32, or NULL */
-    cl_mem hints;   /* [n]: each row's last best component, for the screen; NULL before the first */
-    int hinted;     /* hints are this block's */
-    int noted;      /* and were when it came before */
+    cl_mem weights;       /* [n] f32, or NULL */
+    cl_mem hints;         /* [n]: each row's last best component, for the screen; NULL before the first */
+    int hinted;           /* hints are this block's */
+    int noted;            /* and were when it came before */
+    cl_mem distances;     /* [n]: distances to these, of settle.cl; or NULL */
+    int64_t distances_of; /* the generation of parameters that they are of; 0: none */
     void *staging[2];
     cl_event written[2]; /* of the staging copies on their way */
     fgmm_dtype type;     /* as stored: never FGMM_F64 */
     int64_t first_row, n, d;
     cl_ulong offset, pitch; /* in elements */
     double *centre;         /* [D], subtracted on the host from FGMM_F64 rows; or NULL */
+    cl_stretch *stretch;    /* or NULL: the block's own buffers */
+    fgmm_block *next;       /* of the stretch */
 };
 
 /* Device memory that grows; its content does not survive growing. */
@@ -98,18 +102,28 @@ typedef struct cl_pairs {
     cl_float2 most_l, least_a;
 } cl_pairs;
 
+/* Parameters that were sent: their number among all, and their form. */
+typedef struct cl_generation {
+    int64_t number; /* 0: none */
+    cl_uint k, d;
+    int diag;
+} cl_generation;
+
 struct cl_engine {
     /* from begin */
     fgmm_params params;
     int begun, prepared;
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
+    cl_generation now, last; /* of mean_hi and inverse, and of last_hi and last_inverse */
+    cl_room last_hi, last_inverse;
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
     int alone; /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
     int near;  /* the dense engine takes products and sums about the screen's centre */
     cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
     int32_t *ids;         /* [k]: number of each among the caller's components */
-    double *shares;       /* [k, 2]: log-likelihood of each one's sums, and what rounds in it; if alone */
+    double *shares; /* [k, 2]: log-likelihood of each one's sums, and what rounds in it, in units of 2^-24; if alone */
+    double count_units; /* that the counts among these may be off by, of their size */
     cl_float log_norm_max;
     cl_float log_cut, resp_log_cut;   /* of the screen (0 in hard passes) and of the responsibilities */
     cl_float4 bounds;                 /* of screen.cl */
@@ -121,7 +135,10 @@ struct cl_engine {
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
     cl_matrix matrix;
     cl_pinned pinned, white_pinned;
-    cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
+    struct screen_component
+        *measured; /* [k], of cl_params.c; NULL: the screen's parameters were sent, or there is no screen */
+    float *forms[2], *multipliers, *tiled; /* in pinned memory until then: of screen_rows, matrix_c, columns */
+    cl_uint rows_from;                     /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room near_means, near_constants, near_centre, far_rows;
     cl_float near_most; /* squared distance to the centre beyond which a row is marked in far_rows */
@@ -134,23 +151,33 @@ struct cl_engine {
     cl_float white_eta;          /* of screen_full.cl */
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of cl_settle.c */
-    cl_uint n_nearest;               /* others of a component that rows are looked at for */
-    cl_room off, nearest, unsettled; /* of the components, of reach.cl; a part's rows for the screen */
-    int settling, reached;           /* rows of this block are settled; reaches are of these parameters */
+    cl_uint n_nearest;           /* others of a component that rows are looked at for */
+    cl_room off, nearest, moved; /* of the components, of reach.cl */
+    int64_t moved_from;          /* the generation that they have moved from; 0: none */
+    cl_room place,
+        left; /* of a slice's rows, of settle.cl: where each one's candidates are, and those that have places */
+    int settling, reached;        /* rows of this block are settled; reaches are of these parameters */
     int settle_wait, settle_rest; /* passes until it is tried again: now, and after the last time that too few were */
-    double tried, left_over;      /* rows of this pass, and those of them that were not settled */
+    double tried, left_over;      /* rows of this pass, and those of them that were left to the screen */
+    double placed;                /* share of the last slice's rows that took places */
+    /* of cl_stretch.c */
+    cl_stretch *waiting;          /* blocks of it that this pass has been given, up to waiting_to; NULL: none */
+    const fgmm_block *waiting_to; /* NULL: all */
+    int waiting_lost;             /* some were released */
     /* of a slice */
     cl_room packed_rows, row_starts, again, narrow;
-    cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight, offsets, dense_list;
+    cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight; /* at the rows' places */
+    cl_room marks_of_rows, offsets, dense_list;
     cl_room counts, dense_count, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
     cl_uint list_slots; /* superchunks that the lists are in */
     cl_room cells, tops, norms, best, best_id, sum, dense_starts, scatter_starts;
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
-    cl_arrival left;      /* how many rows of the slice are left to the dense engine */
-    cl_arrival row_sums;  /* of the last block's chunks, behind how many of its rows were not settled */
-    size_t chunks_summed; /* that row_sums will hold; 0: they have been added */
+    cl_arrival taken;      /* how many places a slice's rows took */
+    cl_arrival dense_left; /* how many rows of the slice are left to the dense engine */
+    cl_arrival row_sums;   /* of the last block's chunks */
+    size_t chunks_summed;  /* that row_sums will hold; 0: they have been added */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
@@ -159,15 +186,19 @@ struct cl_engine {
 typedef struct cl_slice {
     fgmm_block *block;
     cl_uint row0, n;
-    int64_t first; /* number of its first row in the pass */
+    int64_t first;          /* number of its first row in the pass */
+    int settled;            /* rows were settled: those left have places, the others need none (places.clh) */
+    cl_uint places;         /* that there are: n if not settled */
+    cl_uint listed, looked; /* places taken from the first on, by rows for the screen, and from the last down */
 } cl_slice;
 
-/* Rows of a dispatch as the screens address them: from row0 of the block, out0 of the slice. */
+/* Rows of a dispatch as listed.clh has them: in a row, or of a list. */
 typedef struct cl_part {
     cl_mem rows;
     cl_ulong offset, pitch;
     cl_uint row0, out0, n;
-    int type; /* fgmm_dtype */
+    int type;    /* fgmm_dtype */
+    cl_mem list; /* or NULL */
 } cl_part;
 
 /* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
@@ -229,6 +260,8 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 
 /* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);
+/* What the screens alone take of that: sent when it is first wanted, which settling puts off. */
+fgmm_status cl_prepare_screen(fgmm_device *device);
 /* A double as two floats. */
 void cl_split(double value, float *hi, float *lo);
 /* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
@@ -240,11 +273,25 @@ int cl_is_near(const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
 
+size_t cl_stored_size(fgmm_dtype type); /* of a feature on a device; cl_transfer.c */
+
+/* cl_stretch.c: blocks that stay, in one buffer. */
+/* Gives a block to come its part of one: rows, hints and weights. Without one it has block->stretch NULL. */
+void cl_stretch_join(fgmm_device *device, const fgmm_block_source *source, fgmm_block *block);
+void cl_stretch_leave(fgmm_device *device, fgmm_block *block);
+/* What an E-step does when it is given a block: takes it on its own, after those that wait; leaves it to wait; or takes *whole, which has all
+ * blocks of its stretch, this one the last. */
+typedef enum cl_turn { CL_TURN_ALONE, CL_TURN_LATER, CL_TURN_WHOLE } cl_turn;
+cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *whole);
+void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole); /* what came of it */
+fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first that waits; NULL: none */
+
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
 fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block);
-/* Settles rows. *list: the others, for the screens; NULL: all of them. Adds their number to the first of engine->chunks. */
-fgmm_status cl_settle(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem *list);
+/* Settles the rows from row0 of the block on: as many as leave no more than there are places for. *out: their slice. Where settling is over
+ * instead, engine->settling is 0. */
+fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_slice *out);
 /* At the end of a pass: whether that paid. */
 void cl_settle_learn(fgmm_device *device);
 
@@ -343,6 +390,8 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most);
+/* Rows of a slice of which none is settled; and the places there are for those left of one. */
 int64_t cl_slice_rows(const fgmm_device *device);
+fgmm_status cl_fit_places(fgmm_device *device, size_t places); /* room for so many */
 
 #endif

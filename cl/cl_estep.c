@@ -9,7 +9,8 @@
 enum {
     LEAST_GRAIN = 1024,
     MOST_GRAIN = 65536,
-    MOST_SLICE = 1 << 18,
+    MOST_SLICE = 1 << 17,
+    LEAST_SLOTS = 12, /* few launches for a slice whose rows are settled and superchunks are large */
     PART_BYTES = 32 << 20,
     ROW_SUMS = 8,
     MOST_HELD = 8
@@ -35,8 +36,9 @@ static void plan_sparse(cl_engine *engine) {
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
     int64_t slots = PART_BYTES / sums;
     if (slots < 2) grain = 0, slots = 1;
-    /* More than a slice of the most rows may touch serve nobody. */
-    if (grain && slots > MOST_SLICE / grain + 1) slots = MOST_SLICE / grain + 1;
+    int64_t touched = grain ? MOST_SLICE / grain + 1 : 1;
+    if (touched < LEAST_SLOTS) touched = LEAST_SLOTS;
+    if (slots > touched) slots = touched;
     cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)slots);
 }
 
@@ -46,6 +48,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         engine = cl_alloc(device, sizeof *engine);
         if (!engine) return FGMM_ERR_MEMORY;
         memset(engine, 0, sizeof *engine);
+        engine->placed = 1.0;
         device->engine = engine;
     }
     cl_release_memory(device, engine->ids);
@@ -55,7 +58,8 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->frame = NULL;
     engine->prepared = 0;
     /* Of a pass that was given up, whatever became of it. */
-    (void)cl_arrival_wait(&engine->left);
+    (void)cl_arrival_wait(&engine->taken);
+    (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
     engine->chunks_summed = 0;
     engine->params = *params;
@@ -79,8 +83,11 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         if (!engine->shares) return FGMM_ERR_MEMORY;
         memset(engine->shares, 0, 2 * (size_t)params->k * sizeof *engine->shares);
     }
+    engine->count_units = params->hard ? 0.0 : 32.0;
     engine->near = cl_is_near(engine);
     engine->far_asked = 0;
+    engine->waiting = NULL;
+    engine->waiting_lost = 0;
     engine->settling = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
@@ -111,12 +118,13 @@ cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, i
     int64_t grain = engine->sparse.grain <= most ? engine->sparse.grain : 0;
     int64_t other = engine->tied || engine->full ? engine->sparse_scatter.grain : 0;
     if (other > grain && other <= most) grain = other;
-    if (grain) end = end / grain * grain;
+    if (!grain) grain = most < FGMM_CHUNK_ROWS ? 1 : FGMM_CHUNK_ROWS;
+    end = end / grain * grain;
     int64_t n = end - first < block->n - row0 ? end - first : block->n - row0;
-    return (cl_slice){.block = block, .row0 = (cl_uint)row0, .n = (cl_uint)n, .first = first};
+    return (cl_slice){.block = block, .row0 = (cl_uint)row0, .n = (cl_uint)n, .first = first, .places = (cl_uint)n};
 }
 
-static fgmm_status fit_slice(fgmm_device *device, size_t n) {
+fgmm_status cl_fit_places(fgmm_device *device, size_t n) {
     cl_engine *engine = device->engine;
     if (!engine->all_dense) {
         CL_TRY(cl_room_fit(device, &engine->cand_id, n * CL_CAP * sizeof(cl_uint), "candidates"));
@@ -142,35 +150,40 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
-    char options[112];
+    char options[128];
     int lanes = engine->d >= 1024 ? 32 : engine->d >= 512 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
     /* A CPU has its rows in a cache. */
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d",
-             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
-             fours > MOST_HELD ? 0 : fours, engine->alone);
+    snprintf(options, sizeof options,
+             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d -DPLACED=%d", (int)block->type,
+             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes, fours > MOST_HELD ? 0 : fours,
+             engine->alone, slice->settled);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
     size_t local = 64, rows = engine->alone ? local : local / (size_t)lanes,
-           global = cl_round_up(slice->n, rows) / rows * local;
+           global = cl_round_up(slice->places, rows) / rows * local;
     return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
-                  CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(out0), CL_ARG(slice->n), CL_ARG(engine->d),
+                  CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(out0), CL_ARG(slice->places), CL_ARG(engine->d),
                   CL_ARG(engine->mean_hi.mem), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->inverse.mem),
                   CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
                   CL_ARG(hard), CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
-                  CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints));
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints), CL_ARG(engine->left.mem));
 }
 
 /* Hints start as none; refine fills them in. */
 static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
+    const cl_engine *engine = device->engine;
     if (block->hinted) return FGMM_OK;
     size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
     if (!block->hints) CL_TRY(cl_buffer(device, &block->hints, room, "the rows' best components"));
     CL_TRY(cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
                    "clearing the rows' best components"));
     block->hinted = 1;
+    /* A block that comes and goes has no one to keep them. */
+    if (!block->distances && !block->passing && !engine->tied && !engine->full)
+        block->distances = cl_optional_buffer(device, (size_t)block->n * sizeof(cl_float));
     return FGMM_OK;
 }
 
@@ -178,16 +191,17 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
-    CL_TRY(fit_slice(device, slice->n));
+    CL_TRY(cl_fit_places(device, slice->places));
     if (engine->all_dense)
         return cl_fill(device, engine->dense_flag.mem, 1, slice->n * sizeof(cl_uint), "marking dense rows");
     CL_TRY(fit_hints(device, slice->block));
+    if (!slice->settled) slice->block->distances_of = 0;
     CL_TRY(cl_screen(device, slice));
     CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
     return cl_count(device, slice);
 }
 
-/* Sums over the rows of a slice, chunk by chunk, into engine->chunks, of which the first is not the rows'. */
+/* Sums over the rows of a slice, chunk by chunk, into engine->chunks. */
 static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
@@ -195,15 +209,19 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
            global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
     /* log p(x) is not known of each row: the row's cut is then at its largest. */
     cl_float log_norm_max = engine->alone ? -FLT_MAX : engine->log_norm_max;
-    CL_TRY(cl_kernel_get(device, &kernel, "row_sums", local == 256 ? "-DGROUP=256" : "", "row_sums"));
+    cl_uint hard = engine->params.hard != 0;
+    char options[48];
+    snprintf(options, sizeof options, "-DGROUP=%d -DPLACED=%d", (int)local, slice->settled);
+    CL_TRY(cl_kernel_get(device, &kernel, "row_sums", options, "row_sums"));
     return CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
-                  CL_ARG(engine->kept_weight.mem), CL_ARG(engine->chunks.mem));
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(slice->block->hints), CL_ARG(engine->constants.mem),
+                  CL_ARG(hard), CL_ARG(engine->place.mem), CL_ARG(engine->chunks.mem));
 }
 
 static size_t chunk_bytes(const fgmm_block *block) {
-    return (1 + ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS) * ROW_SUMS * sizeof(cl_uint);
+    return ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * ROW_SUMS * sizeof(cl_uint);
 }
 
 /* Adds the sums of the last block's chunks in the order of rows. The device is then busy with the block after, if there is one. */
@@ -216,8 +234,7 @@ static fgmm_status add_row_sums(fgmm_device *device) {
         uint32_t u;
         float f;
     } *sums = engine->row_sums.pinned.at;
-    if (count) engine->left_over += sums[0].u;
-    for (size_t i = ROW_SUMS; i < count; i += ROW_SUMS) {
+    for (size_t i = 0; i < count; i += ROW_SUMS) {
         engine->log_likelihood += (double)sums[i].f + (double)sums[i + 1].f;
         engine->weight += (double)sums[i + 2].f + (double)sums[i + 3].f;
         engine->dropped += (double)sums[i + 4].f + (double)sums[i + 5].f;
@@ -238,15 +255,17 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
     return status;
 }
 
-fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
+static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
+    if (engine->params.hard && block->weights) engine->count_units = 20.0;
     CL_TRY(cl_prepare(device, block->centre));
     CL_TRY(cl_settle_begin(device, block));
     CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
-    CL_TRY(cl_fill(device, engine->chunks.mem, 0, ROW_SUMS * sizeof(cl_uint), "clearing a count"));
     for (int64_t row0 = 0; row0 < block->n;) {
-        cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
+        cl_slice slice;
         cl_uint dense = 0;
+        if (engine->settling) CL_TRY(cl_settle(device, block, row0, &slice));
+        if (!engine->settling) slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         CL_TRY(cl_survivors(device, &slice));
         if (!engine->all_dense) {
             CL_TRY(cl_lists(device, &slice));
@@ -259,6 +278,7 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
+    if (engine->settling) block->distances_of = engine->now.number;
     engine->settling = 0;
     CL_TRY(add_row_sums(device));
     CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, chunk_bytes(block), "sums over rows"));
@@ -266,23 +286,51 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     return FGMM_OK;
 }
 
+/* Blocks of a stretch that the pass did not go through. */
+static fgmm_status estep_waiting(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    for (fgmm_block *block = cl_stretch_waiting(engine); block && block != engine->waiting_to; block = block->next)
+        CL_TRY(estep_rows(device, block, NULL));
+    engine->waiting = NULL;
+    return FGMM_OK;
+}
+
+fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
+    fgmm_block whole;
+    cl_turn turn = log_prob ? CL_TURN_ALONE : cl_stretch_turn(device->engine, block, &whole);
+    if (turn == CL_TURN_LATER) return FGMM_OK;
+    if (turn == CL_TURN_WHOLE) {
+        CL_TRY(estep_rows(device, &whole, NULL));
+        cl_stretch_tell(block->stretch, &whole);
+        return FGMM_OK;
+    }
+    CL_TRY(estep_waiting(device));
+    return estep_rows(device, block, log_prob);
+}
+
 /*
  * The log-likelihood of rows from their sums. With l = L_k - a |x - m_k|^2, log Z = sum_k r (l - log r) for each row, so over the rows
  * it is sum_k (L_k S0 - a S2) and what row_sums made of -sum r log r. A term of a sum is rounded in t twice and so in t^2 four times, in r and
- * w r once, in the product once, and up to 16 times on its way: 32 units cover these, and those of r log r.
+ * w r once, in the product once, and up to 16 times on its way: 32 units cover these, and those of r log r. In hard passes r is 1, so counts of rows without
+ * weights are exact, and others off by 20 units at most.
  */
 static void add_shares(const cl_engine *engine, fgmm_sums *out) {
     for (size_t i = 0; i < engine->k; i++) {
         out->log_likelihood += engine->shares[2 * i];
-        out->rounding += 32.0 * 0x1p-24 * engine->shares[2 * i + 1];
+        out->rounding += 0x1p-24 * engine->shares[2 * i + 1];
     }
 }
 
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     cl_engine *engine = device->engine;
+    const fgmm_host *host = &device->host;
+    if (engine->waiting_lost)
+        return host->fail(host->user, FGMM_ERR_DEVICE, "rows were let go in the middle of a pass");
+    CL_TRY(estep_waiting(device));
+    if (engine->measured) engine->prepared = 0; /* the sums come to where the screen's parameters lie */
+    CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     CL_TRY(add_row_sums(device));
     cl_settle_learn(device);
-    CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     if (engine->alone) add_shares(engine, out);
     CL_TRY(cl_dense_collect(device, out));
     if (engine->tied || engine->full) CL_TRY(cl_scatter_collect(device, out));
@@ -298,29 +346,31 @@ void cl_engine_free(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!engine) return;
     cl_room *rooms[] = {
-        &engine->centre,         &engine->scale,          &engine->screen_a,     &engine->screen_b,
-        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,      &engine->inverse,
-        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,       &engine->cand_id,
-        &engine->cand_v,         &engine->cand_count,     &engine->kept,         &engine->dense_flag,
-        &engine->logz,           &engine->kept_weight,    &engine->offsets,      &engine->dense_list,
-        &engine->counts,         &engine->dense_count,    &engine->totals,       &engine->lists,
-        &engine->values,         &engine->row_values,     &engine->segments,     &engine->chunks,
-        &engine->cells,          &engine->tops,           &engine->norms,        &engine->near_means,
-        &engine->near_constants, &engine->near_centre,    &engine->far_rows,     &engine->white_logits,
-        &engine->best,           &engine->best_id,        &engine->sum,          &engine->dense_starts,
-        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,     &engine->white_lo,
-        &engine->white_scale,    &engine->white_centre,   &engine->white_rows,   &engine->scatter_starts,
-        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,    &engine->columns,
-        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,   &engine->again,
-        &engine->narrow,         &engine->known,          &engine->white_bounds, &engine->pair_factors,
-        &engine->pair_means,     &engine->pair_scales,    &engine->pair_units,   &engine->pair_a,
-        &engine->pair_columns,   &engine->by_feature,     &engine->by_row,       &engine->row_norms,
-        &engine->factors,        &engine->marks,          &engine->nearest,      &engine->off,
-        &engine->unsettled};
+        &engine->centre,         &engine->scale,          &engine->screen_a,      &engine->screen_b,
+        &engine->screen_c,       &engine->mean_hi,        &engine->mean_lo,       &engine->inverse,
+        &engine->constants,      &engine->sum_hi,         &engine->sum_lo,        &engine->cand_id,
+        &engine->cand_v,         &engine->cand_count,     &engine->kept,          &engine->dense_flag,
+        &engine->logz,           &engine->kept_weight,    &engine->offsets,       &engine->dense_list,
+        &engine->counts,         &engine->dense_count,    &engine->totals,        &engine->lists,
+        &engine->values,         &engine->row_values,     &engine->segments,      &engine->chunks,
+        &engine->cells,          &engine->tops,           &engine->norms,         &engine->near_means,
+        &engine->near_constants, &engine->near_centre,    &engine->far_rows,      &engine->white_logits,
+        &engine->best,           &engine->best_id,        &engine->sum,           &engine->dense_starts,
+        &engine->top_ids,        &engine->top_resp,       &engine->white_hi,      &engine->white_lo,
+        &engine->white_scale,    &engine->white_centre,   &engine->white_rows,    &engine->scatter_starts,
+        &engine->screen_rows[0], &engine->screen_rows[1], &engine->fragments,     &engine->columns,
+        &engine->matrix_c,       &engine->packed_rows,    &engine->row_starts,    &engine->again,
+        &engine->narrow,         &engine->known,          &engine->white_bounds,  &engine->pair_factors,
+        &engine->pair_means,     &engine->pair_scales,    &engine->pair_units,    &engine->pair_a,
+        &engine->pair_columns,   &engine->by_feature,     &engine->by_row,        &engine->row_norms,
+        &engine->factors,        &engine->marks,          &engine->nearest,       &engine->off,
+        &engine->place,          &engine->left,           &engine->marks_of_rows, &engine->moved,
+        &engine->last_hi,        &engine->last_inverse};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);
-    cl_arrival_free(device, &engine->left);
+    cl_arrival_free(device, &engine->taken);
+    cl_arrival_free(device, &engine->dense_left);
     cl_arrival_free(device, &engine->row_sums);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
@@ -331,6 +381,7 @@ void cl_engine_free(fgmm_device *device) {
     cl_tally_free(device, &engine->sparse_scatter);
     cl_tally_free(device, &engine->dense_scatter);
     cl_release_memory(device, engine->ids);
+    cl_release_memory(device, engine->measured);
     cl_release_memory(device, engine->shares);
     cl_release_memory(device, engine->frame);
     cl_release_memory(device, engine->list);

@@ -92,8 +92,8 @@ static fgmm_status send_split(fgmm_device *device, const double *values, const d
 
 /* ---- the screens' parameters ---- */
 
-/* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), the
- * largest of a and 2 a |m|, and their sums. */
+/* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), their sums, and
+ * of diagonal ones the largest of a and 2 a |m|. */
 typedef struct screen_component {
     double norm, log_w, m, a, most_a, sum_a, sum_am;
     int sound; /* within what floats hold with room to spare */
@@ -104,19 +104,16 @@ typedef struct screen_frame {
     double *centre, *scale, *inverse_square; /* [D] each */
 } screen_frame;
 
-/* Sums of squares and of sizes, and the largest size. */
-static void add_sizes(const double *values, size_t d, double *square, double *sum, double *most) {
-    double squares = 0.0, sums = 0.0, largest = 0.0;
+/* Sums of squares and of sizes. */
+static void add_sizes(const double *values, size_t d, double *square, double *sum) {
+    double squares = 0.0, sums = 0.0;
 #pragma omp simd reduction(+ : squares, sums)
     for (size_t f = 0; f < d; f++) {
         squares += values[f] * values[f];
         sums += fabs(values[f]);
     }
-    for (size_t f = 0; f < d; f++)
-        largest = values[f] > largest ? values[f] : -values[f] > largest ? -values[f] : largest;
     *square = squares;
     *sum = sums;
-    *most = largest;
 }
 
 /* One component's rows of screen_rows: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m of it.
@@ -158,12 +155,12 @@ static screen_component form_component(const cl_engine *engine, const screen_fra
     } else {
         double a = (params->half_inv_var ? params->half_inv_var[c] : 0.5) * frame->inverse_square[0];
         for (size_t f = 0; f < d; f++) first[f] = (float)mean[f];
-        add_sizes(mean, d, &square, &sum, &most);
+        add_sizes(mean, d, &square, &sum);
+        most = sqrt(square); /* at most */
         out.a = least_a = largest_a = a;
         out.m = a * square;
         out.sum_a = (double)d * a;
         out.sum_am = 2.0 * a * sum;
-        out.most_a = fmax(a, 2.0 * a * most);
     }
     /* Outside these a float's relative rounding no longer holds, or products overflow. */
     out.sound = least_a > 1e-30 && largest_a < 1e30 && most < 1e18 && out.m < 1e30 && fabs(out.norm) < 1e30;
@@ -313,6 +310,11 @@ static fgmm_status send_frame(fgmm_device *device, const double *frame) {
     return cl_send_taken(device, &engine->scale, scale, from, "the screen's scale");
 }
 
+static void drop_measured(fgmm_device *device) {
+    cl_release_memory(device, device->engine->measured);
+    device->engine->measured = NULL;
+}
+
 /* Fills rows[0 .. 1] and measured [k]. room: doubles for the columns and for each thread. */
 static void form_components(fgmm_device *device, const double *frame, double *room, int threads, float *rows[2],
                             screen_component *measured) {
@@ -341,39 +343,52 @@ static void form_components(fgmm_device *device, const double *frame, double *ro
     }
 }
 
-/* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. */
-static fgmm_status prepare_screen(fgmm_device *device, const double *frame, int *sound) {
+/* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. Sends the constants that
+ * settling takes, too. */
+static fgmm_status form_screen(fgmm_device *device, const double *frame, int *sound) {
     cl_engine *engine = device->engine;
-    cl_matrix *matrix = &engine->matrix;
-    size_t k = engine->k, d = engine->d, from = padded_features(engine), columns = padded_columns(engine);
+    size_t k = engine->k, d = engine->d, from = padded_features(engine);
     size_t work = k * d * (engine->tied ? d : 1);
     int threads = cl_threads(device, work);
-    float *rows[2] = {cl_take(engine, k * from), engine->diag ? cl_take(engine, k * from) : NULL};
-    float *constants = cl_take(engine, 4 * (size_t)engine->kp), *components = cl_take(engine, 4 * k);
-    float *column = cl_take(engine, 2 * columns);
+    float *constants = cl_take(engine, 4 * (size_t)engine->kp);
+    engine->multipliers = cl_take(engine, 4 * k);
+    engine->tiled = cl_take(engine, 2 * padded_columns(engine));
     fgmm_status status = FGMM_OK;
     double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
-    screen_component *measured = room ? cl_alloc(device, k * sizeof *measured) : NULL;
-    if (!measured) CL_GO(FGMM_ERR_MEMORY);
+    if (room) engine->measured = cl_alloc(device, k * sizeof *engine->measured);
+    if (!engine->measured) CL_GO(FGMM_ERR_MEMORY);
+    for (int part = 0; part < 2; part++)
+        engine->forms[part] = part == 0 || engine->diag ? cl_take(engine, k * from) : NULL;
     engine->rows_from = (cl_uint)from;
-    form_components(device, frame, room, threads, rows, measured);
-    if (!screen_constants(engine, measured, constants)) *sound = 0;
-    if (!*sound) goto done;
-    CL_GO(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
-    if (matrix->on && !matrix_constants(engine, measured, components, column)) matrix->on = CL_MATRIX_NONE;
-    for (int part = 0; part < (engine->diag ? 2 : 1); part++)
-        CL_GO(cl_send_taken(device, &engine->screen_rows[part], rows[part], k * from, "the screen's parameters"));
-    CL_GO(arrange_columns(device, from));
-    if (matrix->on) {
-        CL_GO(cl_send_taken(device, &engine->matrix_c, components, 4 * k, "the screen's constants"));
-        CL_GO(cl_send_taken(device, &engine->columns, column, 2 * columns, "the screen's constants"));
-        CL_GO(arrange_fragments(device));
-    }
-    CL_GO(send_frame(device, frame));
+    form_components(device, frame, room, threads, engine->forms, engine->measured);
+    if (!screen_constants(engine, engine->measured, constants)) *sound = 0;
+    if (*sound)
+        status = cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants");
 done:
-    cl_release_memory(device, measured);
+    if (status != FGMM_OK || !*sound) drop_measured(device);
     cl_release_memory(device, room);
     return status;
+}
+
+fgmm_status cl_prepare_screen(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_matrix *matrix = &engine->matrix;
+    if (!engine->measured) return FGMM_OK;
+    size_t k = engine->k, from = engine->rows_from, columns = padded_columns(engine);
+    if (matrix->on && !matrix_constants(engine, engine->measured, engine->multipliers, engine->tiled))
+        matrix->on = CL_MATRIX_NONE;
+    for (int part = 0; part < (engine->diag ? 2 : 1); part++)
+        CL_TRY(cl_send_taken(device, &engine->screen_rows[part], engine->forms[part], k * from,
+                             "the screen's parameters"));
+    CL_TRY(arrange_columns(device, from));
+    if (matrix->on) {
+        CL_TRY(cl_send_taken(device, &engine->matrix_c, engine->multipliers, 4 * k, "the screen's constants"));
+        CL_TRY(cl_send_taken(device, &engine->columns, engine->tiled, 2 * columns, "the screen's constants"));
+        CL_TRY(arrange_fragments(device));
+    }
+    CL_TRY(send_frame(device, engine->frame));
+    drop_measured(device);
+    return FGMM_OK;
 }
 
 /* ---- the exact parameters ---- */
@@ -395,6 +410,7 @@ static fgmm_status send_exact(fgmm_device *device) {
     size_t count = engine->diag ? k * d : 2 * k;
     float *inverse = cl_take(engine, count);
     if (engine->diag) {
+#pragma omp parallel for num_threads(cl_threads(device, count))
         for (size_t i = 0; i < k; i++) {
             const double *from = params->half_inv_var + (size_t)engine->ids[i] * d;
             for (size_t f = 0; f < d; f++) inverse[i * d + f] = (float)from[f];
@@ -477,6 +493,17 @@ static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     return FGMM_OK;
 }
 
+/* What mean_hi and inverse hold goes where reach_moved finds it. */
+static void keep_last(cl_engine *engine) {
+    cl_room means = engine->last_hi, inverse = engine->last_inverse;
+    engine->last = engine->now;
+    engine->last_hi = engine->mean_hi;
+    engine->last_inverse = engine->inverse;
+    engine->mean_hi = means;
+    engine->inverse = inverse;
+    engine->now = (cl_generation){0};
+}
+
 /* Room for all that a preparation takes. Earlier transfers have ended: each pass is collected, or was given up, before the next.
  * @param screens whether parameters of a screen are among it */
 static fgmm_status fit_pinned(fgmm_device *device, int screens) {
@@ -498,6 +525,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
     engine->prepared = engine->reached = 0;
+    drop_measured(device);
 
     choose_tiles(device, engine);
     choose_matrix(device, engine);
@@ -507,9 +535,10 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
     CL_TRY(fit_pinned(device, sound && !engine->full));
     if (engine->tied || engine->full) CL_TRY(cl_fit_white(device, sound));
+    keep_last(engine);
     CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
-    if (sound && !engine->full) CL_TRY(prepare_screen(device, frame, &sound));
+    if (sound && !engine->full) CL_TRY(form_screen(device, frame, &sound));
     engine->all_dense = !sound;
     CL_TRY(send_exact(device));
     engine->sum_hi_at = engine->mean_hi.mem;
@@ -521,6 +550,10 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     }
     if (engine->near) CL_TRY(send_near(device, frame));
     CL_TRY(keep_frame(device, frame));
+    /* Matrices are not among what moves. */
+    if (!engine->tied && !engine->full)
+        engine->now =
+            (cl_generation){.number = ++device->generations, .k = engine->k, .d = engine->d, .diag = engine->diag};
     engine->prepared = 1;
     return FGMM_OK;
 }

@@ -62,6 +62,11 @@ fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what) {
                              what, device->name, code_name(code), (int)code);
 }
 
+static void count_buffer(fgmm_device *device, size_t bytes) {
+    device->bytes += (int64_t)bytes;
+    if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;
+}
+
 fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char *what) {
     const fgmm_host *host = &device->host;
     *out = NULL;
@@ -81,10 +86,18 @@ fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char
         buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
     }
     if (code != CL_SUCCESS) return cl_fail(device, code, what);
-    device->bytes += (int64_t)bytes;
-    if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;
+    count_buffer(device, bytes);
     *out = buffer;
     return FGMM_OK;
+}
+
+cl_mem cl_optional_buffer(fgmm_device *device, size_t bytes) {
+    cl_int code = CL_SUCCESS;
+    if (bytes == 0 || bytes > device->max_alloc || bytes > (uint64_t)(device->limit_bytes - device->bytes)) return NULL;
+    cl_mem buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
+    if (code != CL_SUCCESS) return NULL;
+    count_buffer(device, bytes);
+    return buffer;
 }
 
 void cl_buffer_free(fgmm_device *device, cl_mem buffer) {

@@ -24,6 +24,7 @@
 
 typedef struct cl_engine cl_engine; /* the E-step's own state: cl_estep.c */
 typedef struct cl_kernel_slot cl_kernel_slot;
+typedef struct cl_stretch cl_stretch;       /* cl_stretch.c */
 typedef struct cl_tuning_row cl_tuning_row; /* cl_tuning.h */
 
 /* A kernel's source, embedded by the build from cl/NAME.cl. */
@@ -87,6 +88,8 @@ struct fgmm_device {
     cl_spare spare[CL_SPARES];
     cl_noted *noted, **noted_end; /* in the order of blocks; noted_end NULL: none so far */
     int64_t noted_bytes;
+    int64_t generations; /* of parameters so far */
+    cl_stretch *stretch; /* that the next block to stay may join; owned by those that have */
     cl_pinned stage[CL_STAGES];
     cl_tuning_row *tuning; /* the user's rows, NULL if there are none */
     size_t n_tuning;
@@ -105,6 +108,8 @@ fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what);
 
 /* A device buffer, counted; fails with FGMM_ERR_MEMORY naming `what` when over the limit or max_alloc. bytes 0 gives 16. */
 fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char *what);
+/* One that can be done without: NULL, and no message, where it does not fit. */
+cl_mem cl_optional_buffer(fgmm_device *device, size_t bytes);
 void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
 
 /* Frees the buffers that wait for the next block, and what was noted of those before. @return whether there were any. */

@@ -14,10 +14,10 @@ enum {
     MATRIX_GAIN = 8 /* how many times more multiply-adds a dispatch may hold on matrix units */
 };
 
-static void matrix_options(const cl_engine *engine, const cl_part *part, cl_mem list, char *out, size_t size) {
+static void matrix_options(const cl_engine *engine, const cl_part *part, char *out, size_t size) {
     int fours = cl_row_fours(engine, part->offset, part->pitch);
     snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DNT=%u -DLISTED=%d", part->type, fours,
-             engine->diag, (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt, list != NULL);
+             engine->diag, (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt, part->list != NULL);
 }
 
 const char *cl_matrix_name(int level) {
@@ -25,13 +25,13 @@ const char *cl_matrix_name(int level) {
 }
 
 /* Fragments of the rows, where a warp cannot keep its own. */
-static fgmm_status pack_rows(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status pack_rows(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     char options[160];
     size_t rows = cl_round_up(part->n, CL_MATRIX_ROWS), local = CL_MATRIX_ROWS, global = rows / 16 * 32;
-    matrix_options(engine, part, list, options, sizeof options);
+    matrix_options(engine, part, options, sizeof options);
     CL_TRY(cl_room_fit(device, &engine->packed_rows, rows * matrix->steps * 32, "rows as fragments"));
     CL_TRY(cl_room_fit(device, &engine->row_starts, rows * sizeof(cl_float2), "the rows' floors"));
     CL_TRY(cl_kernel_get(device, &kernel, "pack_rows", options, "pack_rows"));
@@ -40,10 +40,10 @@ static fgmm_status pack_rows(fgmm_device *device, const cl_part *part, cl_mem hi
                   CL_ARG(matrix->dp), CL_ARG(engine->k), CL_ARG(engine->centre.mem), CL_ARG(engine->scale.mem),
                   CL_ARG(engine->screen_rows[0].mem), CL_ARG(engine->screen_rows[1].mem), CL_ARG(hints),
                   CL_ARG(engine->matrix_c.mem), CL_ARG(engine->packed_rows.mem), CL_ARG(engine->row_starts.mem),
-                  CL_ARG(list));
+                  CL_ARG(part->list));
 }
 
-static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_tile *tile = &engine->tile;
     cl_kernel kernel = NULL;
@@ -52,7 +52,7 @@ static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem h
     cl_tiled_options(&options, tile, engine->diag, &form);
     size_t used = strlen(options.text);
     snprintf(options.text + used, sizeof options.text - used, " -DROW_FOURS=%d -DLISTED=%d -DDT=%d",
-             cl_row_fours(engine, part->offset, part->pitch), list != NULL, tile->dt);
+             cl_row_fours(engine, part->offset, part->pitch), part->list != NULL, tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
     cl_mem hint_b = engine->screen_rows[engine->diag].mem;
@@ -64,17 +64,17 @@ static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem h
                   CL_ARG(engine->scale.mem), CL_ARG(engine->screen_a.mem), CL_ARG(screen_b),
                   CL_ARG(engine->screen_rows[0].mem), CL_ARG(hint_b), CL_ARG(engine->rows_from),
                   CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
-                  CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(list));
+                  CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(part->list));
 }
 
-static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     char options[160];
     int fours = cl_row_fours(engine, part->offset, part->pitch);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DPAIRED=%d -DLISTED=%d",
-             part->type, fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16, list != NULL);
+             part->type, fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16, part->list != NULL);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
     size_t local = 2 * CL_GROUP_ROWS, global = cl_round_up(part->n, CL_GROUP_ROWS) * 2;
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
@@ -83,16 +83,16 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, c
                   CL_ARG(engine->scale.mem), CL_ARG(engine->screen_rows[0].mem), CL_ARG(engine->screen_rows[1].mem),
                   CL_ARG(hints), CL_ARG(engine->fragments.mem), CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds),
                   CL_ARG(matrix->slack), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
-                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem), CL_ARG(list));
+                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem), CL_ARG(part->list));
 }
 
-static fgmm_status screen_warps(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status screen_warps(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     char options[160];
-    if (!matrix->kept) CL_TRY(pack_rows(device, part, hints, list));
-    matrix_options(engine, part, list, options, sizeof options);
+    if (!matrix->kept) CL_TRY(pack_rows(device, part, hints));
+    matrix_options(engine, part, options, sizeof options);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_mma", options, "screen_mma"));
     size_t local = CL_MATRIX_ROWS, global = cl_round_up(part->n, CL_MATRIX_ROWS);
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
@@ -103,16 +103,16 @@ static fgmm_status screen_warps(fgmm_device *device, const cl_part *part, cl_mem
                   CL_ARG(engine->row_starts.mem), CL_ARG(engine->fragments.mem), CL_ARG(engine->columns.mem),
                   CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds), CL_ARG(matrix->slack),
                   CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem),
-                  CL_ARG(engine->again.mem), CL_ARG(list));
+                  CL_ARG(engine->again.mem), CL_ARG(part->list));
 }
 
-static fgmm_status screen_full_f32(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status screen_full_f32(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     const cl_tile *tile = &engine->white_tile;
     cl_kernel kernel = NULL;
     char options[160];
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DLISTED=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d -DDT=%d", part->type,
-             list != NULL, tile->gx, tile->gy, tile->rm, tile->rn, tile->dt);
+             part->list != NULL, tile->gx, tile->gy, tile->rm, tile->rn, tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_full", options, "screen_full"));
     size_t rows = (size_t)(tile->gy * tile->rm), local[2] = {(size_t)tile->gx, (size_t)tile->gy};
     size_t global[2] = {local[0], cl_round_up(part->n, rows) / rows * local[1]};
@@ -122,13 +122,12 @@ static fgmm_status screen_full_f32(fgmm_device *device, const cl_part *part, cl_
                   CL_ARG(engine->white_hi.mem), CL_ARG(engine->white_scale.mem), CL_ARG(engine->screen_c.mem),
                   CL_ARG(engine->bounds), CL_ARG(engine->white_eta), CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(engine->known.mem),
-                  CL_ARG(list));
+                  CL_ARG(part->list));
 }
 
-static fgmm_status screen_full_warpgroups(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status screen_full_warpgroups(fgmm_device *device, const cl_part *part, cl_mem hints) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    (void)list; /* such rows are not settled before */
     char options[96];
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DSTEPS=%u", part->type,
              cl_row_fours(engine, part->offset, part->pitch), (unsigned)engine->matrix.steps);
@@ -141,25 +140,30 @@ static fgmm_status screen_full_warpgroups(fgmm_device *device, const cl_part *pa
                   CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem));
 }
 
-static fgmm_status run_f32(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
-    return (device->engine->full ? screen_full_f32 : screen_f32)(device, part, hints, list);
+static fgmm_status run_f32(fgmm_device *device, const cl_part *part, cl_mem hints) {
+    return (device->engine->full ? screen_full_f32 : screen_f32)(device, part, hints);
 }
 
-static fgmm_status screen_matrix(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+/* slice0: of the slice, in the block. */
+static fgmm_status screen_matrix(fgmm_device *device, const cl_part *part, cl_uint slice0, cl_mem hints) {
     cl_engine *engine = device->engine;
-    CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen again"));
+    CL_TRY(cl_room_fit(device, &engine->again, ((size_t)part->n + 1) * sizeof(cl_uint2), "rows to screen again"));
     CL_TRY(cl_fill(device, engine->again.mem, 0, sizeof(cl_uint), "clearing a count"));
     CL_TRY((engine->full                                ? screen_full_warpgroups
             : engine->matrix.on == CL_MATRIX_WARPGROUPS ? screen_warpgroups
-                                                        : screen_warps)(device, part, hints, list));
-    return run_f32(device, part, hints, engine->again.mem);
+                                                        : screen_warps)(device, part, hints));
+    cl_part again = *part;
+    again.row0 = slice0;
+    again.out0 = 0;
+    again.list = engine->again.mem;
+    return run_f32(device, &again, hints);
 }
 
 /* A driver that does not take the kernels costs these, not the fit: the f32 screen goes on, and the next pass tries the others. */
-static fgmm_status try_matrix(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem list) {
+static fgmm_status try_matrix(fgmm_device *device, const cl_part *part, cl_uint slice0, cl_mem hints) {
     int level = device->engine->matrix.on;
     device->group_refused = 0;
-    fgmm_status status = screen_matrix(device, part, hints, list);
+    fgmm_status status = screen_matrix(device, part, slice0, hints);
     const char *refused = cl_refusal(device, status);
     if (!refused) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: %s are left alone: their kernels do not %s",
@@ -195,18 +199,19 @@ static size_t rows_at_once(const fgmm_device *device) {
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
-    if (engine->full) CL_TRY(cl_known_full(device, slice));
-    size_t step = rows_at_once(device);
-    for (size_t i = 0; i < slice->n; i += step) {
+    CL_TRY(engine->full ? cl_known_full(device, slice) : cl_prepare_screen(device));
+    size_t step = rows_at_once(device), rows = slice->settled ? slice->listed : slice->n;
+    for (size_t i = 0; i < rows; i += step) {
         if (i) CL_TRY(cl_breathe(device));
-        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i;
+        cl_uint n = (cl_uint)(i + step < rows ? step : rows - i), out0 = (cl_uint)i;
         cl_part part = {.rows = block->rows,
                         .offset = block->offset,
                         .pitch = block->pitch,
-                        .row0 = slice->row0 + out0,
+                        .row0 = slice->row0 + (slice->settled ? 0 : out0),
                         .out0 = out0,
                         .n = n,
-                        .type = block->type};
+                        .type = block->type,
+                        .list = slice->settled ? engine->left.mem : NULL};
         if (engine->tied) {
             /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
             CL_TRY(cl_white_rows(device, block, part.row0, n));
@@ -215,10 +220,8 @@ fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
             part.offset = 0 - (cl_ulong)part.row0 * part.pitch;
             part.type = FGMM_F32;
         }
-        cl_mem list = NULL;
-        if (engine->settling) CL_TRY(cl_settle(device, &part, block->hints, &list));
-        if (engine->matrix.on) CL_TRY(try_matrix(device, &part, block->hints, list));
-        if (!engine->matrix.on) CL_TRY(run_f32(device, &part, block->hints, list));
+        if (engine->matrix.on) CL_TRY(try_matrix(device, &part, slice->row0, block->hints));
+        if (!engine->matrix.on) CL_TRY(run_f32(device, &part, block->hints));
     }
     return FGMM_OK;
 }

@@ -1,7 +1,9 @@
 /*
- * Before the screen: rows so near to their last best component that few others or none can be candidates (reach.cl, settle.cl). Where
+ * Before the screen: rows so near to their last best component that no other can be a candidate (reach.cl, settle.cl). Where
  * clusters lie apart these are all but a few rows, and a pass then costs what reading them does. Where they do not, it is tried ever
  * more rarely. Sums have the same bits either way.
+ *
+ * What a slice keeps of a row is kept of the others alone (places.clh), so a slice is as long as these are few.
  */
 #include "cl_engine.h"
 #include "cl_program.h"
@@ -10,7 +12,9 @@
 
 enum {
     MOST_REST = 8,
-    TILE = 32, /* of reach.cl, as is SIDE */
+    MOST_TIMES = 8, /* a slice may have so many times the rows that there are places */
+    MOST_ALONE = 2, /* and so many where one work-item sums all of a component's */
+    TILE = 32,      /* of reach.cl, as is SIDE */
     SIDE = 8,
     BETWEEN_BYTES = 16 << 20
 };
@@ -18,12 +22,31 @@ enum {
 /* Less than this part of the rows is not worth reading them once more. */
 static const double worthwhile = 0.25;
 
+/* How far each component is from where it was in the last pass. */
+static fgmm_status find_moves(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    const cl_generation *now = &engine->now, *last = &engine->last;
+    cl_kernel kernel = NULL;
+    char options[64];
+    size_t group = 64, every = engine->k * group;
+    engine->moved_from = 0;
+    if (!last->number || last->k != now->k || last->d != now->d || last->diag != now->diag) return FGMM_OK;
+    snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u", engine->diag, engine->n_nearest);
+    CL_TRY(cl_room_fit(device, &engine->moved, engine->k * sizeof(cl_float2), "the components' moves"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_moved"));
+    CL_TRY(CL_RUN(device, kernel, "finding moves", 1, &every, &group, CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem),
+                  CL_ARG(engine->last_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->last_inverse.mem),
+                  CL_ARG(engine->moved.mem)));
+    engine->moved_from = last->number;
+    return FGMM_OK;
+}
+
 /* A run of components at a time, so that neither memory nor a dispatch grows with K; of memory, what a slice's lists will take. */
 static fgmm_status find_reaches(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     char options[64];
-    /* A row that has many to be looked at for costs more than the screen on matrix units. */
+    /* Beside matrix units a row that has many others to be looked at for is better screened. */
     engine->n_nearest = engine->matrix.on ? 3 : CL_CAP - 1;
     snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u", engine->diag, engine->n_nearest);
     size_t k = engine->k, group = 64, every = k * group, local[2] = {SIDE, SIDE};
@@ -49,6 +72,7 @@ static fgmm_status find_reaches(fgmm_device *device) {
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 1, &each, &group, CL_ARG(h0), CL_ARG(engine->k),
                       CL_ARG(engine->values.mem), CL_ARG(engine->nearest.mem)));
     }
+    CL_TRY(find_moves(device));
     engine->reached = 1;
     return FGMM_OK;
 }
@@ -58,11 +82,11 @@ static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
     cl_engine *engine = device->engine;
     const char *refused = cl_refusal(device, status);
     if (!refused && status != FGMM_ERR_MEMORY) return status;
+    cl_room *const rooms[] = {&engine->off, &engine->nearest, &engine->moved, &engine->place, &engine->left};
     engine->settling = engine->reached = 0;
     engine->tried = 0.0;
     engine->settle_wait = engine->settle_rest = MOST_REST;
-    cl_room_free(device, &engine->off);
-    cl_room_free(device, &engine->nearest);
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     if (!refused) return FGMM_OK;
     device->settle_from = INT64_MAX;
     device->host.log(device->host.user, FGMM_LOG_WARNING,
@@ -73,42 +97,84 @@ static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
 
 fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block) {
     cl_engine *engine = device->engine;
-    if (engine->all_dense || engine->tied || engine->full || !block->hinted || engine->settle_wait ||
-        block->n / (int64_t)engine->k < device->settle_from ||
+    /* One warp at a time, matrix units screen half as many rows. */
+    int64_t from = engine->matrix.on == CL_MATRIX_WARPS ? device->settle_from / 2 : device->settle_from;
+    int few = !engine->reached && block->n / (int64_t)engine->k < from;
+    if (engine->all_dense || !engine->alone || !block->hinted || engine->settle_wait || few ||
         (double)TILE * (double)engine->k * (double)engine->d > (double)engine->batch_budget)
         return FGMM_OK;
     device->group_refused = 0;
     fgmm_status status = engine->reached ? FGMM_OK : find_reaches(device);
     if (status != FGMM_OK) return go_without(device, status);
     engine->settling = 1;
-    engine->tried += (double)block->n;
     return FGMM_OK;
 }
 
-static fgmm_status run_settle(fgmm_device *device, const cl_part *part, cl_mem hints) {
+/* Settles a slice's rows, and asks for the number of places taken from either end, more than there are if both meet. */
+static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
+    const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
     char options[112];
+    int follows = block->distances && block->distances_of && block->distances_of == engine->moved_from;
+    cl_mem moved = follows ? engine->moved.mem : NULL;
     int lanes = engine->d >= 256 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u", part->type,
-             cl_row_fours(engine, part->offset, part->pitch), engine->diag, lanes, engine->n_nearest);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u",
+             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
+             engine->n_nearest);
     CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
-    CL_TRY(cl_room_fit(device, &engine->unsettled, ((size_t)part->n + 1) * sizeof(cl_uint), "rows to screen"));
-    CL_TRY(cl_fill(device, engine->unsettled.mem, 0, sizeof(cl_uint), "clearing a count"));
-    size_t local = 64, global = cl_round_up(part->n, local);
-    return CL_RUN(device, kernel, "settling rows", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
-                  CL_ARG(part->pitch), CL_ARG(part->row0), CL_ARG(part->out0), CL_ARG(part->n), CL_ARG(engine->d),
-                  CL_ARG(engine->k), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem),
-                  CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->off.mem),
-                  CL_ARG(engine->nearest.mem), CL_ARG(hints), CL_ARG(engine->cand_id.mem),
-                  CL_ARG(engine->cand_count.mem), CL_ARG(engine->unsettled.mem), CL_ARG(engine->chunks.mem));
+    CL_TRY(cl_fit_places(device, slice->places));
+    CL_TRY(cl_room_fit(device, &engine->place, (size_t)slice->n * sizeof(cl_uint), "places of rows"));
+    CL_TRY(cl_room_fit(device, &engine->left, ((size_t)slice->places + 1) * sizeof(cl_uint2), "rows to screen"));
+    CL_TRY(cl_fill(device, engine->left.mem, 0, sizeof(cl_uint2), "clearing a count"));
+    size_t local = 64, step = cl_round_up((size_t)(engine->batch_budget / engine->d / 8 + 1), local);
+    for (size_t i = 0; i < slice->n; i += step) {
+        if (i) CL_TRY(cl_breathe(device));
+        cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
+        size_t global = cl_round_up(n, local);
+        CL_TRY(CL_RUN(device, kernel, "settling rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->k),
+                      CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->screen_c.mem),
+                      CL_ARG(engine->bounds), CL_ARG(engine->off.mem), CL_ARG(engine->nearest.mem),
+                      CL_ARG(block->hints), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_count.mem),
+                      CL_ARG(engine->place.mem), CL_ARG(engine->left.mem), CL_ARG(slice->places),
+                      CL_ARG(block->distances), CL_ARG(moved)));
+    }
+    return cl_read_begin(device, &engine->taken, engine->left.mem, sizeof(cl_uint2), "a count of rows");
 }
 
-fgmm_status cl_settle(fgmm_device *device, const cl_part *part, cl_mem hints, cl_mem *list) {
+/* Rows of which about as many as there are places for will take one, by the last slice's. */
+static int64_t likely_rows(const cl_engine *engine, int64_t places) {
+    double times = 1.0 / (1.1 * engine->placed + 0.005), most = engine->sparse.grain ? MOST_TIMES : MOST_ALONE;
+    return (int64_t)((double)places * (times < 1.0 ? 1.0 : times < most ? times : most));
+}
+
+fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_slice *out) {
+    cl_engine *engine = device->engine;
+    int64_t places = cl_slice_rows(device);
     device->group_refused = 0;
-    fgmm_status status = run_settle(device, part, hints);
-    *list = status == FGMM_OK ? device->engine->unsettled.mem : NULL;
-    return status == FGMM_OK ? FGMM_OK : go_without(device, status);
+    for (int64_t most = likely_rows(engine, places);; most = places) {
+        cl_slice slice = cl_slice_at(engine, block, row0, most);
+        slice.places = slice.n < places ? slice.n : (cl_uint)places;
+        fgmm_status status = run_settle(device, &slice);
+        if (status != FGMM_OK) return go_without(device, status);
+        CL_TRY(cl_prepare_screen(device)); /* meanwhile */
+        CL_TRY(cl_read_end(device, &engine->taken, "a count of rows"));
+        cl_uint2 taken = *(const cl_uint2 *)engine->taken.pinned.at;
+        double all = (double)taken.s[0] + (double)taken.s[1];
+        engine->placed = all / (double)slice.n;
+        if (all > (double)slice.places) { /* not where every row has one */
+            block->distances_of = 0;      /* what was known has been moved for some rows, and must not be twice */
+            continue;
+        }
+        slice.settled = 1;
+        slice.listed = taken.s[0];
+        slice.looked = taken.s[1];
+        engine->tried += (double)slice.n;
+        engine->left_over += (double)slice.listed;
+        *out = slice;
+        return FGMM_OK;
+    }
 }
 
 /* Finding the reaches costs what the screen of some rows a component does. */

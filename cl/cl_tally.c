@@ -61,13 +61,13 @@ static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, 
     for (size_t f = 0; f < engine->d; f++) s1[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
 }
 
-/* A component's part in the log-likelihood of its rows: see add_shares in cl_estep.c. square: a S2. */
+/* A component's part in the log-likelihood of its rows, and what rounds in it: see add_shares in cl_estep.c. square: a S2. */
 static void set_share(const cl_engine *engine, size_t line, double s0, double square) {
     const fgmm_params *params = &engine->params;
     size_t c = (size_t)engine->ids[line];
     double norm = params->log_norm[c], log_w = params->log_weights[c];
     engine->shares[2 * line] = (norm + log_w) * s0 - square;
-    engine->shares[2 * line + 1] = (fabs(norm) + fabs(log_w) + 1.0) * s0 + square;
+    engine->shares[2 * line + 1] = 32.0 * square + engine->count_units * (fabs(norm) + fabs(log_w) + 1.0) * s0;
 }
 
 /* A line [2 D + 1]. */
@@ -134,15 +134,15 @@ fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fg
     if (engine->diag || !tally->started) return cl_tally_collect(device, tally, add_diag, out);
     cl_kernel kernel = NULL;
     size_t width = (size_t)engine->d + 2, lines = tally->lines, step = lines_at_once(lines, width);
-    size_t local = 64 < device->max_work_group ? 64 : 1;
+    size_t local = 64; /* NARROW of accumulate.cl */
     CL_TRY(finish(device, tally));
     CL_TRY(cl_room_fit(device, &engine->narrow, width * step * sizeof(cl_float2), "the sums"));
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", "-DROW_TYPE=0", "narrow"));
     for (size_t i = 0; i < lines; i += step) {
         cl_uint line0 = (cl_uint)i, count = (cl_uint)(i + step < lines ? step : lines - i);
-        size_t global = cl_round_up(width * count, local);
+        size_t global = count * local;
         CL_TRY(CL_RUN(device, kernel, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(line0),
-                      CL_ARG(count), CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
+                      CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
         CL_TRY(read_lines(device, engine->narrow.mem, 0, i, count, width, add_narrow, out));
     }
     return FGMM_OK;

@@ -134,7 +134,7 @@ void cl_transfer_end(fgmm_device *device) {
 
 /* ---- blocks ---- */
 
-static size_t stored_size(fgmm_dtype type) {
+size_t cl_stored_size(fgmm_dtype type) {
     return type == FGMM_F32 ? 4 : type == FGMM_F16 || type == FGMM_BF16 ? 2 : 1;
 }
 
@@ -147,10 +147,10 @@ static void narrow(float *out, const fgmm_block_source *source) {
     }
 }
 
-static fgmm_status upload(fgmm_device *device, fgmm_block *block, int which, cl_mem buffer, size_t bytes,
+static fgmm_status upload(fgmm_device *device, fgmm_block *block, int which, cl_mem buffer, size_t at, size_t bytes,
                           const void *data, const cl_event *after) {
     CL_CHECK(device,
-             clEnqueueWriteBuffer(device->copies, buffer, CL_FALSE, 0, bytes, data, after ? 1 : 0, after,
+             clEnqueueWriteBuffer(device->copies, buffer, CL_FALSE, at, bytes, data, after ? 1 : 0, after,
                                   &block->written[which]),
              "bringing rows to the device");
     return FGMM_OK;
@@ -158,7 +158,7 @@ static fgmm_status upload(fgmm_device *device, fgmm_block *block, int which, cl_
 
 static fgmm_status put_rows(fgmm_device *device, fgmm_block *block, const fgmm_block_source *source,
                             const cl_event *after) {
-    size_t row_bytes = (size_t)source->d * stored_size(block->type), bytes = row_bytes * (size_t)source->n;
+    size_t row_bytes = (size_t)source->d * cl_stored_size(block->type), bytes = row_bytes * (size_t)source->n;
     const void *data = source->data;
     if (!block->rows) {
         CL_TRY(cl_buffer(device, &block->rows, bytes, "a block of rows"));
@@ -176,7 +176,7 @@ static fgmm_status put_rows(fgmm_device *device, fgmm_block *block, const fgmm_b
                        row_bytes);
         data = staging;
     }
-    return upload(device, block, 0, block->rows, bytes, data, after);
+    return upload(device, block, 0, block->rows, block->offset * cl_stored_size(block->type), bytes, data, after);
 }
 
 static fgmm_status put_weights(fgmm_device *device, fgmm_block *block, const fgmm_block_source *source) {
@@ -186,11 +186,11 @@ static fgmm_status put_weights(fgmm_device *device, fgmm_block *block, const fgm
     for (int64_t i = 0; i < source->n; i++) weights[i] = (float)source->weights[i];
     size_t room = (size_t)(block->owned ? block->room : source->n) * sizeof(float);
     if (!block->weights) CL_TRY(cl_buffer(device, &block->weights, room, "the weights of a block"));
-    return upload(device, block, 1, block->weights, bytes, weights, NULL);
+    return upload(device, block, 1, block->weights, 0, bytes, weights, NULL);
 }
 
 static fgmm_status use_cl_rows(fgmm_device *device, fgmm_block *block, const fgmm_block_source *source) {
-    size_t size = stored_size(block->type);
+    size_t size = cl_stored_size(block->type);
     CL_CHECK(device, clRetainMemObject(source->cl_mem), "retaining the caller's buffer");
     block->rows = source->cl_mem;
     block->offset = source->offset / size;
@@ -206,8 +206,11 @@ static fgmm_status put_host_rows(fgmm_device *device, fgmm_block *block, const f
     cl_event after = NULL;
     block->owned = 1;
     block->pitch = (cl_ulong)source->d;
-    if (!source->kept) {
-        spare_take(device, block, (size_t)source->d * stored_size(block->type) * (size_t)source->n, &after);
+    if (source->kept) {
+        cl_stretch_join(device, source, block);
+        block->owned = !block->stretch;
+    } else {
+        spare_take(device, block, (size_t)source->d * cl_stored_size(block->type) * (size_t)source->n, &after);
         cl_mem hints = noted_take(device, block->first_row, block->n);
         if (hints) {
             cl_buffer_free(device, block->hints);
@@ -298,12 +301,15 @@ void cl_release(fgmm_device *device, fgmm_block *block) {
         }
         spare_give(device, block);
     }
-    if (block->owned)
+    if (block->stretch)
+        cl_stretch_leave(device, block);
+    else if (block->owned)
         cl_buffer_free(device, block->rows);
     else if (block->rows)
         clReleaseMemObject(block->rows);
     cl_buffer_free(device, block->weights);
     cl_buffer_free(device, block->hints);
+    cl_buffer_free(device, block->distances);
     cl_release_memory(device, block->centre);
     cl_release_memory(device, block);
 }

@@ -368,18 +368,18 @@ __kernel void dense_lse(__global const uint4 *tops, uint n, uint tiles, uint til
 }
 
 // One work-group a row: the cells, in tiles of tile_width components, become responsibilities, and the row's own outputs are
-// written; of the slice: logz, kept, kept_weight.
+// written, at its place (NULL: its number in the slice): logz, kept, kept_weight.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
 dense_resp(__global float *cells, __global const uint4 *tops, uint tile_width, __global const uint *list, uint base,
            uint k0, uint width, __global const float4 *kconst, float log_cut, float log_norm_max, uint hard,
            __global const ff *best, __global const uint *best_id, __global const ff *sum, __global ff *logz,
-           __global uint *kept, __global float *kept_weight)
+           __global uint *kept, __global float *kept_weight, __global const uint *place)
 {
     __local uint counts[LANES];
     __local float masses[LANES];
     const uint lid = get_local_id(0);
     const uint r = get_group_id(0);
-    const uint at = row_of(list, base, r);
+    const uint row_at = row_of(list, base, r), at = place ? place[row_at] : row_at;
     const uint tiles = (width + tile_width - 1) / tile_width;
     const ff top = best[r];
     const float total = sum[r].x;

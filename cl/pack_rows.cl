@@ -19,7 +19,7 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 pack_rows(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
           __global const float *centre, __global const float *scale, __global const float *hint_a,
           __global const float *hint_b, __global const uint *hints, __global const float4 *components,
-          __global uint4 *packed_rows, __global float2 *row_starts, __global const uint *list)
+          __global uint4 *packed_rows, __global float2 *row_starts, __global const uint2 *list)
 {
     const uint lane = get_local_id(0) % 32;
     const uint warp = get_group_id(0) * (GROUP / 32) + get_local_id(0) / 32;

@@ -64,6 +64,35 @@ reach_off(uint d, __global const float *m_lo, __global const float *a, __global 
     if (lid == 0) off[c] = sqrt(part[0]) * (1.0f + (float)(d + 32) * 0x1p-24f);
 }
 
+// moved [k]: of each component the root of the largest new a over the old, and the norm of its move by the new a. A work-group each. m_hi, last_hi
+// [k, d]; a, last_a: as above. Roundings are those of the settled rows' own sums; what underflows is under 1e-16.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+reach_moved(uint d, __global const float *m_hi, __global const float *last_hi, __global const float *a, __global const float *last_a,
+            __global float2 *moved)
+{
+    __local float part[GROUP], most[GROUP];
+    const uint lid = get_local_id(0), c = get_group_id(0);
+    float sum = 0.0f, largest = 0.0f;
+    for (uint f = lid; f < d; f += GROUP) {
+        const ulong at = (ulong)c * d + f, at_a = DIAG ? at : 2 * c;
+        const float t = m_hi[at] - last_hi[at], ratio = a[at_a] / last_a[at_a];
+        sum += a[at_a] * t * t;
+        largest = ratio > largest || ratio != ratio ? ratio : largest;
+    }
+    part[lid] = sum;
+    most[lid] = largest;
+    for (uint step = GROUP / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lid < step) {
+            part[lid] += part[lid + step];
+            most[lid] = most[lid + step] > most[lid] || most[lid + step] != most[lid + step] ? most[lid + step] : most[lid];
+        }
+    }
+    if (lid == 0)
+        moved[c] = (float2)(sqrt(most[0]) * (1.0f + 0x1p-20f),
+                            sqrt(part[0]) * (1.0f + (float)(d + 32) * 0x1p-24f) + 1e-16f);
+}
+
 // nu. ch, cj: screen.cl's constants c1, c2, a, M, here and below.
 static inline float balance(float4 ch, float4 cj, uint d)
 {

@@ -1,4 +1,4 @@
-// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DHELD=4 -DROW_FOURS=1 -DPLACED=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
@@ -7,10 +7,13 @@
  * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  *
+ * With PLACED, which goes with ALONE, the rows are those with places in the list of settle.cl.
+ *
  * With ALONE a row of one candidate, which would be kept with r = 1 whatever its logit, is not read at all: a work-group takes GROUP
  * rows, a work-item one each, and together they evaluate those that have several candidates.
  */
 #include "ff.clh"
+#include "places.clh"
 #include "rows.clh"
 #include "survivors.clh"
 
@@ -31,6 +34,12 @@
 #endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
+// The slice's row whose place is i.
+#if PLACED
+#define ROW(i) (list[1 + (i)].x)
+#else
+#define ROW(i) (i)
+#endif
 
 // Four sums side by side, as two floats each.
 typedef struct {
@@ -65,13 +74,14 @@ static inline ff ff4_total(ff4 s)
 }
 
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
-// cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, [n] from out0.
-// hints [block rows]: the best component, for the next screen. m_hi, m_lo, a may be read three elements beyond their ends.
+// cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, of the rows' places from out0 on.
+// list: of settle.cl, of n places. hints [block rows]: the best component, for the next screen. m_hi, m_lo, a may be read three elements beyond their ends.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d,
        __global const float *m_hi, __global const float *m_lo, __global const float *a, __global const float4 *kconst,
        float log_cut, float log_norm_max, uint hard, __global const uint *cand_count, __global uint *surv_id, __global float *surv_r,
-       __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight, __global uint *hints)
+       __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight, __global uint *hints,
+       __global const uint2 *list)
 {
     __local ff part[CAP * GROUP]; // [slot, candidate, lane]
     __local ff ls[ROWS * CAP];
@@ -85,16 +95,21 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     __local uint several[GROUP], n_several;
     const uint own = get_group_id(0) * GROUP + lid, own_at = out0 + min(own, n - 1);
     const uint own_found = cand_count[own_at], only = surv_id[(ulong)own_at * CAP];
+#if PLACED
+    const int within = own < list[0].x || (own < n && own >= n - list[0].y);
+#else
+    const int within = own < n;
+#endif
     if (lid == 0) n_several = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (own < n && own_found == 1) {
+    if (within && own_found == 1) {
         surv_r[(ulong)own_at * CAP] = 1.0f;
         kept[own_at] = 1;
         dense[own_at] = 0;
         logz[own_at] = (float2)(0.0f);
         kept_weight[own_at] = hard ? 1.0f : kconst[only].w;
-        hints[row0 + own] = only;
-    } else if (own < n) {
+        hints[row0 + ROW(own)] = only;
+    } else if (within) {
         several[atomic_inc(&n_several)] = own;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -102,19 +117,22 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 #endif
     for (uint done = 0; done < left; done += ROWS) {
 #if ALONE
-        const uint r = done + slot < left ? several[done + slot] : n;
+        const int is_row = done + slot < left;
+        const uint r = several[min(done + slot, left - 1)];
 #else
-        const uint r = get_group_id(0) * ROWS + slot;
+        const int is_row = get_group_id(0) * ROWS + slot < n;
+        const uint r = min((uint)get_group_id(0) * ROWS + slot, n - 1);
 #endif
         const uint at = out0 + r;
-        const ulong x0 = offset + (ulong)(row0 + min(r, n - 1)) * pitch;
+        const uint row = row0 + ROW(r); // of the block
+        const ulong x0 = offset + (ulong)row * pitch;
 #if HELD
         // The row's own numbers, on their way before it is known what for.
         float4 held[HELD];
 #pragma unroll
         for (uint i = 0; i < HELD; i++) held[i] = row_four(rows, x0, 4 * (lane + i * LANES), d);
 #endif
-        const uint found = r < n ? cand_count[at] : 0;
+        const uint found = is_row ? cand_count[at] : 0;
         const uint count = found > CAP ? 0 : found;
 
         for (uint c = 0; c < count; c++) {
@@ -160,13 +178,13 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             ids[slot * CAP + c] = id;
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten
-        if (lane == 0 && r < n) {
+        if (lane == 0 && is_row) {
             dense[at] = count == 0;
             if (count == 0)
                 kept[at] = 0;
             else
                 finish_row(ids + slot * CAP, ls + slot * CAP, count, at, kconst, log_cut, log_norm_max, hard, surv_id, surv_r, kept,
-                           logz, kept_weight, hints + row0 + r);
+                           logz, kept_weight, hints + row);
         }
 #if ALONE
         barrier(CLK_LOCAL_MEM_FENCE); // the next rows come where these were

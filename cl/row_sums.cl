@@ -1,10 +1,11 @@
-// variants: -DCHUNK=2048 | -DGROUP=256
+// variants: -DCHUNK=2048 | -DGROUP=256 | -DGROUP=256 -DPLACED=1
 /*
  * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
- * out[1 + chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
+ * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
  */
 #include "ff.clh"
+#include "places.clh"
 #include "row_cut.clh"
 
 // CHUNK: rows a chunk, FGMM_CHUNK_ROWS (default 1024).
@@ -21,7 +22,8 @@
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 row_sums(__global const float *weights, uint row0, uint n, float log_cut, float log_norm_max, __global const float2 *logz,
-         __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global uint *out)
+         __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global const uint *hints,
+         __global const float4 *kconst, uint hard, __global const uint *place, __global uint *out)
 {
     __local ff likelihood[GROUP], weight[GROUP], dropped[GROUP];
     __local uint survivors[GROUP], dense_rows[GROUP];
@@ -32,12 +34,18 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         const uint row = get_group_id(0) * CHUNK + i;
         if (row >= n) break;
         const float w = weights ? weights[row0 + row] : 1.0f;
-        if (w > 0.0f) sum_l = ff_sum(sum_l, ff_scale(logz[row], w));
+        const uint at = place_of(place, row);
+        const int settled = PLACED && at == SETTLED;
+        float share = 1.0f; // of the weights, that the row's survivors have
+        if (settled && !hard) share = kconst[hints[row0 + row]].w;
+        if (!settled) share = kept_weight[at];
+        const ff l = settled ? (ff)(0.0f, 0.0f) : logz[at];
+        if (w > 0.0f) sum_l = ff_sum(sum_l, ff_scale(l, w));
         sum_w = ff_add(sum_w, w);
-        const float rho = exp(row_cut(log_cut, log_norm_max, logz[row].x));
-        sum_d = ff_add(sum_d, w * rho * fmax(0.0f, 1.0f - kept_weight[row]));
-        sum_s += kept[row];
-        sum_r += dense[row];
+        const float rho = exp(row_cut(log_cut, log_norm_max, l.x));
+        sum_d = ff_add(sum_d, w * rho * fmax(0.0f, 1.0f - share));
+        sum_s += settled ? 1 : kept[at];
+        sum_r += settled ? 0 : dense[at];
     }
     likelihood[lid] = sum_l;
     weight[lid] = sum_w;
@@ -55,7 +63,7 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         }
     }
     if (lid == 0) {
-        __global uint *o = out + (ulong)(1 + row0 / CHUNK + get_group_id(0)) * 8;
+        __global uint *o = out + (ulong)(row0 / CHUNK + get_group_id(0)) * 8;
         o[0] = as_uint(likelihood[0].x);
         o[1] = as_uint(likelihood[0].y);
         o[2] = as_uint(weight[0].x);

@@ -190,8 +190,7 @@ static inline void put(const share *s, __global const float *centre, __global co
 }
 
 // hints [block rows]: component numbers, out of range where there is none.
-// rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
-// row0 and out0 then tell where the slice lies in the block. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
+// Rows and the places of their candidates are listed.clh's; list: if LISTED. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
 // hint_b [k, hint_pitch]: the same, a component a row. centre, scale: 0 from d to dp.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
@@ -199,7 +198,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
        __global const float *pb, __global const float *hint_a, __global const float *hint_b, uint hint_pitch,
        __global const float4 *constants, float4 bounds, __global uint *cand_id, __global float *cand_v,
-       __global uint *cand_count, __global const uint *hints, __global const uint *list)
+       __global uint *cand_count, __global const uint *hints, __global const uint2 *list)
 {
     // Two stages: one step is multiplied while the next is put beside it.
     __local float xs[2 * DT * XS] __attribute__((aligned(16)));
@@ -382,7 +381,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             const int top = tops[lid];
             if (top > bests[lid]) {
                 const float floor_v = floor_below(unordered(top), bounds);
-                const uint at = SLICE_ROW(lid) * CAP;
+                const uint at = PLACE(lid) * CAP;
                 const uint count = counts[lid];
                 uint kept = 0;
                 for (uint i = 0; i < count && count <= CAP; i++) {
@@ -418,8 +417,8 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                     if (id >= k) continue;
                     const uint slot = atomic_inc(&counts[r]);
                     if (slot < CAP) {
-                        cand_id[SLICE_ROW(r) * CAP + slot] = id;
-                        cand_v[SLICE_ROW(r) * CAP + slot] = v;
+                        cand_id[PLACE(r) * CAP + slot] = id;
+                        cand_v[PLACE(r) * CAP + slot] = v;
                     }
                 }
             }
@@ -431,7 +430,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 const float best = unordered(bests[lid]);
                 const int sound = best > -1e38f && best < 1e38f;
                 const uint count = counts[lid];
-                cand_count[SLICE_ROW(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
+                cand_count[PLACE(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
                 // Full lists start anew under the final best; the others are done.
                 if (sound && count > CAP) {
                     counts[lid] = 0;

@@ -70,15 +70,14 @@ static inline float half_square(float x)
 }
 
 // hints [block rows]: component numbers, out of range where there is none; known [slice rows]: ., ., a lower logit of theirs.
-// rows [n] from row0 of the block; candidates go to out0 of the slice. list [1 + n], if LISTED: how many rows, which of the slice;
-// row0 and out0 then tell where the slice lies in the block. m_hi, m_lo, scale [K, D]; v [K, D, D].
+// Rows and the places of their candidates are listed.clh's; list: if LISTED. m_hi, m_lo, scale [K, D]; v [K, D, D].
 // constants [K]: C_k and L_k with their rounding, g A, e0. bounds: log cut (0 in hard passes), slack, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
             __global const float *m_hi, __global const float *m_lo, __global const float *v,
             __global const float *scale, __global const float4 *constants, float4 bounds, float eta,
             __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global const uint *hints,
-            __global const float4 *known, __global const uint *list)
+            __global const float4 *known, __global const uint2 *list)
 {
     __local float ts[DT * (TR + 1)];
     __local float vs[DT * TJ];
@@ -93,7 +92,7 @@ screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const uint first = get_group_id(1) * TR;
     LISTED_FROM(first);
     const int owner = lid < TR && first + lid < n; // whether this work-item keeps the list of row lid
-    const uint at = owner ? SLICE_ROW(lid) : 0;
+    const uint at = owner ? PLACE(lid) : 0;
     const ulong slot0 = (ulong)at * CAP;
     float best = -3e38f, least = -3e38f; // B, and what an upper logit must reach
     uint count = 0;

@@ -27,6 +27,7 @@
  * lists that overflow, and rows beyond f16, are left to it.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "listed.clh"
 #include "wgmma.clh"
 #include "row_cut.clh"
 #include "rows.clh"
@@ -165,7 +166,7 @@ static inline void take(full_row *row, uint id, float square, float norm, float4
 
 // The row's list as it ends: what the last floor rules out goes; what cannot be trusted is listed.
 static inline void finish(const full_row *row, __global uint *cand_id, __global const float *cand_v,
-                          __global uint *cand_count, __global uint *again)
+                          __global uint *cand_count, __global uint2 *again)
 {
     const ulong list = (ulong)row->at * CAP;
     const int sound = row->best > -1e38f && row->best < 1e38f && row->count > 0 && row->count <= CAP;
@@ -174,17 +175,17 @@ static inline void finish(const full_row *row, __global uint *cand_id, __global 
     for (uint i = 0; sound && i < row->count; i++)
         if (!(cand_v[list + i] < row->floor_v)) cand_id[list + kept++] = cand_id[list + i];
     cand_count[row->at] = sound ? kept : CAP + 1;
-    if (!sound) again[1 + atomic_inc(&again[0])] = row->at;
+    if (!sound) APPEND(again, (uint2)(row->at));
 }
 
 // Candidates of rows row0 .. row0 + n - 1 of the block go to out0 of the slice. centre [16 STEPS]; hints [block rows]; known
-// [slice rows]; packed [k, COMPONENT], as arrange_full left it; bounds as of screen_full.cl. again [1 + slice rows]: their number, and
-// the rows of the slice that the f32 screen must take.
+// [slice rows]; packed [k, COMPONENT], as arrange_full left it; bounds as of screen_full.cl. again: a list of the rows
+// that the f32 screen must take, see listed.clh.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
                   __global const float *centre, __global const uint4 *packed, float4 bounds, __global const uint *hints,
                   __global const float4 *known, __global uint *cand_id, __global float *cand_v,
-                  __global uint *cand_count, __global uint *again)
+                  __global uint *cand_count, __global uint2 *again)
 {
     __local uint4 stages[STAGES * COMPONENT] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];

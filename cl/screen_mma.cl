@@ -96,24 +96,24 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
                 reached |= acc[(s) / 2][j].half_x < quick ? 0 : 1u << (2 * j);                                         \
                 reached |= acc[(s) / 2][j].half_y < quick ? 0 : 2u << (2 * j);                                         \
             }                                                                                                          \
-            const ulong at = (ulong)SLICE_ROW(min(r, last)) * CAP;                                                     \
+            const ulong at = (ulong)PLACE(min(r, last)) * CAP;                                                     \
             list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);          \
         }                                                                                                              \
     }
 
-// Candidates of rows row0 .. row0 + n - 1 of the block go to out0 of the slice. hints [block rows]; hint_a, hint_b [k, dp], as in
+// Rows and the places of their candidates are listed.clh's. hints [block rows]; hint_a, hint_b [k, dp], as in
 // screen_rows.clh. packed_rows, row_starts (norm, start): what pack_rows made of these rows, where STEPS is 0.
 // packed [tiles, chunks, CHUNK, NT / 2, 32]: two registers each of two tiles of 8. constants [tiles TC]: multiplier, c1; components
-// [k]: multiplier, c1, c2 - c1, unused. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again [1 + slice rows]: their number,
-// and the rows of the slice that the f32 screen must take. list [1 + n], if LISTED: how many rows, which of the slice.
+// [k]: multiplier, c1, c2 - c1, unused. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again: a list of the rows
+// that the f32 screen must take. list: if LISTED.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
            uint tiles, uint chunks, __global const float *centre, __global const float *scale,
            __global const float *hint_a, __global const float *hint_b, __global const uint *hints,
            __global const uint4 *packed_rows, __global const float2 *row_starts, __global const uint4 *packed,
            __global const float2 *constants, __global const float4 *components, float4 bounds, float slack,
-           __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global uint *again,
-           __global const uint *list)
+           __global uint *cand_id, __global float *cand_v, __global uint *cand_count, __global uint2 *again,
+           __global const uint2 *list)
 {
     __local uint4 factors[2 * (STAGE + ROW_STAGE)] __attribute__((aligned(16)));
     __local float2 columns[2 * TC] __attribute__((aligned(16)));
@@ -250,9 +250,9 @@ screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uin
 
     // One work-item a row: what the final floor rules out goes; what cannot be trusted is listed.
     if (lid > last) return;
-    const uint at = SLICE_ROW(lid);
+    const uint at = PLACE(lid);
     const uint kept = screen_kept(counts[lid], floors[lid], components, cand_id + (ulong)at * CAP, cand_v + (ulong)at * CAP);
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;
-    if (!sound) again[1 + atomic_inc(&again[0])] = at;
+    if (!sound) APPEND(again, ENTRY(lid));
 }

@@ -87,7 +87,7 @@ static inline uint known_column(uint hint, uint part)
             reached |= acc[j].half_y < quick ? 0 : 2u << (2 * j);                                                      \
         }                                                                                                              \
         if (known >> 16 == tile) reached &= ~known;                                                                    \
-        const ulong at = (ulong)SLICE_ROW(min(r, last)) * CAP;                                                         \
+        const ulong at = (ulong)PLACE(min(r, last)) * CAP;                                                         \
         list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);              \
     }
 
@@ -97,7 +97,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
              uint tiles, __global const float *centre, __global const float *scale, __global const float *hint_a,
              __global const float *hint_b, __global const uint *hints, __global const uint4 *packed,
              __global const float4 *components, float4 bounds, float slack, __global uint *cand_id, __global float *cand_v,
-             __global uint *cand_count, __global uint *again, __global const uint *list)
+             __global uint *cand_count, __global uint2 *again, __global const uint2 *list)
 {
     __local uint4 stages[STAGES * (TILE_BYTES / 16)] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
@@ -127,8 +127,8 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     uint known0, known1; // of the two rows
     {
         // Rows beyond the last are the last again, and thrown away.
-        const uint at0 = SLICE_ROW(min(r0, last)), at1 = SLICE_ROW(min(r1, last));
-        const uint n0 = row0 - out0 + at0, n1 = row0 - out0 + at1; // of the block
+        const uint at0 = PLACE(min(r0, last)), at1 = PLACE(min(r1, last));
+        const uint n0 = BLOCK_ROW(min(r0, last)), n1 = BLOCK_ROW(min(r1, last));
         screen_row lower = screen_row_at(offset + (ulong)n0 * pitch, hints[n0]);
         screen_row upper = screen_row_at(offset + (ulong)n1 * pitch, hints[n1]);
 #pragma unroll
@@ -242,9 +242,9 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
 
     // One work-item a row: what the final floor rules out goes; what cannot be trusted is listed.
     if (lid >= TR || lid > last) return;
-    const uint at = SLICE_ROW(lid);
+    const uint at = PLACE(lid);
     const uint kept = screen_kept(counts[lid], floors[lid], components, cand_id + (ulong)at * CAP, cand_v + (ulong)at * CAP);
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;
-    if (!sound) again[1 + atomic_inc(&again[0])] = at;
+    if (!sound) APPEND(again, ENTRY(lid));
 }

@@ -1,8 +1,9 @@
 // variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3
 /*
- * Settle: the candidates of rows that lie near to their last best component h, without a screen. Within the reach of h before all
- * others (reach.cl), h alone is one. Beyond it the few whose reaches are passed are looked at one by one; rows that pass more
- * than NEAREST are listed for the screen.
+ * Settle: rows that lie near to their last best component h, without a screen. Within the reach of h before all others (reach.cl), h alone
+ * is a candidate, and the row is settled. Beyond it the few whose reaches are passed are looked at one by one: where one of them stays,
+ * the row gets a place for its candidates (places.clh), from the last down. Rows that pass more than NEAREST get places from the first on, and are
+ * the list for the screen.
  *
  *   q_k = sum a (x - m_hi)^2, k = h and those others
  *
@@ -10,9 +11,16 @@
  * might list it: where c2_k + 6 g M_k - (1 - 4 g) q_k may reach the floor below c1_h - 6 g M_h - (1 + 4 g) q_h. NaN counts as staying,
  * or as beyond reach.
  *
+ * A row need not even be read where what was known of it says enough: with s' the norm by the new a of the distance to the new m_hi,
+ *
+ *   s' <= ratio s + |m_hi' - m_hi|',   ratio^2 the largest a' / a of h (reach_moved in reach.cl).
+ *
+ * That bound takes the place of s, and is replaced when the row is read again.
+ *
  * LANES work-items share a row, four features at a time; a work-group takes GROUP rows, ROWS at a time.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "places.clh"
 #include "row_cut.clh"
 #include "rows.clh"
 
@@ -27,18 +35,16 @@
 #if LANES < 1 || LANES > 64 || (LANES & (LANES - 1))
 #error "LANES must be a power of two up to 64"
 #endif
-// NEAREST: as of reach.cl (default 15). CAP: most candidates of a row (default 16).
+// NEAREST: as of reach.cl (default 15).
 #ifndef NEAREST
 #define NEAREST 15
-#endif
-#ifndef CAP
-#define CAP 16
 #endif
 #if NEAREST < 1 || CAP <= NEAREST
 #error "CAP must be larger than NEAREST, which must be positive"
 #endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
+#define AT_ONCE (LANES < 4 ? LANES : 4) // rounds of rows on their way together
 
 // A lane's part of q of a row and component.
 static inline float lane_sum(__global const row_t *rows, ulong x0, __global const float *m_hi, __global const float *a,
@@ -68,54 +74,74 @@ static inline float q_of(__local const float *part, __global const float *a, uin
     return q;
 }
 
-// Rows row0 .. row0 + n - 1 of the block; their candidates go to out0 of the slice. hints [block rows]; m_hi [k, d]; a: spherical
+// Rows row0 .. row0 + n - 1 of the block, from out0 on of the slice. hints [block rows]; m_hi [k, d]; a: spherical
 // [k, 2], of which the first counts, diagonal [k, d]. constants [k] and bounds of screen.cl; off and nearest of reach.cl.
-// list [1 + n]: how many rows were not settled, which of the slice. count: their number is added to it.
+// place [slice rows]: of each row, or SETTLED. list: how many places were taken from either end, which may be more than there are, `room`;
+// and of each place the slice's row and itself, as listed.clh takes them. distances [block rows]: at least s of each row, infinite where the row's
+// component may change; NULL: not kept. moved [k]: ratio, and how far h has moved, since `distances` was written; NULL: they say nothing.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
        __global const float *m_hi, __global const float *a, __global const float4 *constants, float4 bounds,
        __global const float *off, __global const uint2 *nearest, __global const uint *hints, __global uint *cand_id,
-       __global uint *cand_count, __global uint *list, __global uint *count)
+       __global uint *cand_count, __global uint *place, __global uint2 *list, uint room, __global float *distances,
+       __global const float2 *moved)
 {
-    __local float part[GROUP * (LANES + 1)];         // [row, lane]
+    __local float part[GROUP * (LANES + 1)];         // [row that is read, lane]
     __local float others[ROWS * NEAREST * LANES];    // [row, other, lane]
-    __local float roots[GROUP];                      // of the rows' q_h
-    __local uint passed[GROUP];                      // reaches that a row passes
-    __local uint left[GROUP], looked[GROUP];         // rows for the screen, and those to look at
-    __local uint n_left, n_looked, list0;
+    __local float roots[GROUP];                      // of q_h of the rows that are read
+    __local uint passed[GROUP];                      // reaches that they pass
+    __local uint reads[GROUP];                       // the rows that are read
+    __local uint left[GROUP], looked[GROUP];         // of them, those for the screen, and those to look at
+    __local uint n_reads, n_left, n_looked, list0;
     const uint lid = get_local_id(0), slot = lid / LANES, lane = lid % LANES;
     const uint first = get_group_id(0) * GROUP, last = n - 1 - first; // row of the group
+    const float rounds = (float)(d + 32) * 0x1p-24f, root_most = sqrt(2.0f * (float)d + 64.0f);
 
-    if (lid == 0) n_left = n_looked = 0;
-#pragma unroll
-    for (uint round = 0; round < LANES; round++) {
-        const uint r = round * ROWS + slot, row = row0 + first + min(r, last);
-        part[r * (LANES + 1) + lane] =
-            lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, min(hints[row], k - 1), d, lane);
-    }
+    if (lid == 0) n_reads = n_left = n_looked = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    {
-        const uint own = first + min(lid, last), at = out0 + own, hint = hints[row0 + own], h = min(hint, k - 1);
+    if (lid <= last) {
+        const uint row = row0 + first + lid, hint = hints[row], h = min(hint, k - 1);
+        const float reach = fmin(root_most, as_float(nearest[(ulong)h * (NEAREST + 1)].x));
+        float bound = INFINITY;
+        if (moved) bound = fma(moved[h].x, distances[row], moved[h].y) * (1.0f + 0x1p-20f);
+        if (hint < k && bound < reach) {
+            place[out0 + first + lid] = SETTLED;
+            distances[row] = bound;
+        } else {
+            reads[atomic_inc(&n_reads)] = lid;
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // another work-item will write the distance
+    for (uint done = 0; done < n_reads; done += AT_ONCE * ROWS)
+#pragma unroll
+        for (uint i = 0; i < AT_ONCE; i++) {
+            const uint at = min(done + i * ROWS + slot, n_reads - 1), row = row0 + first + reads[at];
+            const float sum = lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, min(hints[row], k - 1), d, lane);
+            if (done + i * ROWS + slot < n_reads) part[at * (LANES + 1) + lane] = sum;
+        }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (lid < n_reads) {
+        const uint row = row0 + first + reads[lid], at = out0 + first + reads[lid], hint = hints[row], h = min(hint, k - 1);
         const float root = sqrt(q_of(part + lid * (LANES + 1), a, h));
         __global const uint2 *near = nearest + (ulong)h * (NEAREST + 1);
         // Beyond sqrt(Q) no reach says anything, of however few components.
-        uint beyond = hint < k && root < sqrt(2.0f * (float)d + 64.0f) ? 0 : NEAREST + 1;
+        uint beyond = hint < k && root < root_most ? 0 : NEAREST + 1;
         while (beyond <= NEAREST && !(root < as_float(near[beyond].x))) beyond++;
         roots[lid] = root;
         passed[lid] = beyond;
-        if (lid <= last && beyond == 0) {
-            cand_id[(ulong)at * CAP] = h;
-            cand_count[at] = 1;
-        } else if (lid <= last && beyond <= NEAREST) {
+        if (beyond == 0)
+            place[at] = SETTLED;
+        else if (beyond <= NEAREST)
             looked[atomic_inc(&n_looked)] = lid;
-        } else if (lid <= last) {
+        else
             left[atomic_inc(&n_left)] = at;
-        }
+        // Each is written once: those of rows to look at below.
+        if (distances && (beyond == 0 || beyond > NEAREST)) distances[row] = beyond ? INFINITY : root * (1.0f + rounds);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint done = 0; done < n_looked; done += ROWS) {
         const int within = done + slot < n_looked;
-        const uint r = looked[within ? done + slot : 0], row = row0 + first + r, h = hints[row];
+        const uint r = looked[within ? done + slot : 0], row = row0 + first + reads[r], h = hints[row];
         const uint all = within ? passed[r] : 0;
         __global const uint2 *near = nearest + (ulong)h * (NEAREST + 1);
         for (uint i = 0; i < all; i++)
@@ -123,30 +149,40 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, near[i].y, d, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         if (lane == 0 && within) {
-            const float rounds = (float)(d + 32) * 0x1p-24f, g = bounds.y / 16.0f;
+            const float g = bounds.y / 16.0f;
             const float4 ch = constants[h];
-            const float known = roots[r] * (1.0f + rounds) + off[h], q_h = (1.0f + 4.0f * g) * (known * known);
+            const float root_h = roots[r] * (1.0f + rounds) + off[h], q_h = (1.0f + 4.0f * g) * (root_h * root_h);
             const float best = (ch.x - 6.0f * g * ch.w) - q_h;
             const float floor_v = floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q_h)), bounds);
-            const uint at = out0 + first + r;
-            uint found = 1;
-            cand_id[(ulong)at * CAP] = h;
+            const uint at = out0 + first + reads[r];
+            uint stay = 0; // a bit each
             for (uint i = 0; i < all; i++) {
                 const uint c = near[i].y;
                 const float4 cc = constants[c];
                 const float root = sqrt(q_of(others + (slot * NEAREST + i) * LANES, a, c)) * (1.0f - rounds) - off[c];
                 const float q = root > 0.0f ? (1.0f - 4.0f * g) * (root * root) : 0.0f;
-                if ((cc.y + 6.0f * g * cc.w) - q + 0x1p-22f * (fabs(cc.y) + q) < floor_v) continue;
-                cand_id[(ulong)at * CAP + found++] = c;
+                if (!((cc.y + 6.0f * g * cc.w) - q + 0x1p-22f * (fabs(cc.y) + q) < floor_v)) stay |= 1u << i;
             }
-            cand_count[at] = found;
+            if (distances) distances[row] = stay ? INFINITY : roots[r] * (1.0f + rounds);
+            if (stay == 0) {
+                place[at] = SETTLED;
+            } else {
+                const uint taken = atomic_inc((volatile __global uint *)list + 1), to = room - 1 - min(taken, room - 1);
+                uint found = 1;
+                place[at] = to;
+                list[1 + to] = (uint2)(at, to);
+                cand_id[(ulong)to * CAP] = h;
+                for (uint i = 0; i < all; i++)
+                    if (stay >> i & 1) cand_id[(ulong)to * CAP + found++] = near[i].y;
+                cand_count[to] = found;
+            }
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    if (lid == 0 && n_left) {
-        list0 = 1 + atomic_add(list, n_left);
-        atomic_add(count, n_left);
-    }
+    if (lid == 0 && n_left) list0 = atomic_add((volatile __global uint *)list, n_left);
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (lid < n_left) list[list0 + lid] = left[lid];
+    if (lid < n_left && list0 + lid < room) {
+        place[left[lid]] = list0 + lid;
+        list[1 + list0 + lid] = (uint2)(left[lid], list0 + lid);
+    }
 }

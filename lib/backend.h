@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 9
+#define FGMM_BACKEND_ABI 10
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -84,6 +84,7 @@ typedef struct fgmm_block_source {
     int64_t n, d;
     const double *weights; /* [n] on the host, or NULL for all 1 */
     int kept;              /* 1: the block stays for several passes, so that what one learns may serve the next */
+    int64_t together;      /* kept: rows that are to stay of this block and those that come behind it; 0: n */
     int32_t *hints; /* [n] or NULL, for backends that use host memory in place: what one pass may leave for the next
                                of each row, -1 at first; outlives the block */
     const double *centre; /* [D] or NULL: FGMM_F64 rows are narrowed to f32 after this is subtracted, where the

@@ -295,7 +295,9 @@ static fgmm_status slot_fill(fgmm_feed *feed, feed_slot *slot, int64_t index, fg
 
 static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgmm_block_source *source) {
     const fgmm_target *target = feed->target;
+    int64_t kept = feed->keep * feed->room.block_rows;
     source->kept = index < feed->keep;
+    source->together = !source->kept ? 0 : (kept < feed->rows->n ? kept : feed->rows->n) - slot->first;
     fgmm_status status = target->backend->put(target->device, source, &slot->block);
     if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
         /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. */

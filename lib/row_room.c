@@ -8,6 +8,8 @@ static const double block_share = 1.0 / 16;
 static const double rows_share = 0.75, work_growth = 1.25;
 /* Work space is known when a pass of each kind has been: looking the rows over, and an iteration. */
 enum { RUNS_BEFORE_KEEPING = 2 };
+/* A component and a distance. */
+enum { FOUND_BYTES = sizeof(int32_t) + sizeof(float) };
 enum { BUFFERS = 3, SLICE_ROWS = 1 << 16 };
 
 static double row_bytes(const fgmm_rows *rows) {
@@ -78,7 +80,7 @@ static double device_room(const fgmm_device_facts *facts) {
 }
 
 int fgmm_row_room_holds(const fgmm_rows *rows, const fgmm_device_facts *facts) {
-    return (row_bytes(rows) + sizeof(int32_t)) * (double)rows->n <= device_room(facts);
+    return (row_bytes(rows) + FOUND_BYTES) * (double)rows->n <= device_room(facts);
 }
 
 int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_rows *rows,
@@ -87,7 +89,7 @@ int64_t fgmm_row_room_keep(fgmm_context *ctx, fgmm_row_room *room, const fgmm_ro
     if (passes < 2 || fgmm_rows_once(rows)) return 0;
     if (in_place) return room->n_blocks;
     /* Of a block that stays, a device remembers what it found for each row; the host has its own list of that. */
-    double a_row = row_bytes(rows) + (facts->zero_copy ? 0 : sizeof(int32_t));
+    double a_row = row_bytes(rows) + (facts->zero_copy ? 0 : FOUND_BYTES);
     double block = a_row * (double)room->block_rows, whole = a_row * (double)rows->n;
     double most = device_room(facts);
     if (facts->zero_copy) most = host_room(ctx, room, run);

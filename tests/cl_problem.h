@@ -184,6 +184,7 @@ typedef struct layout {
     fgmm_dtype type;
     int64_t stride, block_rows;
     const double *centre;
+    int kept; /* the blocks stay; 2: and lie together */
 } layout;
 
 static inline fgmm_block *put(const problem *p, const layout *how, const char *data, int64_t first, int64_t n) {
@@ -196,6 +197,8 @@ static inline fgmm_block *put(const problem *p, const layout *how, const char *d
                                 .n = n,
                                 .d = p->d,
                                 .weights = p->row_weights ? p->row_weights + first : NULL,
+                                .kept = how->kept > 0,
+                                .together = how->kept > 1 ? p->n - first : 0,
                                 .centre = how->centre};
     OK(backend->put(device, &source, &block));
     OK(backend->wait(device, block));

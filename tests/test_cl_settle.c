@@ -14,22 +14,47 @@ static void turn_round(problem *p) {
     }
 }
 
-/* Two passes over blocks that stay on the device, the second from what the first learned, of another model if `turned`. *tried, *left: rows
- * that might have been settled in it, and were not. */
+/* The model after so many passes, by turns: all moves a little; means move more; every other variance shrinks; all grow, as they do before the last pass. */
+static void move_on(problem *p, int pass) {
+    uint32_t state = 1000003u * (uint32_t)pass;
+    double size = pass % 5 == 2 ? 0.3 : 0.01, grown = pass % 5 == 0 ? 1.7 : 1.0;
+    for (int64_t i = 0; i < p->k * p->d; i++) {
+        state = state * 1664525u + 1013904223u;
+        double part = (state >> 8) * 0x1p-24 - 0.5, deviation = sqrt(variance_at(p, i / p->d, i % p->d));
+        double factor = pass % 5 == 3 && i / p->d % 2 ? 0.25 : grown;
+        p->means[i] += size * part * deviation;
+        if (p->diag || i % p->d == 0) p->variances[p->diag ? i : i / p->d] *= factor * (1.0 + size * part);
+    }
+    fgmm_params old = p->params;
+    finish(p, old.engine, old.cut);
+    p->params.hard = old.hard;
+    p->params.summed = old.summed;
+}
+
+enum { PASSES = 6 };
+
+/* Passes over blocks that stay on the device, each from what the one before learned, as the model moves on; the last of one with other numbers if
+ * `turned`. *tried, *left: rows that might have been settled in it, and were not. */
 static result run_settling(problem *p, int64_t from, int64_t block_rows, int turned, double *tried, double *left) {
     enum { BLOCKS = 8 };
     fgmm_block *held[BLOCKS];
-    layout how = {.type = p->type, .stride = p->d};
+    layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
     int64_t n_blocks = 0, usual = device->settle_from;
     char *data = stored(p, how.type, size_of(how.type), how.stride);
+    size_t cells = (size_t)(p->k * p->d) * 8;
+    double *means = get(cells), *variances = get(cells), *weights = get((size_t)p->k * 8);
+    memcpy(means, p->means, cells);
+    memcpy(variances, p->variances, cells);
+    memcpy(weights, p->weights, (size_t)p->k * 8);
     result out = {0};
     device->settle_from = from;
     for (int64_t first = 0; first < p->n; first += block_rows)
         held[n_blocks++] = put(p, &how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
-    for (int pass = 0; pass < 2; pass++) {
+    for (int pass = 0; pass < PASSES; pass++) {
         if (pass) result_free(&out);
         out = result_new(p);
-        if (pass && turned) turn_round(p);
+        if (pass) move_on(p, pass);
+        if (pass == PASSES - 1 && turned) turn_round(p);
         OK(backend->begin(device, &p->params));
         device->engine->settle_wait = device->engine->settle_rest = 0;
         for (int64_t i = 0; i < n_blocks; i++)
@@ -38,7 +63,12 @@ static result run_settling(problem *p, int64_t from, int64_t block_rows, int tur
         OK(backend->collect(device, &out.sums));
         *left = device->engine->left_over;
     }
-    if (turned) turn_round(p);
+    memcpy(p->means, means, cells);
+    memcpy(p->variances, variances, cells);
+    memcpy(p->weights, weights, (size_t)p->k * 8);
+    free(weights);
+    free(means);
+    free(variances);
     for (int64_t i = 0; i < n_blocks; i++) backend->release(device, held[i]);
     device->settle_from = usual;
     free(data);
@@ -68,7 +98,7 @@ static problem settled_problem(int i) {
     for (int64_t j = 0; kind == 4 && j < n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
     finish(&p, FGMM_ENGINE_SCREEN, kind == 2 ? 1e-20 : 1e-7);
     p.params.hard = i % 3 == 0;
-    p.params.summed = i % 4 > 1;
+    p.params.summed = 1;
     return p;
 }
 
@@ -116,6 +146,7 @@ START_TEST(settling_overflows) {
     for (int64_t i = 0; i < 64; i++) p.x[i] = (float)(9.5e18 * (1.0 + 0.1 * normal()));
     finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
     double tried, left;
+    p.params.summed = 1;
     result screened = run_settling(&p, INT64_MAX, p.n, 0, &tried, &left);
     result got = run_settling(&p, 0, p.n, 0, &tried, &left);
     same_bits(&p, &screened, &got, "overflow");
@@ -126,10 +157,113 @@ START_TEST(settling_overflows) {
 }
 END_TEST
 
+/* A slice grows where few of its rows take places, and where more do than there are is cut again: of eight parts of these rows, two lie between
+ * their components. */
+START_TEST(settling_makes_room) {
+    problem one = clusters(64, 24, 2, _i, 90.0, 1.0, 0.0);
+    finish(&one, FGMM_ENGINE_SCREEN, 1e-7);
+    OK(backend->begin(device, &one.params));
+    int64_t places = cl_slice_rows(device), n = 5 * places + 1000;
+    problem_free(&one);
+    if (sized(n, 24, 2) < n) return;
+    problem p = clusters(n, 24, 2, _i, 90.0, 1.0, 0.0);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t f = 0; f < 2 && 8 * i / n % 4 == 2; f++)
+            p.x[2 * i + f] = 0.5 * (p.means[2 * (i % 24) + f] + p.means[2 * ((i + 1 + i % 3) % 24) + f]) + normal();
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    p.params.summed = 1;
+    double tried, left;
+    result screened = run_settling(&p, INT64_MAX, n, 0, &tried, &left);
+    result got = run_settling(&p, 0, n, 0, &tried, &left);
+    ck_assert_msg(tried == (double)n, "%g of %g rows tried", tried, (double)n);
+    ck_assert_msg(left < 0.5 * tried, "%g of %g rows left", left, tried);
+    same_bits(&p, &screened, &got, "long slices");
+    ck_assert(screened.sums.log_likelihood == got.sums.log_likelihood);
+    result_free(&screened);
+    result_free(&got);
+    problem_free(&p);
+}
+END_TEST
+
+/* Whatever length is asked for, and whatever sums are kept, slices end with chunks of rows. */
+START_TEST(slices_end_with_chunks) {
+    cl_engine engine = {.k = 1};
+    fgmm_block block = {.n = 5000000, .first_row = 3 * 1024};
+    for (int64_t most = 1024; most < 1200000; most += 100001)
+        for (engine.sparse.grain = 0; engine.sparse.grain <= 65536;
+             engine.sparse.grain = engine.sparse.grain ? 8 * engine.sparse.grain : 1024) {
+            cl_slice slice = cl_slice_at(&engine, &block, 7 * 1024, most);
+            ck_assert(slice.n > 0 && slice.n <= most && slice.n % 1024 == 0);
+        }
+}
+END_TEST
+
+enum { PARTS = 4 };
+
+/* Sums of a pass over blocks in this order, -1 where it ends, after one over all of them. */
+static result run_parts(problem *p, const layout *how, const char *data, const int *order, int64_t from) {
+    fgmm_block *parts[PARTS];
+    int64_t usual = device->settle_from;
+    result out = {0};
+    device->settle_from = from;
+    for (int64_t i = 0; i < PARTS; i++) {
+        int64_t first = i * how->block_rows, left = p->n - first;
+        parts[i] = put(p, how, data, first, left < how->block_rows ? left : how->block_rows);
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) result_free(&out);
+        out = result_new(p);
+        OK(backend->begin(device, &p->params));
+        device->engine->settle_wait = device->engine->settle_rest = 0;
+        for (int i = 0; i < PARTS && (!pass || order[i] >= 0); i++)
+            OK(backend->estep(device, parts[pass ? order[i] : i], NULL));
+        OK(backend->collect(device, &out.sums));
+    }
+    /* A pass may be given up, with blocks that it had been given. */
+    OK(backend->begin(device, &p->params));
+    OK(backend->estep(device, parts[0], NULL));
+    for (int i = 0; i < PARTS; i++) backend->release(device, parts[i]);
+    device->settle_from = usual;
+    return out;
+}
+
+/* Blocks that stay are taken as one where a pass goes through them, and one by one where it does not: the sums are the same. */
+START_TEST(stretches) {
+    static const int orders[][PARTS] = {{0, 1, 2, 3}, {0, 1, -1, 0}, {1, 2, 3, -1}, {2, 3, 0, 1}, {0, 2, 1, 3}};
+    enum { ORDERS = sizeof orders / sizeof *orders };
+    int weighted = _i / ORDERS % 2, f64 = _i % 2;
+    problem p = clusters(PARTS * 1024 - 100, 20, 17, _i % 2, 9.0, 1.0, 0.0);
+    double centre[17];
+    for (int f = 0; f < 17; f++) centre[f] = p.x[f];
+    if (weighted) p.row_weights = get((size_t)p.n * 8);
+    for (int64_t i = 0; weighted && i < p.n; i++) p.row_weights[i] = 0.5 + uniform();
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    p.params.summed = 1;
+    fgmm_dtype type = f64 ? FGMM_F64 : FGMM_F32;
+    char *data = stored(&p, type, size_of(type), p.d);
+    layout own = {.type = type, .stride = p.d, .block_rows = 1024, .centre = f64 ? centre : NULL}, kept = own;
+    kept.kept = 2;
+    for (int settles = 0; settles < 2; settles++) {
+        int64_t before = device->bytes, from = settles ? 0 : INT64_MAX;
+        result apart = run_parts(&p, &own, data, orders[_i % ORDERS], from);
+        result together = run_parts(&p, &kept, data, orders[_i % ORDERS], from);
+        same_bits(&p, &apart, &together, "a stretch");
+        ck_assert(apart.sums.log_likelihood == together.sums.log_likelihood);
+        ck_assert(apart.sums.weight == together.sums.weight);
+        if (settles) ck_assert_msg(device->bytes - before < 1 << 20, "%lld bytes", (long long)(device->bytes - before));
+        result_free(&apart);
+        result_free(&together);
+    }
+    free(data);
+    problem_free(&p);
+}
+END_TEST
+
 /* Where too few rows can be, that is tried more and more rarely: here, where none can, in passes 1, 2, 4, 8, 16. */
 START_TEST(settling_rests) {
     problem p = clusters(sized(3000, 20, 8), 20, 8, 0, 0.2, 1.0, 0.0);
     finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    p.params.summed = 1;
     char *data = stored(&p, FGMM_F32, 4, p.d);
     fgmm_block *block = put(&p, &(layout){.stride = p.d}, data, 0, p.n);
     int64_t from = device->settle_from;
@@ -138,7 +272,7 @@ START_TEST(settling_rests) {
         result got = result_new(&p);
         if (pass == 1) device->engine->settle_wait = device->engine->settle_rest = 0;
         OK(backend->begin(device, &p.params));
-        OK(backend->estep(device, block, got.log_prob));
+        OK(backend->estep(device, block, NULL));
         OK(backend->collect(device, &got.sums));
         ck_assert_msg(!pass || (device->engine->tried > 0) == !(pass & (pass - 1)), "pass %d", pass);
         result_free(&got);
@@ -153,6 +287,9 @@ END_TEST
 static void add_tests(TCase *tests) {
     tcase_add_test(tests, settled);
     tcase_add_loop_test(tests, settling_overflows, 0, 4);
+    tcase_add_loop_test(tests, settling_makes_room, 0, 2);
+    tcase_add_test(tests, slices_end_with_chunks);
+    tcase_add_loop_test(tests, stretches, 0, 10);
     tcase_add_test(tests, settling_rests);
 }
 
