@@ -1,5 +1,5 @@
 /*
- * Known-answer test: moments, one E-step (row by row and summed) and assignments of a small mixture, spherical and diagonal, against double. Many
+ * Known-answer test: moments, E-steps (row by row and summed, of parameters that move) and assignments of a small mixture, spherical and diagonal, against double. Many
  * components lie so close together that the rows near them overflow their lists of candidates, so both engines run; pairs of
  * others are what settling has to look at; the features take several steps of every tile, and lanes that share a row. Then, where the dense engine may run on matrix units, components
  * near a centre.
@@ -33,31 +33,38 @@ static double next_value(uint32_t *state) {
 
 enum { SPHERICAL, DIAGONAL, NEAR /* spherical, for the dense engine on matrix units */ };
 
+/* What follows from the inverse variances. */
+static void set_norms(check_case *c, int diag) {
+    double most = -INFINITY;
+    for (int k = 0; k < COMPONENTS; k++) {
+        double log_det = 0.0;
+        for (int f = 0; f < FEATURES; f++) log_det -= log(2.0 * c->inverse[diag ? k * FEATURES + f : k]);
+        c->log_norm[k] = -0.5 * (FEATURES * log(6.283185307179586) + log_det);
+        most = fmax(most, c->log_norm[k]);
+    }
+    c->params.log_norm_max = most;
+}
+
 static void make_case(check_case *c, int kind) {
     uint32_t state = 7;
     int diag = kind == DIAGONAL;
     memset(c, 0, sizeof *c);
     for (int k = 0; k < COMPONENTS; k++) {
-        double log_det = 0.0;
         for (int f = 0; f < FEATURES; f++) {
             double inverse = 8.0 + 4.0 * next_value(&state);
             c->means[k][f] = k && k < ALIKE ? c->means[0][f] + 0.05 * next_value(&state) : 6.0 * next_value(&state);
             if (k >= PAIRED && k % 2) c->means[k][f] = c->means[k - 1][f] + 0.1 * next_value(&state);
             if (kind == NEAR) c->means[k][f] = 3.0 + 0.2 * (next_value(&state) - 0.5);
             if (diag || f == 0) c->inverse[diag ? k * FEATURES + f : k] = inverse;
-            log_det -= log(2.0 * c->inverse[diag ? k * FEATURES + f : k]);
             c->centre[f] = 3.0;
             c->scale[f] = 0.5;
         }
         c->weights[k] = 1.0 / COMPONENTS;
         c->log_weights[k] = log(c->weights[k]);
-        c->log_norm[k] = -0.5 * (FEATURES * log(6.283185307179586) + log_det);
     }
     for (int i = 0; i < ROWS; i++)
         for (int f = 0; f < FEATURES; f++)
             c->x[i][f] = (float)(c->means[i % COMPONENTS][f] + 0.4 * (next_value(&state) - 0.5));
-    double log_norm_max = -INFINITY;
-    for (int k = 0; k < COMPONENTS; k++) log_norm_max = fmax(log_norm_max, c->log_norm[k]);
     c->params = (fgmm_params){.covariance_type = diag ? FGMM_DIAG : FGMM_SPHERICAL,
                               .k = COMPONENTS,
                               .d = FEATURES,
@@ -70,11 +77,23 @@ static void make_case(check_case *c, int kind) {
                               .scale = c->scale,
                               .sum_centres = c->means[0],
                               .cut = 1e-7,
-                              .log_norm_max = log_norm_max,
                               .engine = kind == NEAR ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN};
+    set_norms(c, diag);
+}
+
+/* As an M-step might, so that distances known of rows are of other parameters. */
+static void move_case(check_case *c, int diag) {
+    for (int i = 0; i < CELLS; i++) c->means[i / FEATURES][i % FEATURES] += 0.003 * (i % 3 - 1);
+    for (int i = 0; i < (diag ? CELLS : COMPONENTS); i++) c->inverse[i] *= 1.0 + 0.01 * (i % 2);
+    set_norms(c, diag);
 }
 
 static void expect(check_case *c, int diag) {
+    memset(c->want_s0, 0, sizeof c->want_s0);
+    memset(c->want_s1, 0, sizeof c->want_s1);
+    memset(c->want_s2, 0, sizeof c->want_s2);
+    memset(c->want_sum, 0, sizeof c->want_sum);
+    memset(c->want_square, 0, sizeof c->want_square);
     for (int i = 0; i < ROWS; i++) {
         double l[COMPONENTS], best = -INFINITY, sum = 0.0;
         for (int k = 0; k < COMPONENTS; k++) {
@@ -135,10 +154,10 @@ static fgmm_status run_estep(fgmm_device *device, fgmm_block *block, check_case 
     return FGMM_OK;
 }
 
-static fgmm_status run_case(fgmm_device *device, check_case *c) {
+static fgmm_status run_case(fgmm_device *device, check_case *c, int diag) {
     const fgmm_host *host = &device->host;
     fgmm_block *block = NULL;
-    const char *wrong_rows = NULL, *wrong_summed = NULL;
+    const char *wrong_sums[4] = {NULL};
     fgmm_block_source source = {
         .data = c->x, .stride_bytes = sizeof c->x[0], .type = FGMM_F32, .n = ROWS, .d = FEATURES, .kept = 1};
     fgmm_moments moments = {.sum = c->sum, .square = c->square, .bad_row = -1};
@@ -146,17 +165,22 @@ static fgmm_status run_case(fgmm_device *device, check_case *c) {
     CL_GO(cl_put(device, &source, &block));
     CL_GO(cl_wait(device, block));
     CL_GO(cl_moments(device, block, c->centre, &moments));
-    CL_GO(run_estep(device, block, c, 0, &wrong_rows));
-    CL_GO(run_estep(device, block, c, 1, &wrong_summed)); /* settles rows by what the first learned */
+    CL_GO(run_estep(device, block, c, 0, &wrong_sums[0]));
+    CL_GO(run_estep(device, block, c, 1, &wrong_sums[1])); /* settles rows by what the first learned */
+    move_case(c, diag);
+    expect(c, diag);
+    CL_GO(run_estep(device, block, c, 1, &wrong_sums[2])); /* and by how far they were */
+    CL_GO(run_estep(device, block, c, 0, &wrong_sums[3]));
     CL_GO(cl_assign(device, block, 1, c->best, c->resp, NULL));
-    const char *wrong = wrong_rows                                      ? wrong_rows
-                        : wrong_summed                                  ? wrong_summed
-                        : differ(c->log_prob, c->want_log_prob, ROWS)   ? "log-densities"
-                        : differ(c->sum, c->want_sum, FEATURES)         ? "column sums"
-                        : differ(c->square, c->want_square, FEATURES)   ? "column squares"
-                        : moments.bad_count != 0                        ? "search for NaN"
-                        : memcmp(c->best, c->want_best, sizeof c->best) ? "labels"
-                                                                        : NULL;
+    const char *wrong = NULL;
+    for (int i = 0; i < 4 && !wrong; i++) wrong = wrong_sums[i];
+    if (!wrong)
+        wrong = differ(c->log_prob, c->want_log_prob, ROWS)     ? "log-densities"
+                : differ(c->sum, c->want_sum, FEATURES)         ? "column sums"
+                : differ(c->square, c->want_square, FEATURES)   ? "column squares"
+                : moments.bad_count != 0                        ? "search for NaN"
+                : memcmp(c->best, c->want_best, sizeof c->best) ? "labels"
+                                                                : NULL;
     if (wrong)
         CL_GO(host->fail(host->user, FGMM_ERR_DEVICE, "%s fails the known-answer test: wrong %s", device->name, wrong));
 done:
@@ -167,7 +191,7 @@ done:
 static fgmm_status check_kind(fgmm_device *device, check_case *c, int kind) {
     make_case(c, kind);
     expect(c, kind == DIAGONAL);
-    return run_case(device, c);
+    return run_case(device, c, kind == DIAGONAL);
 }
 
 /* Wrong numbers cost the dense engine's kernels on matrix units alone, where the device serves without them. */

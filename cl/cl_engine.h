@@ -38,12 +38,12 @@ enum {
 
 struct fgmm_block {
     cl_mem rows;
-    int owned;    /* rows were uploaded here; else they are the caller's buffer, retained */
+    int owned;    /* rows are the block's alone; else the caller's buffer or a stretch's, retained */
     int passing;  /* uploaded for one pass: the next block may have the buffers */
     size_t bytes; /* of rows, and the rows that weights and hints have room for, if owned */
     int64_t room;
     cl_mem weights;       /* [n] f32, or NULL */
-    cl_mem hints;         /* [n]: each row's last best component, for the screen; NULL before the first */
+    cl_mem hints;         /* [n]: each row's last best component, for the screen; or NULL before the first */
     int hinted;           /* hints are this block's */
     int noted;            /* and were when it came before */
     cl_mem distances;     /* [n]: distances to these, of settle.cl; or NULL */
@@ -276,7 +276,7 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
 size_t cl_stored_size(fgmm_dtype type); /* of a feature on a device; cl_transfer.c */
 
 /* cl_stretch.c: blocks that stay, in one buffer. */
-/* Gives a block to come its part of one: rows, hints and weights. Without one it has block->stretch NULL. */
+/* Gives a block to come its part of one: rows, hints, distances and weights. Without one it has block->stretch NULL. */
 void cl_stretch_join(fgmm_device *device, const fgmm_block_source *source, fgmm_block *block);
 void cl_stretch_leave(fgmm_device *device, fgmm_block *block);
 /* What an E-step does when it is given a block: takes it on its own, after those that wait; leaves it to wait; or takes *whole, which has all
@@ -288,7 +288,7 @@ fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first
 
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
-fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block);
+fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block);
 /* Settles the rows from row0 of the block on: as many as leave no more than there are places for. *out: their slice. Where settling is over
  * instead, engine->settling is 0. */
 fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_slice *out);

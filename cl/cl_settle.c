@@ -78,7 +78,7 @@ static fgmm_status find_reaches(fgmm_device *device) {
 }
 
 /* A device that refuses the kernels, or has no memory for them, goes without. @return other failures */
-static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
+static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_status status) {
     cl_engine *engine = device->engine;
     const char *refused = cl_refusal(device, status);
     if (!refused && status != FGMM_ERR_MEMORY) return status;
@@ -87,6 +87,11 @@ static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
     engine->tried = 0.0;
     engine->settle_wait = engine->settle_rest = MOST_REST;
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
+    block->distances_of = 0;
+    if (!block->stretch) {
+        cl_buffer_free(device, block->distances);
+        block->distances = NULL;
+    }
     if (!refused) return FGMM_OK;
     device->settle_from = INT64_MAX;
     device->host.log(device->host.user, FGMM_LOG_WARNING,
@@ -95,7 +100,7 @@ static fgmm_status go_without(fgmm_device *device, fgmm_status status) {
     return FGMM_OK;
 }
 
-fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block) {
+fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
     cl_engine *engine = device->engine;
     /* One warp at a time, matrix units screen half as many rows. */
     int64_t from = engine->matrix.on == CL_MATRIX_WARPS ? device->settle_from / 2 : device->settle_from;
@@ -105,7 +110,7 @@ fgmm_status cl_settle_begin(fgmm_device *device, const fgmm_block *block) {
         return FGMM_OK;
     device->group_refused = 0;
     fgmm_status status = engine->reached ? FGMM_OK : find_reaches(device);
-    if (status != FGMM_OK) return go_without(device, status);
+    if (status != FGMM_OK) return go_without(device, block, status);
     engine->settling = 1;
     return FGMM_OK;
 }
@@ -157,7 +162,7 @@ fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_s
         cl_slice slice = cl_slice_at(engine, block, row0, most);
         slice.places = slice.n < places ? slice.n : (cl_uint)places;
         fgmm_status status = run_settle(device, &slice);
-        if (status != FGMM_OK) return go_without(device, status);
+        if (status != FGMM_OK) return go_without(device, block, status);
         CL_TRY(cl_prepare_screen(device)); /* meanwhile */
         CL_TRY(cl_read_end(device, &engine->taken, "a count of rows"));
         cl_uint2 taken = *(const cl_uint2 *)engine->taken.pinned.at;

@@ -35,7 +35,7 @@ static cl_stretch *stretch_new(fgmm_device *device, const fgmm_block_source *sou
     int64_t most = device->max_alloc < (size_t)MOST_BYTES ? (int64_t)device->max_alloc : MOST_BYTES;
     int64_t widest = row_bytes < WORD ? WORD : row_bytes;
     if (n > most / widest) n = most / widest / source->n * source->n;
-    if (n <= source->n || (double)n * (double)(row_bytes + 2 * WORD) > (double)(device->limit_bytes - device->bytes))
+    if (n <= source->n || (double)n * (double)(row_bytes + 3 * WORD) > (double)(device->limit_bytes - device->bytes))
         return NULL;
     cl_stretch *stretch = cl_alloc(device, sizeof *stretch);
     if (!stretch) return NULL;
@@ -129,8 +129,8 @@ cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *
     const fgmm_block *expected = stretch && engine->waiting == stretch ? engine->waiting_to
                                  : stretch                             ? stretch->first
                                                                        : NULL;
-    if (block != expected || (engine->waiting && engine->waiting != stretch) || !is_whole(stretch))
-        return CL_TURN_ALONE;
+    int begun = engine->waiting != NULL;
+    if (block != expected || (begun ? engine->waiting != stretch : !is_whole(stretch))) return CL_TURN_ALONE;
     engine->waiting = stretch;
     engine->waiting_to = block->next;
     if (block->next) return CL_TURN_LATER;

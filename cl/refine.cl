@@ -34,7 +34,7 @@
 #endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
-// The slice's row whose place is i.
+// The slice's row whose place is i, if out0 is 0.
 #if PLACED
 #define ROW(i) (list[1 + (i)].x)
 #else

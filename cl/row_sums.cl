@@ -2,7 +2,8 @@
 /*
  * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
  * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
- * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits.
+ * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits. With PLACED what is known of
+ * rows lies at their places (place, of places.clh), and of settled ones follows from hints [block rows], kconst of refine.cl and hard.
  */
 #include "ff.clh"
 #include "places.clh"

@@ -300,7 +300,8 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
     source->together = !source->kept ? 0 : (kept < feed->rows->n ? kept : feed->rows->n) - slot->first;
     fgmm_status status = target->backend->put(target->device, source, &slot->block);
     if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
-        /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. */
+        /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. Where blocks share a buffer that
+         * leaves nothing yet, and the run begins anew with fewer. */
         for (int64_t i = index - 2; i < index; i++)
             if (&feed->kept[i] != feed->now) slot_free(feed, &feed->kept[i]);
         feed->keep = index - 2;
