@@ -87,11 +87,12 @@ static inline void some_store(some_sums s, __global float2 *to)
 }
 
 // starts [k * chunks + 1]: the lists of bins.cl, of which those of superchunks chunk0 .. chunk0 + slots - 1 are summed. resume: slot 0 goes
-// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. place: of places.clh, with PLACED; surv_r is kept at the places. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
+// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. place: of places.clh, with PLACED; surv_r is kept at the
+// places. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
-                         uint chunk0, uint chunks, __global const uint *place, __global const float *c_hi, __global const float *c_lo, __global const float *weights,
-                         __global const uint *values, __global const float *surv_r, __global const uint *starts,
-                         uint resume, __global float2 *part)
+                         uint chunk0, uint chunks, __global const uint *place, __global const float *c_hi,
+                         __global const float *c_lo, __global const float *weights, __global const uint *values,
+                         __global const float *surv_r, __global const uint *starts, uint resume, __global float2 *part)
 {
     const ulong i = get_global_id(0), lists = (ulong)k * slots, runs = d / WIDTH;
     const int whole = i >= lists * runs; // sums w r alone

@@ -17,6 +17,7 @@ void cl_release_memory(fgmm_device *device, void *pointer) {
     if (pointer) device->host.free(device->host.user, pointer);
 }
 
+/* One or all, as fgmm_threads_over in lib/context.c, which says why. */
 int cl_threads(const fgmm_device *device, size_t cells) {
 #ifdef _OPENMP
     enum { LEAST_CELLS = 1 << 15 };

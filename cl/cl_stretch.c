@@ -126,11 +126,10 @@ static int is_whole(const cl_stretch *stretch) {
 
 cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *whole) {
     cl_stretch *stretch = block->stretch;
-    const fgmm_block *expected = stretch && engine->waiting == stretch ? engine->waiting_to
-                                 : stretch                             ? stretch->first
-                                                                       : NULL;
-    int begun = engine->waiting != NULL;
-    if (block != expected || (begun ? engine->waiting != stretch : !is_whole(stretch))) return CL_TURN_ALONE;
+    if (!stretch) return CL_TURN_ALONE;
+    int next = engine->waiting ? engine->waiting == stretch && block == engine->waiting_to
+                               : block == stretch->first && is_whole(stretch);
+    if (!next) return CL_TURN_ALONE;
     engine->waiting = stretch;
     engine->waiting_to = block->next;
     if (block->next) return CL_TURN_LATER;
