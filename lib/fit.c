@@ -28,6 +28,7 @@ typedef struct {
     double saved;      /* when the last checkpoint was written, or tried */
     int unsaved;       /* 1: the place has moved since a checkpoint was written */
     fgmm_stats *stats; /* of the last pass, kept for the next of the same shape: its model may be gone */
+    fgmm_model *last;  /* of the iteration before, whose room the next M-step takes */
     fgmm_laps laps;
 } fit_state;
 
@@ -229,6 +230,13 @@ static void drop_stats(fit_state *fit) {
     fit->stats = NULL;
 }
 
+/* Where memory is short, another model is too much. */
+static void keep_last(fit_state *fit, fgmm_model *model) {
+    fgmm_model_free(fit->ctx, fit->last);
+    fit->last = isinf(fgmm_memory_left(fit->ctx)) ? model : NULL;
+    if (!fit->last) fgmm_model_free(fit->ctx, model);
+}
+
 /* Statistics for a pass under `model`. */
 static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     if (fit->stats)
@@ -256,7 +264,9 @@ static fgmm_status iterate(fit_state *fit) {
     fgmm_engine engine = fgmm_engine_next(&choice, fit->compute.precision, model->k);
     FGMM_GO(fit_stats(fit, model));
     FGMM_GO(fgmm_estep_pass(ctx, fit->feed, "fit", fit->stats, fit->compute.precision, 0, &choice, &counts));
-    FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, &next, fates));
+    fgmm_model *reuse = fit->last;
+    fit->last = NULL;
+    FGMM_GO(fgmm_mstep(ctx, fit->stats, fit->reg_covar, fit->options->freeze, reuse, &next, fates));
     fgmm_constrain(next, fit->constraints);
     FGMM_GO(apply_policies(fit, next, fates, it, &moved, &changed));
     if (next->k != model->k) {
@@ -271,7 +281,7 @@ static fgmm_status iterate(fit_state *fit) {
     place->choice = choice;
     place->now.engine = engine;
     place->now.counts = counts;
-    fgmm_model_free(ctx, place->now.model);
+    keep_last(fit, place->now.model);
     place->now.model = next;
     next = NULL;
     fgmm_free(ctx, place->fates);
@@ -306,6 +316,8 @@ static fgmm_status run_em(fit_state *fit) {
     }
 done:
     drop_stats(fit);
+    fgmm_model_free(fit->ctx, fit->last);
+    fit->last = NULL;
     now->seconds_per_iteration = fgmm_laps_median(&fit->laps);
     if (status == FGMM_OK) save_place(fit);
     if (status == FGMM_ERR_CANCELLED) {

@@ -161,15 +161,19 @@ fgmm_status fgmm_model_create(fgmm_context *ctx, fgmm_model **out, fgmm_covarian
     return FGMM_OK;
 }
 
+void fgmm_model_assign(fgmm_context *ctx, fgmm_model *to, const fgmm_model *model) {
+    memcpy(to->weights, model->weights, (size_t)model->k * sizeof(double));
+    fgmm_copy(ctx, to->means, model->means, model->k * model->d);
+    fgmm_copy(ctx, to->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));
+    to->lower_bound = model->lower_bound;
+    to->n_iter = model->n_iter;
+    to->converged = model->converged;
+}
+
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model) {
     fgmm_model *copy = NULL;
     FGMM_TRY(fgmm_model_room(ctx, &copy, model->type, model->k, model->d));
-    memcpy(copy->weights, model->weights, (size_t)model->k * sizeof(double));
-    fgmm_copy(ctx, copy->means, model->means, model->k * model->d);
-    fgmm_copy(ctx, copy->covariances, model->covariances, fgmm_covariances_size(model->type, model->k, model->d));
-    copy->lower_bound = model->lower_bound;
-    copy->n_iter = model->n_iter;
-    copy->converged = model->converged;
+    fgmm_model_assign(ctx, copy, model);
     *out = copy;
     return FGMM_OK;
 }

@@ -148,13 +148,24 @@ static fgmm_status update_matrices(fgmm_context *ctx, const fgmm_stats *stats, f
 
 /* ---- all of it ---- */
 
+/* What the M-step keeps of a component, where its variances are its own. */
+static void take_component(const fgmm_model *from, fgmm_model *to, int64_t i, int means, int covariances) {
+    int64_t d = from->d, own = fgmm_covariances_size(from->type, 1, d);
+    to->weights[i] = from->weights[i];
+    if (means) memcpy(to->means + i * d, from->means + i * d, (size_t)d * sizeof(double));
+    if (covariances) memcpy(to->covariances + i * own, from->covariances + i * own, (size_t)own * sizeof(double));
+}
+
 /* Mean and weight of component i, and its variances where they are its own: matrices follow when all means are known.
  * */
 static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, int64_t i, double total, double reg_covar,
                                   unsigned freeze) {
     int64_t d = model->d;
-    int freeze_means = (freeze & FGMM_FREEZE_MEANS) != 0, dead = !(stats->s0[i] > 1e-12 * total / (double)model->k);
-    int own = !fgmm_has_matrices(model->type) && !(freeze & FGMM_FREEZE_COVARIANCES);
+    int freeze_means = (freeze & FGMM_FREEZE_MEANS) != 0, freeze_covariances = (freeze & FGMM_FREEZE_COVARIANCES) != 0;
+    int dead = !(stats->s0[i] > 1e-12 * total / (double)model->k);
+    int own = !fgmm_has_matrices(model->type) && !freeze_covariances;
+    if (!fgmm_has_matrices(model->type))
+        take_component(stats->model, model, i, dead || freeze_means, dead || freeze_covariances);
     if (!(freeze & FGMM_FREEZE_WEIGHTS)) model->weights[i] = dead ? 0 : stats->s0[i] / total;
     if (dead) return FGMM_DEAD;
     for (int64_t j = 0; j < d && !freeze_means; j++)
@@ -163,43 +174,44 @@ static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, in
     return own && !freeze_means && update_variance(stats, model, i, reg_covar) ? FGMM_COLLAPSED : FGMM_ALIVE;
 }
 
-/* What the M-step may keep of a component, where its variances are its own. */
-static void take_component(const fgmm_model *from, fgmm_model *to, int64_t i) {
-    int64_t d = from->d, own = fgmm_covariances_size(from->type, 1, d);
-    to->weights[i] = from->weights[i];
-    memcpy(to->means + i * d, from->means + i * d, (size_t)d * sizeof(double));
-    memcpy(to->covariances + i * own, from->covariances + i * own, (size_t)own * sizeof(double));
-}
-
 static int all_finite(const double *values, int64_t count) {
     int finite = 1;
     for (int64_t i = 0; i < count; i++) finite &= isfinite(values[i]) != 0;
     return finite;
 }
 
-fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model **out,
-                       fgmm_fate *fates) {
+/* `reuse` becomes the new model, where it has room for just that, or is freed: large arrays that are new cost more than what is written there. */
+static fgmm_status room_for(fgmm_context *ctx, const fgmm_model *model, fgmm_model *reuse, fgmm_model **out) {
+    if (reuse && reuse->type == model->type && reuse->k == model->k && reuse->d == model->d) {
+        *out = reuse;
+        return FGMM_OK;
+    }
+    fgmm_model_free(ctx, reuse);
+    return fgmm_model_room(ctx, out, model->type, model->k, model->d);
+}
+
+fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model *reuse,
+                       fgmm_model **out, fgmm_fate *fates) {
     int64_t k = stats->model->k, d = stats->model->d;
     double total = 0;
     for (int64_t i = 0; i < k; i++) total += stats->s0[i];
-    if (!(total > 0) || !isfinite(total))
-        return fgmm_fail(ctx, FGMM_ERR_INVALID, "the statistics hold no rows: their weights sum to %g", total);
     fgmm_status status = FGMM_OK;
-    fgmm_model *model = NULL;
+    fgmm_model *model = reuse;
+    fgmm_fate *noticed = NULL;
+    if (!(total > 0) || !isfinite(total))
+        FGMM_GO(fgmm_fail(ctx, FGMM_ERR_INVALID, "the statistics hold no rows: their weights sum to %g", total));
     int matrices = fgmm_has_matrices(stats->model->type), freeze_covariances = (freeze & FGMM_FREEZE_COVARIANCES) != 0;
-    fgmm_fate *noticed = fgmm_calloc(ctx, (size_t)k, sizeof *noticed, "fates of components");
-    if (!noticed) return FGMM_ERR_MEMORY;
-    if (matrices)
-        FGMM_GO(fgmm_model_copy(ctx, &model, stats->model));
-    else
-        FGMM_GO(fgmm_model_room(ctx, &model, stats->model->type, k, d));
+    noticed = fgmm_calloc(ctx, (size_t)k, sizeof *noticed, "fates of components");
+    if (!noticed) FGMM_GO(FGMM_ERR_MEMORY);
+    model = NULL;
+    FGMM_GO(room_for(ctx, stats->model, reuse, &model));
+    if (matrices) fgmm_model_assign(ctx, model, stats->model);
     model->n_iter = stats->model->n_iter;
     int threads = fgmm_threads_over(ctx, (double)(k * d));
     int64_t own = matrices ? 0 : fgmm_covariances_size(model->type, 1, d);
     int finite = 1;
 #pragma omp parallel for num_threads(threads) reduction(& : finite)
     for (int64_t i = 0; i < k; i++) {
-        if (!matrices) take_component(stats->model, model, i);
         noticed[i] = update_component(stats, model, i, total, reg_covar, freeze);
         finite &= all_finite(model->covariances + i * own, own);
     }

@@ -104,7 +104,7 @@ static void blend_past(fgmm_stats *batch, const fgmm_stats *past, double rho) {
 /* The M-step over stats, which then speak of the new model, about its means. */
 static fgmm_status step_model(fgmm_context *ctx, const fgmm_online *online, fgmm_stats *stats, int64_t step) {
     fgmm_model *model = NULL;
-    FGMM_TRY(fgmm_mstep(ctx, stats, online->reg_covar, online->freeze, &model, NULL));
+    FGMM_TRY(fgmm_mstep(ctx, stats, online->reg_covar, online->freeze, NULL, &model, NULL));
     model->n_iter = step < INT32_MAX ? (int)step : INT32_MAX;
     fgmm_stats_shift(stats, model->means);
     fgmm_model_free(ctx, stats->owned);

@@ -473,7 +473,7 @@ static fgmm_status seed_model(fgmm_seeder *seeder, fgmm_model **out, fgmm_init i
         FGMM_GO(choose_uniform(seeder, k, &rng, chosen));
         FGMM_GO(model_at_rows(seeder, &start, type, k, chosen));
         FGMM_GO(random_stats(seeder, &rng, start, &stats));
-        FGMM_GO(fgmm_mstep(ctx, stats, 0, 0, &model, NULL));
+        FGMM_GO(fgmm_mstep(ctx, stats, 0, 0, NULL, &model, NULL));
         widen_variances(seeder, model, reg_covar);
         break;
     case FGMM_INIT_RANDOM_FROM_DATA:

@@ -242,7 +242,7 @@ fgmm_status fgmm_stats_finalize(fgmm_context *ctx, const fgmm_stats *stats, cons
     if (use.freeze & ~7u) return fgmm_fail(ctx, FGMM_ERR_INVALID, "finalize: unknown freeze flags %#x", use.freeze);
     double reg_covar;
     FGMM_TRY(fgmm_reg_covar_read(ctx, use.reg_covar, &reg_covar));
-    return fgmm_mstep(ctx, stats, reg_covar, use.freeze, out, NULL);
+    return fgmm_mstep(ctx, stats, reg_covar, use.freeze, NULL, out, NULL);
 }
 
 void fgmm_stats_export(const fgmm_stats *stats, fgmm_stats_view *out) {

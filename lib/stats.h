@@ -22,6 +22,8 @@ enum { FGMM_STATS_TAIL = 8 };
 /* A hash of the shape and of every number of a model: fgmm_stats_view.fingerprint. */
 uint64_t fgmm_model_fingerprint(const fgmm_model *model);
 fgmm_status fgmm_model_copy(fgmm_context *ctx, fgmm_model **out, const fgmm_model *model);
+/* The same into a model of that shape. */
+void fgmm_model_assign(fgmm_context *ctx, fgmm_model *to, const fgmm_model *model);
 
 void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats); /* of its sums; centres stay */
 
@@ -41,8 +43,9 @@ void fgmm_stats_moved(const fgmm_stats *stats, int64_t i, double *square, double
 /* What an M-step noticed about a component. */
 typedef enum fgmm_fate { FGMM_ALIVE = 0, FGMM_DEAD = 1, FGMM_COLLAPSED = 2 } fgmm_fate;
 
-/* The M-step. reg_covar >= 0 is added. @param fates [K], or NULL. */
-fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model **out,
-                       fgmm_fate *fates);
+/* The M-step. reg_covar >= 0 is added. @param reuse taken: becomes the new model where it has the shape, else freed; may be NULL.
+ * @param fates [K], or NULL. */
+fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model *reuse,
+                       fgmm_model **out, fgmm_fate *fates);
 
 #endif
