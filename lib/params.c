@@ -30,25 +30,21 @@ static double sum_of_logs(const double *values, int64_t n) {
     return sum;
 }
 
-static void prepare_log_terms(const fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
+/* Of component i: its log weight, and where it has no matrix the rest. */
+static void prepare_log_terms(const fgmm_model *model, int64_t i, double *log_weights, double *log_norm,
                               double *half_inv_var) {
-    int64_t k = model->k, d = model->d;
-    enum { LOG_CELLS = 32 }; /* what a logarithm takes, in cells */
-    int threads = fgmm_threads_over(ctx, (double)(k * (model->type == FGMM_DIAG ? d : LOG_CELLS)));
-#pragma omp parallel for num_threads(threads)
-    for (int64_t i = 0; i < k; i++) {
-        log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;
-        double log_det = 0;
-        if (fgmm_has_matrices(model->type)) continue;
-        if (model->type == FGMM_SPHERICAL) {
-            log_det = (double)d * log(model->covariances[i]);
-            half_inv_var[i] = 0.5 / model->covariances[i];
-        } else {
-            log_det = sum_of_logs(model->covariances + i * d, d);
-            for (int64_t j = 0; j < d; j++) half_inv_var[i * d + j] = 0.5 / model->covariances[i * d + j];
-        }
-        log_norm[i] = -0.5 * ((double)d * log_2pi + log_det);
+    int64_t d = model->d;
+    double log_det = 0;
+    log_weights[i] = model->weights[i] > 0 ? log(model->weights[i]) : FGMM_LOG_ZERO;
+    if (fgmm_has_matrices(model->type)) return;
+    if (model->type == FGMM_SPHERICAL) {
+        log_det = (double)d * log(model->covariances[i]);
+        half_inv_var[i] = 0.5 / model->covariances[i];
+    } else {
+        log_det = sum_of_logs(model->covariances + i * d, d);
+        for (int64_t j = 0; j < d; j++) half_inv_var[i * d + j] = 0.5 / model->covariances[i * d + j];
     }
+    log_norm[i] = -0.5 * ((double)d * log_2pi + log_det);
 }
 
 /* W = L^-1 of each matrix, log_norm from its determinant, and the condition of a tied one. */
@@ -108,57 +104,63 @@ static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, c
     return FGMM_OK;
 }
 
-/* What components from .. to-1 add to the mixture's mean [D]. */
-static void add_means(const fgmm_model *model, int64_t from, int64_t to, double *mean) {
-    int64_t d = model->d;
-    for (int64_t i = from; i < to; i++)
-        for (int64_t j = 0; j < d; j++) mean[j] += model->weights[i] * model->means[i * d + j];
-}
-
-/* And to its variance about `centre`; of tied ones there is none to add. */
-static void add_squares(const fgmm_model *model, int64_t from, int64_t to, const double *centre, double *square) {
+/* What component i adds to the mixture's mean [D] and to its variances (of tied ones there are none to add), both about `origin`. */
+static void add_moments(const fgmm_model *model, int64_t i, const double *origin, double *mean, double *square) {
     int64_t d = model->d;
     int64_t step = model->type == FGMM_FULL ? d + 1 : model->type == FGMM_DIAG ? 1 : 0;
     int64_t size = model->type == FGMM_FULL ? d * d : model->type == FGMM_DIAG ? d : 1;
-    for (int64_t i = from; i < to && model->type != FGMM_TIED; i++) {
-        const double *variances = model->covariances + i * size;
-        double weight = model->weights[i];
-        for (int64_t j = 0; j < d; j++) {
-            double shift = model->means[i * d + j] - centre[j];
-            square[j] += weight * (variances[j * step] + shift * shift);
-        }
+    const double *variances = model->covariances + i * size, *at = model->means + i * d;
+    double weight = model->weights[i];
+    if (model->type == FGMM_TIED) {
+        for (int64_t j = 0; j < d; j++) mean[j] += weight * (at[j] - origin[j]);
+        return;
+    }
+    for (int64_t j = 0; j < d; j++) {
+        double shift = at[j] - origin[j];
+        mean[j] += weight * shift;
+        square[j] += weight * (variances[j * step] + shift * shift);
     }
 }
 
-/* The sum of either over all components, by parts that K alone decides, whatever the number of threads. about: NULL for the mean. */
-static fgmm_status sum_columns(fgmm_context *ctx, const fgmm_model *model, const double *about, double *out) {
+/*
+ * Log terms, and the mixture's first two moments: the mean is rounded to a float, and the variances are about that. Threads gather once. Sums
+ * are about the heaviest component's mean, of whose squared distance from the mixture's the variances hold 1/K at least, and by parts that K
+ * alone decides, whatever the number of threads.
+ */
+static fgmm_status prepare_components(fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
+                                      double *half_inv_var, double *mean, double *square) {
     enum { PARTS = 32 };
     int64_t k = model->k, d = model->d;
     int threads = fgmm_threads_over(ctx, (double)(k * d));
-    double *room = fgmm_calloc(ctx, (size_t)(PARTS * d), sizeof *room, "sums of columns");
+    int64_t heaviest = 0;
+    for (int64_t i = 1; i < k; i++) heaviest = model->weights[i] > model->weights[heaviest] ? i : heaviest;
+    const double *origin = model->means + heaviest * d;
+    double *room = fgmm_calloc(ctx, (size_t)(PARTS * 2 * d), sizeof *room, "sums of columns"), weight = 0;
     if (!room) return FGMM_ERR_MEMORY;
 #pragma omp parallel for num_threads(threads)
     for (int64_t part = 0; part < PARTS; part++) {
-        int64_t from = part * k / PARTS, to = (part + 1) * k / PARTS;
-        if (about)
-            add_squares(model, from, to, about, room + part * d);
-        else
-            add_means(model, from, to, room + part * d);
+        double *sums = room + part * 2 * d;
+        for (int64_t i = part * k / PARTS; i < (part + 1) * k / PARTS; i++) {
+            prepare_log_terms(model, i, log_weights, log_norm, half_inv_var);
+            add_moments(model, i, origin, sums, sums + d);
+        }
     }
-    for (int64_t j = 0; j < d; j++) out[j] = 0;
-    for (int64_t part = 0; part < PARTS; part++)
-        for (int64_t j = 0; j < d; j++) out[j] += room[part * d + j];
+    for (int64_t i = 0; i < k; i++) weight += model->weights[i];
+    for (int64_t part = 1; part < PARTS; part++)
+        for (int64_t j = 0; j < 2 * d; j++) room[j] += room[part * 2 * d + j];
+    for (int64_t j = 0; j < d; j++) {
+        mean[j] = (double)(float)(weight * origin[j] + room[j]);
+        double shift = mean[j] - origin[j];
+        square[j] = model->type == FGMM_TIED ? 0 : room[d + j] - shift * (2 * room[j] - weight * shift);
+    }
     fgmm_free(ctx, room);
     return FGMM_OK;
 }
 
-/* Centre and scale from the mixture's own first two moments, which after an M-step are the data's. */
-static fgmm_status prepare_screen_frame(fgmm_context *ctx, const fgmm_model *model, const double *whitening,
-                                        double *centre, double *scale) {
+/* The screen's scale from the mixture's variances, which after an M-step are the data's. */
+static fgmm_status prepare_scale(fgmm_context *ctx, const fgmm_model *model, const double *whitening,
+                                 const double *centre, double *scale) {
     int64_t d = model->d;
-    FGMM_TRY(sum_columns(ctx, model, NULL, centre));
-    for (int64_t j = 0; j < d; j++) centre[j] = (double)(float)centre[j];
-    FGMM_TRY(sum_columns(ctx, model, centre, scale));
     double total = 0;
     if (model->type == FGMM_TIED) {
         FGMM_TRY(whitened_spread(ctx, model, whitening, centre, &total));
@@ -176,10 +178,9 @@ fgmm_status fgmm_prepare(fgmm_context *ctx, fgmm_prepared *out, const fgmm_model
     if (!at) return FGMM_ERR_MEMORY;
     double *log_weights = at, *log_norm = at + k, *inverse = at + 2 * k, *centre = inverse + size, *scale = centre + d,
            condition = 1;
-    prepare_log_terms(ctx, model, log_weights, log_norm, inverse);
-    fgmm_status status = FGMM_OK;
-    if (matrices) status = prepare_matrices(ctx, model, inverse, log_norm, &condition);
-    if (status == FGMM_OK) status = prepare_screen_frame(ctx, model, inverse, centre, scale);
+    fgmm_status status = prepare_components(ctx, model, log_weights, log_norm, inverse, centre, scale);
+    if (status == FGMM_OK && matrices) status = prepare_matrices(ctx, model, inverse, log_norm, &condition);
+    if (status == FGMM_OK) status = prepare_scale(ctx, model, inverse, centre, scale);
     if (status != FGMM_OK) {
         fgmm_free(ctx, at);
         return status;
