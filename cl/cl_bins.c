@@ -7,7 +7,7 @@ enum {
     GROUP = 64,
     WIDE_GROUP = 512, /* of a scan, on GPUs */
     SCAN_LEVELS = 4,
-    MOST_TILE_ROWS = 65536,
+    COUNT_BYTES = 8 << 20,
     MOST_SCATTERED = 1024 /* rows of a tile that a dispatch takes: bounds its time, and its loops for llvmpipe */
 };
 
@@ -17,10 +17,10 @@ typedef struct bin_plan {
     int64_t first; /* number of the first superchunk */
 } bin_plan;
 
-/* Tiles hold as many rows as there are components, so that the counts take no more than rows do. */
+/* A work-group scatters a tile: there are as many as memory for their counts allows. */
 static bin_plan plan_bins(const cl_engine *engine, const cl_slice *slice) {
-    int64_t grain = engine->sparse.grain, rows = FGMM_CHUNK_ROWS;
-    while (rows < engine->k && rows < MOST_TILE_ROWS && (!grain || rows < grain)) rows *= 2;
+    int64_t grain = engine->sparse.grain, rows = FGMM_CHUNK_ROWS, line = engine->k * (int64_t)sizeof(cl_uint);
+    while (rows < slice->n && (slice->n / rows + 2) * line > COUNT_BYTES && (!grain || rows < grain)) rows *= 2;
     bin_plan out = {.tile_rows = (cl_uint)rows, .shift = (cl_uint)(slice->first % rows), .slots = 1};
     out.tiles = (cl_uint)((out.shift + slice->n + rows - 1) / rows);
     out.per_chunk = out.tiles;
