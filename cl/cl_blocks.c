@@ -2,6 +2,7 @@
 #include "cl_engine.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -81,10 +82,19 @@ void cl_pinned_close(fgmm_device *device, cl_pinned *pinned) {
     *pinned = (cl_pinned){0};
 }
 
-/* Counts with the device's memory, for it may come from there. */
+/* What is no large part of the memory that a system pins, nor of the device's, with which it counts, for it may come from there. The host's limit
+ * does not know of it. */
+static int64_t most_pinned(const fgmm_device *device) {
+    enum { LEAST_BYTES = 64 << 20, PART = 64, DEVICE_PART = 16 };
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    int64_t most = pages > 0 && page > 0 ? (int64_t)pages / PART * page : 0, room = device->limit_bytes - device->bytes;
+    if (most > room / DEVICE_PART) most = room / DEVICE_PART;
+    if (most < LEAST_BYTES || device->host.memory_limited) most = LEAST_BYTES;
+    return most < room ? most : room;
+}
+
 static void try_pinned(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
-    enum { MOST_BYTES = 64 << 20 }; /* more than this is no small part of what a system pins */
-    if (bytes > MOST_BYTES || (int64_t)bytes > device->limit_bytes - device->bytes) return;
+    if ((int64_t)bytes > most_pinned(device)) return;
     cl_pinned_open(device, pinned, bytes);
     if (!pinned->mem) return;
     device->bytes += (int64_t)bytes;

@@ -28,19 +28,17 @@ static cl_uint tile_count(const cl_engine *engine, cl_uint width) {
     return (width + tile_width(engine, width) - 1) / tile_width(engine, width);
 }
 
-/* Squared distances of the group's rows to the centre; diagonal on matrix units: as cl_near.c weighs them. */
+/* Squared distances of the group's rows to the centre. */
 static fgmm_status run_norms(fgmm_device *device, const cl_group *group) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = group->slice->block;
     cl_kernel kernel = NULL;
-    int weighed = engine->diag && cl_pairs_take(engine, group);
-    cl_mem factors = weighed ? engine->pair_a.mem : NULL;
-    cl_float most = engine->diag && !weighed ? INFINITY : engine->near_most;
+    cl_float most = engine->diag ? INFINITY : engine->near_most;
     CL_TRY(dense_kernel(device, group, "dense_norms", &kernel));
     size_t local = LANES, global = cl_round_up((size_t)group->n * ROW_LANES, LANES);
     return CL_RUN(device, kernel, "dense rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(group->slice->row0), CL_ARG(group->list), CL_ARG(group->base),
-                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(factors), CL_ARG(most),
+                  CL_ARG(group->n), CL_ARG(engine->d), CL_ARG(engine->near_centre.mem), CL_ARG(most),
                   CL_ARG(engine->norms.mem), CL_ARG(engine->far_rows.mem));
 }
 
@@ -168,18 +166,28 @@ static fgmm_status use_tile(fgmm_device *device, const cl_group *group, cl_uint 
     return engine->tied || engine->full ? cl_scatter_dense(device, group, k0, width, &places[1]) : FGMM_OK;
 }
 
+static fgmm_status fit_tile(fgmm_device *device, size_t rows) {
+    cl_engine *engine = device->engine;
+    size_t cells = rows * engine->dense_width, tops = rows * tile_count(engine, engine->dense_width);
+    CL_TRY(cl_room_fit(device, &engine->cells, cells * sizeof(float), "a tile of logits"));
+    CL_TRY(cl_room_fit(device, &engine->tops, tops * sizeof(cl_uint4), "a dense group"));
+    if (!engine->tied && !engine->full) return FGMM_OK;
+    return cl_room_fit(device, &engine->white_logits, cells * sizeof(cl_float2), "a tile of logits");
+}
+
 static fgmm_status run_group(fgmm_device *device, const cl_group *group, cl_uint m, float *resp) {
     const cl_engine *engine = device->engine;
     cl_uint wide = engine->dense_width, k = engine->k;
     cl_place places[2] = {{0}};
     int sums = !m && !resp;
     if (sums) CL_TRY(open_places(device, group, places));
-    if (engine->near) CL_TRY(run_norms(device, group));
     if (sums && cl_pairs_take(engine, group)) {
         int done = 0;
         CL_TRY(cl_pairs_try(device, group, &places[0], &done));
         if (done) return close_places(device, places);
     }
+    CL_TRY(fit_tile(device, group->n));
+    if (engine->near) CL_TRY(run_norms(device, group));
     for (cl_uint k0 = 0; k0 < k; k0 += wide) {
         cl_uint width = k0 + wide < k ? wide : k - k0;
         CL_TRY(run_logits(device, group, k0, width));
@@ -228,23 +236,17 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     size_t most = count < engine->dense_group ? count : engine->dense_group;
-    size_t cells = most * engine->dense_width;
+    cl_group group = {.slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list};
     if (m || resp) engine->near = 0; /* a row that is far cannot be repeated */
-    CL_TRY(cl_room_fit(device, &engine->cells, cells * sizeof(float), "a tile of logits"));
-    CL_TRY(cl_room_fit(device, &engine->tops, most * tile_count(engine, engine->dense_width) * sizeof(cl_uint4),
-                       "a dense group"));
     if (engine->near) CL_TRY(cl_room_fit(device, &engine->norms, most * sizeof(cl_float2), "a dense group"));
     if (engine->near && !engine->far_asked) {
         CL_TRY(cl_room_fit(device, &engine->far_rows, sizeof(cl_uint), "a mark of far rows"));
         CL_TRY(cl_fill(device, engine->far_rows.mem, 0, sizeof(cl_uint), "clearing a mark"));
         engine->far_asked = 1;
     }
-    if (engine->tied || engine->full)
-        CL_TRY(cl_room_fit(device, &engine->white_logits, cells * sizeof(cl_float2), "a tile of logits"));
     CL_TRY(cl_room_fit(device, &engine->best, most * sizeof(cl_float2), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->best_id, most * sizeof(cl_uint), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->sum, most * sizeof(cl_float2), "a dense group"));
-    cl_group group = {.slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list};
     for (; group.base < count; group.base += group.n) {
         if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
         group.n = group_rows(engine, &group, count - group.base, !m && !resp);

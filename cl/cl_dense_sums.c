@@ -1,6 +1,7 @@
 /* Sums of the dense engine: superchunks of a group, slot by slot, then moved to the components' own centres. */
 #include "cl_engine.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum {
@@ -171,10 +172,14 @@ static double centre_gap(const cl_engine *engine, size_t c, size_t f) {
     return centre - (double)hi;
 }
 
-/* Whether sums whose terms are rounded to f32 about a shared centre say too little of a variance: `about` the centre, `variance`
- * about the new mean. */
-static int too_coarse(double about, double variance) {
-    const double tolerance = 2e-6, rounding = 4 * 0x1p-24;
+/*
+ * Whether sums of `count` rows, whose terms are rounded about a shared centre, say too little of a variance: `about` the centre, `variance` about the
+ * new mean. Single f16 are rounded at random, but for whole numbers, say, which are rounded alike in all rows: that shows in squares that are f16 too.
+ */
+static int too_coarse(const cl_engine *engine, double count, double about, double variance) {
+    int single = engine->pairs.on && engine->pairs.halves == 1;
+    double tolerance = single ? 2e-3 : 2e-6, rounding = single ? 0x1p-10 / sqrt(fmax(1.0, count)) : 4 * 0x1p-24;
+    if (single && engine->diag) rounding = 0x1p-10;
     return rounding * about > tolerance * variance;
 }
 
@@ -193,12 +198,13 @@ static void add_moved(const cl_engine *engine, size_t line, const cl_float2 *sum
         if (engine->tied || engine->full) continue;
         double *all_s2 = &out->s2[engine->diag ? c * d + f : c];
         *all_s2 += square + v * (s0 * v - 2.0 * s1);
-        if (engine->near && engine->diag) coarse |= too_coarse(square, *all_s2 - *all_s1 * *all_s1 / *all_s0);
+        if (engine->near && engine->diag)
+            coarse |= too_coarse(engine, *all_s0, square, *all_s2 - *all_s1 * *all_s1 / *all_s0);
     }
     if (!squares && engine->near) {
         about = both(sums[d]);
         out->s2[c] += about;
-        coarse |= too_coarse(about, out->s2[c] - moved);
+        coarse |= too_coarse(engine, *all_s0, about, out->s2[c] - moved);
     }
     if (coarse) {
 #pragma omp atomic write

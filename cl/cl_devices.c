@@ -265,6 +265,7 @@ static void learn(fgmm_device *device) {
     device->has_full = device->has_matrix == CL_MATRIX_WARPGROUPS;
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     device->pairs = device->has_matrix;
+    device->singles = 1;
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

@@ -91,9 +91,10 @@ typedef struct cl_matrix {
     cl_float4 bounds;
 } cl_matrix;
 
-/* The dense engine on matrix units: see near_logits.clh. */
+/* The dense engine on matrix units: see near_logits.clh and near_fused.clh. */
 typedef struct cl_pairs {
     int on;         /* CL_MATRIX_* */
+    int halves;     /* f16 that a value is made of: 2; or 1, where fast precision allows it: see near_fused.clh */
     cl_uint steps;  /* of 16 terms of a product */
     cl_uint blocks; /* of 64 columns of the sums, that a work-group takes */
     cl_uint parts;  /* work-groups that take all */
@@ -269,7 +270,7 @@ void cl_split(double value, float *hi, float *lo);
 float *cl_take(cl_engine *engine, size_t count);
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what);
 /* Whether all components lie so near to the screen's centre that f32 products tell them apart. */
-int cl_is_near(const cl_engine *engine);
+int cl_is_near(const fgmm_device *device, const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
 

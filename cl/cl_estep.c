@@ -84,7 +84,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         memset(engine->shares, 0, 2 * (size_t)params->k * sizeof *engine->shares);
     }
     engine->count_units = params->hard ? 0.0 : 32.0;
-    engine->near = cl_is_near(engine);
+    engine->near = cl_is_near(device, engine);
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;

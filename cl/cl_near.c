@@ -1,9 +1,10 @@
 /*
- * Groups of the dense engine on matrix units, by products of pairs of f16: spherical and diagonal components near a centre, rows in order and
- * without weights. See near_logits.clh and near_sums.clh.
+ * Groups of the dense engine on matrix units, by products of pairs of f16, or in fast precision of single ones: spherical and diagonal
+ * components near a centre, rows in order and without weights. See near_logits.clh, near_sums.clh and near_fused.clh.
  *
- *   norms (cl_dense.c) -> rows as pairs -> a tile of components: cells and tops -> log-sum-exp (cl_dense.c)
- *                                     \-> a tile of components: factors -> sums -> the rows' own outputs
+ *   rows as pairs, and norms -> a tile of components: cells, and tops -> log-sum-exp (cl_dense.c)
+ *                           \-> a tile of components: factors -> sums -> the rows' own outputs
+ *   rows as single f16 -> log-sum-exp and factors -> a tile of components: sums
  */
 #include "cl_engine.h"
 #include "cl_program.h"
@@ -19,7 +20,8 @@ enum {
     BLOCK = 16,      /* components of a warp */
     SET = 64,        /* of four, which share the tops */
     TILE_ROWS = 64,
-    PAIR_BYTES = 4,
+    HALF_BYTES = 2,
+    PAIR_BYTES = 2 * HALF_BYTES,
     GROUP = 256
 };
 
@@ -33,6 +35,11 @@ enum {
 /* And what the steps of a product times sum a |m - c|^2 may: each step cuts off 2^-24 of what has come together, twice that sum, in one
  * direction, which comes to 9e-6 of a logit here. */
 #define MOST_STEPS_TIMES_MEAN 256.0
+/* Where values are single f16, for logits as near_fused.clh says: half of |t|^2, t the means' distances in deviations; the squares' part; and half of
+ * t^2 in any feature, for a diagonal variance is what the means leave of the squares. */
+#define MOST_MEAN_OF_ONE 8.0
+#define MOST_SQUARES_OF_ONE 8.0
+#define MOST_FEATURE_OF_ONE 0.5
 
 void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
     const fgmm_params *params = &engine->params;
@@ -46,6 +53,7 @@ void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
     for (size_t i = 0; i < engine->k; i++)
         if (params->log_norm_max - params->log_norm[engine->ids[i]] > MOST_SPREAD) return;
     engine->pairs.on = device->pairs;
+    engine->pairs.halves = params->precision == FGMM_FAST && device->singles ? 1 : 2;
     engine->pairs.steps = steps;
     engine->pairs.blocks = blocks > 1 ? 2 : 1;
     engine->pairs.parts = (blocks + 1) / 2;
@@ -66,7 +74,7 @@ static size_t features_of(const cl_engine *engine) {
     return columns_of(&engine->pairs) / (engine->diag ? 2 : 1);
 }
 
-/* Of a row of a group: its cells, itself in both orders, its marks. */
+/* Of a row of a group: its cells, itself in both orders, its marks; single f16 take less. */
 size_t cl_pairs_row_bytes(const cl_engine *engine) {
     size_t wide = cl_pairs_padded(engine->dense_width);
     return wide * sizeof(cl_float) + (engine->pairs.steps * 16 + columns_of(&engine->pairs)) * PAIR_BYTES +
@@ -89,24 +97,30 @@ static double half_inverse(const cl_engine *engine, size_t i, size_t f) {
     return engine->params.half_inv_var[engine->diag ? c * engine->d + f : c];
 }
 
+/* A of a feature: the least a, or of diagonal ones the mean. */
+static double shared_inverse(const cl_engine *engine, size_t f, double least) {
+    double sum = 0.0;
+    if (!engine->diag) return least;
+    for (size_t i = 0; i < engine->k; i++) sum += half_inverse(engine, i, f);
+    return sum / (double)engine->k;
+}
+
 /* A of each feature; its scale, a power of two, so that no near row exceeds HALF_RANGE; the units of its sums. */
-static void scale_features(const cl_engine *engine, const pair_parts *p) {
-    size_t k = engine->k, d = engine->d, wide = features_of(engine);
-    double least = INFINITY, share = 1.0 / (double)k;
-    for (size_t i = 0; i < k; i++) least = fmin(least, half_inverse(engine, i, 0));
-    for (size_t f = 0; f < d; f++) p->a[f] = engine->diag ? 0.0f : (float)least;
-    for (size_t i = 0; engine->diag && i < k; i++)
-        for (size_t f = 0; f < d; f++) p->a[f] += (float)(half_inverse(engine, i, f) * share);
+static void scale_features(const fgmm_device *device, const cl_engine *engine, const pair_parts *p) {
+    size_t k = engine->k, d = engine->d, wide = features_of(engine), columns = columns_of(&engine->pairs);
+    double least = INFINITY;
+    for (size_t i = 0; !engine->diag && i < k; i++) least = fmin(least, half_inverse(engine, i, 0));
+#pragma omp parallel for num_threads(cl_threads(device, k *d))
     for (size_t f = 0; f < wide; f++) {
-        double scale = 1.0, a = engine->diag && f < d ? (double)p->a[f] : 1.0;
+        double scale = 1.0, a = f < d ? shared_inverse(engine, f, least) : 1.0;
         if (f < d) {
-            scale = exp2(floor(log2(HALF_RANGE * sqrt(a / (double)engine->near_most))));
+            scale = exp2(floor(log2(HALF_RANGE * sqrt((engine->diag ? a : 1.0) / (double)engine->near_most))));
+            p->a[f] = (float)a;
             p->scales[f] = (float)scale;
         }
         p->units[f] = (float)(1.0 / (scale * HALF_RANGE));
         if (engine->diag) p->units[wide + f] = (float)(1.0 / (scale * scale));
     }
-    size_t columns = columns_of(&engine->pairs);
     for (size_t c = 0; c < columns; c++) p->units[columns + c] = 1.0f / p->units[c];
 }
 
@@ -114,31 +128,54 @@ static void scale_features(const cl_engine *engine, const pair_parts *p) {
 typedef struct pair_component {
     double l;    /* its constant L_k; NaN if it is too unlike the others */
     double most; /* the largest of its factors */
+    int close;   /* as single f16 ask */
 } pair_component;
 
-/* A component's factors of the rows' scaled features and squares. */
+/* A factor as the kernels will have it: of single f16, its scale aside, rounded here. */
+static float factor_of(const cl_engine *engine, double value) {
+    enum { DROPPED = 13 }; /* bits that a float's fraction has beyond an f16's */
+    union {
+        float f;
+        uint32_t u;
+    } out = {(float)value};
+    if (engine->pairs.halves == 1) {
+        out.u += (1u << (DROPPED - 1)) - 1 + (out.u >> DROPPED & 1);
+        out.u &= ~0u << DROPPED;
+    }
+    return out.f;
+}
+
+/*
+ * A component's factors of the rows' scaled features and squares. What is lost of them where they are rounded is the same for all rows; the
+ * constant takes it back for those at the component's own mean and deviation.
+ */
 static pair_component form_component(const cl_engine *engine, const pair_parts *p, const double *frame,
                                      const float *centre, size_t i) {
     const fgmm_params *params = &engine->params;
     size_t c = (size_t)engine->ids[i], d = engine->d;
     float *own = p->factors + i * p->terms, *squares = own + p->terms / 2;
-    double unlike = 0.0, most = 0.0, mean = 0.0;
+    double unlike = 0.0, most = 0.0, mean = 0.0, lost = 0.0, feature = 0.0;
     memset(own, 0, p->terms * sizeof *own);
     double l = params->log_norm[c] + params->log_weights[c];
     for (size_t f = 0; f < d; f++) {
         double t = params->means[c * d + f] - (frame ? frame[f] : 0.0) - (double)centre[f];
         double a = half_inverse(engine, i, f), unit = HALF_RANGE * (double)p->units[f], factor = 2.0 * a * t * unit;
-        own[f] = (float)factor;
+        own[f] = factor_of(engine, factor);
         most = fmax(most, fabs(factor));
         mean += a * t * t;
+        lost += (factor - (double)own[f]) * t / unit;
         if (!engine->diag) continue;
         double less = (double)p->a[f] - a, square = less * HALF_RANGE * unit * unit;
-        squares[f] = (float)square;
+        squares[f] = factor_of(engine, square);
         most = fmax(most, fabs(square));
         unlike += fabs(less) * (0.5 / a + t * t);
+        lost += (square - (double)squares[f]) * (0.5 / a + t * t) / (HALF_RANGE * unit * unit);
+        feature = fmax(feature, a * t * t);
     }
     int alike = unlike <= MOST_SQUARES && engine->pairs.steps * mean <= MOST_STEPS_TIMES_MEAN;
-    return (pair_component){alike ? l - mean : NAN, most};
+    int close = mean <= MOST_MEAN_OF_ONE && unlike <= MOST_SQUARES_OF_ONE && feature <= MOST_FEATURE_OF_ONE;
+    if (engine->pairs.halves == 1) mean -= lost;
+    return (pair_component){alike ? l - mean : NAN, most, close};
 }
 
 /* The columns, and the scale that brings the factors to f16's range. @return 0 if they cannot be used */
@@ -174,8 +211,10 @@ static fgmm_status arrange(fgmm_device *device, float scale) {
     cl_kernel kernel = NULL;
     size_t blocks = cl_pairs_padded(engine->k) / BLOCK, steps = engine->pairs.steps;
     size_t local[3] = {32, 1, 1}, global[3] = {32, steps, blocks};
-    CL_TRY(cl_room_fit(device, &engine->pair_means, blocks * steps * 64 * sizeof(cl_uint4), "the components as pairs"));
-    CL_TRY(cl_kernel_get(device, &kernel, "near_rows", "", "near_components"));
+    CL_TRY(cl_room_fit(device, &engine->pair_means, blocks * steps * 64 * sizeof(cl_uint4), "the components as f16"));
+    char options[16];
+    snprintf(options, sizeof options, "-DHALVES=%d", engine->pairs.halves);
+    CL_TRY(cl_kernel_get(device, &kernel, "near_rows", options, "near_components"));
     return CL_RUN(device, kernel, "arranging parameters", 3, global, local, CL_ARG(engine->pair_factors.mem),
                   CL_ARG(engine->k), CL_ARG(scale), CL_ARG(engine->pair_means.mem));
 }
@@ -203,9 +242,15 @@ fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const flo
                           .units = cl_take(engine, 2 * columns_of(&engine->pairs)),
                           .a = cl_take(engine, d),
                           .terms = terms};
-    scale_features(engine, &p);
+    scale_features(device, engine, &p);
+    for (;;) {
+        int close = 1;
 #pragma omp parallel for num_threads(cl_threads(device, k *d))
-    for (size_t i = 0; i < k; i++) formed[i] = form_component(engine, &p, frame, centre, i);
+        for (size_t i = 0; i < k; i++) formed[i] = form_component(engine, &p, frame, centre, i);
+        for (size_t i = 0; i < k; i++) close &= formed[i].close;
+        if (close || engine->pairs.halves == 2) break;
+        engine->pairs.halves = 2;
+    }
     float scale = 1.0f;
     int alike = make_columns(engine, &p, formed, &scale);
     cl_release_memory(device, formed);
@@ -232,37 +277,54 @@ static fgmm_status fit_group(fgmm_device *device, const cl_group *group) {
     cl_engine *engine = device->engine;
     const cl_pairs *pairs = &engine->pairs;
     size_t rows = tiles_of(group) * TILE_ROWS, wide = cl_pairs_padded(engine->dense_width), sets = wide / SET;
-    CL_TRY(cl_room_fit(device, &engine->cells, rows * wide * sizeof(cl_float), "a tile of logits"));
+    size_t value = (size_t)pairs->halves * HALF_BYTES, factors = pairs->halves > 1 ? sets + 1 : 2;
+    CL_TRY(cl_room_fit(device, &engine->by_feature, rows * pairs->steps * 16 * value, "rows as f16"));
+    CL_TRY(cl_room_fit(device, &engine->row_norms, rows * sizeof(cl_float), "rows as f16"));
+    CL_TRY(cl_room_fit(device, &engine->factors, rows * factors * sizeof(cl_float), "a dense group"));
+    if (pairs->halves == 1) return FGMM_OK;
+    CL_TRY(cl_room_fit(device, &engine->marks, rows * (wide / BLOCK) * sizeof(cl_uint), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->tops, rows * sets * sizeof(cl_uint4), "a dense group"));
-    CL_TRY(cl_room_fit(device, &engine->by_feature, rows * pairs->steps * 16 * PAIR_BYTES, "rows as pairs"));
-    CL_TRY(cl_room_fit(device, &engine->by_row, rows * columns_of(pairs) * PAIR_BYTES, "rows as pairs"));
-    CL_TRY(cl_room_fit(device, &engine->row_norms, rows * sizeof(cl_float), "rows as pairs"));
-    CL_TRY(cl_room_fit(device, &engine->factors, rows * (sets + 1) * sizeof(cl_float), "a dense group"));
-    return cl_room_fit(device, &engine->marks, rows * (wide / BLOCK) * sizeof(cl_uint), "a dense group");
+    CL_TRY(cl_room_fit(device, &engine->cells, rows * wide * sizeof(cl_float), "a tile of logits"));
+    return cl_room_fit(device, &engine->by_row, rows * columns_of(pairs) * value, "rows as f16");
 }
 
 static fgmm_status rows_kernel(fgmm_device *device, const cl_group *group, const char *name, cl_kernel *out) {
     const fgmm_block *block = group->slice->block;
     char options[64];
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type,
-             cl_row_fours(device->engine, block->offset, block->pitch));
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DHALVES=%d", (int)block->type,
+             cl_row_fours(device->engine, block->offset, block->pitch), device->engine->pairs.halves);
     return cl_kernel_get(device, out, "near_rows", options, name);
 }
 
-static fgmm_status logits_kernel(fgmm_device *device, cl_kernel *out) {
-    const cl_pairs *pairs = &device->engine->pairs;
-    int groups = pairs->on == CL_MATRIX_WARPGROUPS;
-    char options[64];
-    snprintf(options, sizeof options, "-DSTEPS=%u -DPAIRED=%d", (unsigned)pairs->steps, groups && pairs->steps <= 8);
-    return cl_kernel_get(device, out, groups ? "near_logits_wgmma" : "near_logits_mma", options, "near_logits");
+/* That of `name`_wgmma or `name`_mma. */
+static fgmm_status products_kernel(fgmm_device *device, const char *name, const char *options, cl_kernel *out) {
+    char program[32];
+    snprintf(program, sizeof program, "%s_%s", name,
+             device->engine->pairs.on == CL_MATRIX_WARPGROUPS ? "wgmma" : "mma");
+    return cl_kernel_get(device, out, program, options, name);
 }
 
+/* Work-groups that are to have room in a compute unit: registers allow two where a warp keeps few steps. */
+static int resident(const cl_pairs *pairs) {
+    return pairs->on == CL_MATRIX_WARPGROUPS && pairs->steps <= 8 ? 2 : 0;
+}
+
+/* near_logits or, of single f16, near_lse. */
+static fgmm_status logits_kernel(fgmm_device *device, cl_kernel *out) {
+    const cl_pairs *pairs = &device->engine->pairs;
+    char options[64];
+    snprintf(options, sizeof options, "-DSTEPS=%u -DRESIDENT=%d", (unsigned)pairs->steps, resident(pairs));
+    return products_kernel(device, pairs->halves > 1 ? "near_logits" : "near_lse", options, out);
+}
+
+/* near_sums or, of single f16, near_fused. */
 static fgmm_status sums_kernel(fgmm_device *device, cl_kernel *out) {
     const cl_pairs *pairs = &device->engine->pairs;
-    int groups = pairs->on == CL_MATRIX_WARPGROUPS;
     char options[64];
     snprintf(options, sizeof options, "-DBLOCKS=%u", (unsigned)pairs->blocks);
-    return cl_kernel_get(device, out, groups ? "near_sums_wgmma" : "near_sums_mma", options, "near_sums");
+    if (pairs->halves > 1) return products_kernel(device, "near_sums", options, out);
+    snprintf(options, sizeof options, "-DSTEPS=%u -DBLOCKS=%u", (unsigned)pairs->steps, (unsigned)pairs->blocks);
+    return products_kernel(device, "near_fused", options, out);
 }
 
 static fgmm_status run_pack(fgmm_device *device, const cl_group *group) {
@@ -272,14 +334,15 @@ static fgmm_status run_pack(fgmm_device *device, const cl_group *group) {
     cl_kernel kernel = NULL;
     cl_uint eights = 2 * pairs->steps, part = 64 * pairs->blocks, wide = (cl_uint)columns_of(pairs);
     cl_uint squares = engine->diag != 0;
+    cl_mem weights = engine->diag ? engine->pair_a.mem : NULL;
     size_t local = GROUP, global = tiles_of(group) * GROUP;
     CL_TRY(rows_kernel(device, group, "near_pack", &kernel));
     return CL_RUN(device, kernel, "packing rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                   CL_ARG(block->pitch), CL_ARG(group->slice->row0), CL_ARG(group->base), CL_ARG(group->n),
                   CL_ARG(engine->d), CL_ARG(squares), CL_ARG(eights), CL_ARG(wide), CL_ARG(part),
-                  CL_ARG(engine->near_centre.mem), CL_ARG(engine->pair_scales.mem), CL_ARG(engine->near_most),
-                  CL_ARG(engine->norms.mem), CL_ARG(engine->by_feature.mem), CL_ARG(engine->by_row.mem),
-                  CL_ARG(engine->row_norms.mem));
+                  CL_ARG(engine->near_centre.mem), CL_ARG(engine->pair_scales.mem), CL_ARG(weights),
+                  CL_ARG(engine->near_most), CL_ARG(engine->norms.mem), CL_ARG(engine->far_rows.mem),
+                  CL_ARG(engine->by_feature.mem), CL_ARG(engine->by_row.mem), CL_ARG(engine->row_norms.mem));
 }
 
 static fgmm_status run_logits(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
@@ -311,6 +374,41 @@ static fgmm_status run_factors(fgmm_device *device, const cl_group *group, cl_ui
                   CL_ARG(engine->factors.mem), CL_ARG(engine->logz.mem));
 }
 
+/* Log-densities, and factors, over all components at once. */
+static fgmm_status run_lse(fgmm_device *device, const cl_group *group) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    cl_kernel kernel = NULL;
+    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint tiles = (cl_uint)(cl_pairs_padded(engine->k) / SET);
+    size_t local = GROUP, global = padded / (2 * TILE_ROWS) * local;
+    CL_TRY(logits_kernel(device, &kernel));
+    return CL_RUN(device, kernel, "dense log-densities", 1, &global, &local, CL_ARG(engine->by_feature.mem),
+                  CL_ARG(engine->row_norms.mem), CL_ARG(group->n), CL_ARG(padded), CL_ARG(group->base),
+                  CL_ARG(engine->pair_means.mem), CL_ARG(tiles), CL_ARG(engine->pair_columns.mem), CL_ARG(pairs->unit),
+                  CL_ARG(pairs->most_l), CL_ARG(pairs->least_a), CL_ARG(engine->resp_log_cut),
+                  CL_ARG(engine->log_norm_max), CL_ARG(engine->factors.mem), CL_ARG(engine->logz.mem),
+                  CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
+}
+
+static fgmm_status run_fused(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
+                             const cl_place *place) {
+    cl_engine *engine = device->engine;
+    const cl_pairs *pairs = &engine->pairs;
+    cl_kernel kernel = NULL;
+    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint squares = engine->diag != 0, wide = (cl_uint)features_of(engine);
+    size_t local[3] = {GROUP, 1, 1};
+    size_t global[3] = {cl_pairs_padded(width) / CL_PAIRS_COLUMNS * GROUP, pairs->parts, place->slots};
+    CL_TRY(sums_kernel(device, &kernel));
+    return CL_RUN(device, kernel, "dense sums", 3, global, local, CL_ARG(engine->by_feature.mem),
+                  CL_ARG(engine->row_norms.mem), CL_ARG(engine->factors.mem), CL_ARG(padded),
+                  CL_ARG(engine->pair_means.mem), CL_ARG(engine->pair_columns.mem), CL_ARG(pairs->unit),
+                  CL_ARG(engine->dense_starts.mem), CL_ARG(place->resume), CL_ARG(engine->d), CL_ARG(squares),
+                  CL_ARG(wide), CL_ARG(engine->k), CL_ARG(k0), CL_ARG(width), CL_ARG(engine->pair_units.mem),
+                  CL_ARG(place->part), CL_ARG(engine->kept.mem), CL_ARG(group->base));
+}
+
 static fgmm_status run_sums(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
                             const cl_place *place) {
     cl_engine *engine = device->engine;
@@ -339,6 +437,16 @@ static fgmm_status run_kept(fgmm_device *device, const cl_group *group, cl_uint 
                   CL_ARG(engine->kept.mem), CL_ARG(engine->kept_weight.mem));
 }
 
+/* A group by single f16. */
+static fgmm_status run_single(fgmm_device *device, const cl_group *group, const cl_place *place) {
+    cl_engine *engine = device->engine;
+    cl_uint wide = engine->dense_width, k = engine->k;
+    CL_TRY(run_lse(device, group));
+    engine->pairs.added = 1;
+    for (cl_uint k0 = 0; k0 < k; k0 += wide) CL_TRY(run_fused(device, group, k0, k0 + wide < k ? wide : k - k0, place));
+    return FGMM_OK;
+}
+
 static fgmm_status run_group(fgmm_device *device, const cl_group *group, const cl_place *place) {
     cl_engine *engine = device->engine;
     cl_uint wide = engine->dense_width, k = engine->k, padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
@@ -347,6 +455,7 @@ static fgmm_status run_group(fgmm_device *device, const cl_group *group, const c
     CL_TRY(sums_kernel(device, &sums)); /* whether it builds is known before anything is added */
     CL_TRY(fit_group(device, group));
     CL_TRY(run_pack(device, group));
+    if (engine->pairs.halves == 1) return run_single(device, group, place);
     for (cl_uint k0 = 0; k0 < k; k0 += wide) {
         cl_uint width = k0 + wide < k ? wide : k - k0;
         CL_TRY(run_logits(device, group, k0, width));
@@ -372,8 +481,12 @@ fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_pl
     const char *refused = engine->pairs.added ? NULL : cl_refusal(device, status);
     if (!refused) return status;
     device->host.log(device->host.user, FGMM_LOG_WARNING, "%s: the dense engine leaves %s alone: its kernels do not %s",
-                     device->name, cl_matrix_name(engine->pairs.on), refused);
-    device->pairs = engine->pairs.on - 1;
+                     device->name, engine->pairs.halves == 1 ? "single f16" : cl_matrix_name(engine->pairs.on),
+                     refused);
+    if (engine->pairs.halves == 1)
+        device->singles = 0;
+    else
+        device->pairs = engine->pairs.on - 1;
     engine->pairs.on = CL_MATRIX_NONE;
     return FGMM_OK;
 }

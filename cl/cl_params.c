@@ -78,16 +78,39 @@ static void split_row(const double *row, const double *frame, size_t d, float *h
     for (size_t f = 0; f < d; f++) cl_split(row[f] - (frame ? frame[f] : 0.0), &hi[f], &lo[f]);
 }
 
-static fgmm_status send_split(fgmm_device *device, const double *values, const double *frame, cl_room *hi, cl_room *lo,
+/* Values [K, D] in two floats each: upper and lower, in pinned memory. */
+typedef struct split_rows {
+    const double *values, *frame;
+    float *hi, *lo;
+} split_rows;
+
+static split_rows take_split(cl_engine *engine, const double *values, const double *frame) {
+    size_t cells = engine->k * engine->d;
+    split_rows out = {values, frame, cl_take(engine, cells), NULL};
+    out.lo = cl_take(engine, cells);
+    return out;
+}
+
+static void split_component(const cl_engine *engine, const split_rows *split, size_t i) {
+    size_t d = engine->d;
+    split_row(split->values + (size_t)engine->ids[i] * d, split->frame, d, split->hi + i * d, split->lo + i * d);
+}
+
+static fgmm_status send_split(fgmm_device *device, const split_rows *split, cl_room *hi, cl_room *lo,
                               const char *what) {
     cl_engine *engine = device->engine;
-    size_t d = engine->d, cells = engine->k * d;
-    float *high = cl_take(engine, cells), *low = cl_take(engine, cells);
-#pragma omp parallel for num_threads(cl_threads(device, cells))
-    for (size_t i = 0; i < engine->k; i++)
-        split_row(values + (size_t)engine->ids[i] * d, frame, d, high + i * d, low + i * d);
-    CL_TRY(cl_send_taken(device, hi, high, cells, what));
-    return cl_send_taken(device, lo, low, cells, what);
+    size_t cells = engine->k * engine->d;
+    CL_TRY(cl_send_taken(device, hi, split->hi, cells, what));
+    return cl_send_taken(device, lo, split->lo, cells, what);
+}
+
+static fgmm_status split_and_send(fgmm_device *device, const double *values, const double *frame, cl_room *hi,
+                                  cl_room *lo, const char *what) {
+    cl_engine *engine = device->engine;
+    split_rows split = take_split(engine, values, frame);
+#pragma omp parallel for num_threads(cl_threads(device, engine->k * engine->d))
+    for (size_t i = 0; i < engine->k; i++) split_component(engine, &split, i);
+    return send_split(device, &split, hi, lo, what);
 }
 
 /* ---- the screens' parameters ---- */
@@ -315,9 +338,9 @@ static void drop_measured(fgmm_device *device) {
     device->engine->measured = NULL;
 }
 
-/* Fills rows[0 .. 1] and measured [k]. room: doubles for the columns and for each thread. */
-static void form_components(fgmm_device *device, const double *frame, double *room, int threads, float *rows[2],
-                            screen_component *measured) {
+/* Fills rows[0 .. 1] and measured [k], and splits the means (NULL: that is done). room: doubles for the columns and for each thread. */
+static void form_components(fgmm_device *device, const double *frame, const split_rows *split, double *room,
+                            int threads, float *rows[2], screen_component *measured) {
     const cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     size_t d = engine->d, from = padded_features(engine);
@@ -335,6 +358,7 @@ static void form_components(fgmm_device *device, const double *frame, double *ro
         double *mean = room + 3 * d;
 #endif
         float *first = rows[0] + i * from, *second = rows[1] ? rows[1] + i * from : NULL;
+        if (split) split_component(engine, split, i);
         measured[i] = form_component(engine, &columns, i, mean, first, second);
         for (size_t f = d; f < from; f++) {
             first[f] = 0.0f;
@@ -345,7 +369,7 @@ static void form_components(fgmm_device *device, const double *frame, double *ro
 
 /* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. Sends the constants that
  * settling takes, too. */
-static fgmm_status form_screen(fgmm_device *device, const double *frame, int *sound) {
+static fgmm_status form_screen(fgmm_device *device, const double *frame, const split_rows *split, int *sound) {
     cl_engine *engine = device->engine;
     size_t k = engine->k, d = engine->d, from = padded_features(engine);
     size_t work = k * d * (engine->tied ? d : 1);
@@ -360,7 +384,7 @@ static fgmm_status form_screen(fgmm_device *device, const double *frame, int *so
     for (int part = 0; part < 2; part++)
         engine->forms[part] = part == 0 || engine->diag ? cl_take(engine, k * from) : NULL;
     engine->rows_from = (cl_uint)from;
-    form_components(device, frame, room, threads, engine->forms, engine->measured);
+    form_components(device, frame, split, room, threads, engine->forms, engine->measured);
     if (!screen_constants(engine, engine->measured, constants)) *sound = 0;
     if (*sound)
         status = cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants");
@@ -432,22 +456,29 @@ static fgmm_status send_exact(fgmm_device *device) {
  */
 enum { FAR = 35 };
 
-int cl_is_near(const cl_engine *engine) {
+static int component_near(const cl_engine *engine, size_t i, double most) {
+    const fgmm_params *params = &engine->params;
+    size_t c = (size_t)engine->ids[i], d = engine->d;
+    double m = 0.0;
+    for (size_t f = 0; f < d; f++) {
+        double t = params->means[c * d + f] - params->centre[f];
+        double a = params->half_inv_var[engine->diag ? c * d + f : c], term = a * t * t;
+        if (!(a > 1e-30 && a < 1e30)) return 0;
+        m = engine->diag ? fmax(m, term) : m + term;
+    }
+    return m <= most;
+}
+
+int cl_is_near(const fgmm_device *device, const cl_engine *engine) {
     const fgmm_params *params = &engine->params;
     const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
+    size_t k = engine->k;
+    int near = 1;
     if (params->careful || params->hard || engine->tied || engine->full) return 0;
-    for (size_t i = 0; i < engine->k; i++) {
-        size_t c = (size_t)engine->ids[i];
-        double m = 0.0;
-        for (size_t f = 0; f < engine->d; f++) {
-            double t = params->means[c * engine->d + f] - params->centre[f];
-            double a = params->half_inv_var[engine->diag ? c * engine->d + f : c], term = a * t * t;
-            if (!(a > 1e-30 && a < 1e30)) return 0;
-            m = engine->diag ? fmax(m, term) : m + term;
-        }
-        if (!(m <= most)) return 0;
-    }
-    return 1;
+    if (k > 0 && !component_near(engine, 0, most)) return 0; /* as where clusters lie apart */
+#pragma omp parallel for num_threads(cl_threads(device, k * engine->d)) reduction(&& : near)
+    for (size_t i = 1; i < k; i++) near = near && component_near(engine, i, most);
+    return near;
 }
 
 /* The centre; what cl_near.c needs; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
@@ -536,15 +567,24 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     CL_TRY(fit_pinned(device, sound && !engine->full));
     if (engine->tied || engine->full) CL_TRY(cl_fit_white(device, sound));
     keep_last(engine);
-    CL_TRY(send_split(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
-    if (engine->tied || engine->full) CL_TRY(cl_prepare_white(device, frame, &sound));
-    if (sound && !engine->full) CL_TRY(form_screen(device, frame, &sound));
+    if (engine->tied || engine->full) {
+        CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
+        CL_TRY(cl_prepare_white(device, frame, &sound));
+        if (sound && !engine->full) CL_TRY(form_screen(device, frame, NULL, &sound));
+    } else if (sound) {
+        split_rows split = take_split(engine, params->means, frame);
+        CL_TRY(form_screen(device, frame, &split, &sound));
+        CL_TRY(send_split(device, &split, &engine->mean_hi, &engine->mean_lo, "the means"));
+    } else {
+        CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
+    }
     engine->all_dense = !sound;
     CL_TRY(send_exact(device));
     engine->sum_hi_at = engine->mean_hi.mem;
     engine->sum_lo_at = engine->mean_lo.mem;
     if (params->sum_centres != params->means) {
-        CL_TRY(send_split(device, params->sum_centres, frame, &engine->sum_hi, &engine->sum_lo, "the sums' centres"));
+        CL_TRY(
+            split_and_send(device, params->sum_centres, frame, &engine->sum_hi, &engine->sum_lo, "the sums' centres"));
         engine->sum_hi_at = engine->sum_hi.mem;
         engine->sum_lo_at = engine->sum_lo.mem;
     }

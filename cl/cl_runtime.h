@@ -75,6 +75,7 @@ struct fgmm_device {
     int has_full;      /* screen_full_wgmma.cl runs */
     int has_warps;     /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;         /* the same for the dense engine: near_logits.clh */
+    int singles;       /* near_lse.clh and near_fused.clh run too, where pairs do */
     int64_t
         settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in the test */
     int searches;    /* the kernels that search lists have passed their known-answer test */

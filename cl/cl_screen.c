@@ -11,7 +11,8 @@
 enum {
     WHITE_ROWS_BYTES = 64 << 20,
     PACKED_ROWS_BYTES = 48 << 20,
-    MATRIX_GAIN = 8 /* how many times more multiply-adds a dispatch may hold on matrix units */
+    PACKED_TIMES = 32, /* bytes for each of a component's features */
+    MATRIX_GAIN = 8    /* how many times more multiply-adds a dispatch may hold on matrix units */
 };
 
 static void matrix_options(const cl_engine *engine, const cl_part *part, char *out, size_t size) {
@@ -73,8 +74,8 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, c
     cl_kernel kernel = NULL;
     char options[160];
     int fours = cl_row_fours(engine, part->offset, part->pitch);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DPAIRED=%d -DLISTED=%d",
-             part->type, fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16, part->list != NULL);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DRESIDENT=%d -DLISTED=%d",
+             part->type, fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16 ? 2 : 0, part->list != NULL);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
     size_t local = 2 * CL_GROUP_ROWS, global = cl_round_up(part->n, CL_GROUP_ROWS) * 2;
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
@@ -178,6 +179,14 @@ static fgmm_status try_matrix(fgmm_device *device, const cl_part *part, cl_uint 
     return FGMM_OK;
 }
 
+/* Of rows as fragments: where the components take as much, enough for several work-groups a compute unit. */
+static size_t packed_bytes(const fgmm_device *device) {
+    size_t parameters = (size_t)device->engine->k * device->engine->dp * PACKED_TIMES,
+           most = (size_t)device->limit_bytes / 64;
+    if (parameters > most) parameters = most;
+    return parameters > PACKED_ROWS_BYTES ? parameters : PACKED_ROWS_BYTES;
+}
+
 /* Rows a dispatch. */
 static size_t rows_at_once(const fgmm_device *device) {
     const cl_engine *engine = device->engine;
@@ -188,8 +197,8 @@ static size_t rows_at_once(const fgmm_device *device) {
     if (engine->tied) depth += d * d;
     size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;
     if (engine->tied) room = WHITE_ROWS_BYTES / ((size_t)d * sizeof(float));
-    if (engine->matrix.on && !engine->matrix.kept && PACKED_ROWS_BYTES / (engine->matrix.steps * 32) < room)
-        room = PACKED_ROWS_BYTES / (engine->matrix.steps * 32);
+    if (engine->matrix.on && !engine->matrix.kept && packed_bytes(device) / (engine->matrix.steps * 32) < room)
+        room = packed_bytes(device) / (engine->matrix.steps * 32);
     if (step > room) step = room;
     const cl_tile *tile = engine->full ? &engine->white_tile : &engine->tile;
     size_t unit = !engine->matrix.on ? (size_t)(tile->gy * tile->rm) : engine->full ? CL_FULL_ROWS : CL_MATRIX_ROWS;

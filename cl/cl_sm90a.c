@@ -6,24 +6,29 @@
  */
 #include "cl_program.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char mark[] = "//SM90A ", target[] = ".target sm_90";
-static const char group[] = ".reqntid", two[] = ".minnctapersm 2\n";
+static const char group[] = ".reqntid", resident_option[] = "-DRESIDENT=";
 
 int cl_sm90a_marked(const char *source) {
     return strstr(source, mark) != NULL;
 }
 
-/* Copies PTX without the marks and with the target renamed. @param paired two work-groups are to have room in a compute unit, for
- * which OpenCL has no word. @param to room for `size` more than that adds. @return its size, 0 if it is not such PTX */
-static size_t unmark(char *to, const char *from, size_t size, int paired) {
+/* Copies PTX without the marks and with the target renamed. @param resident so many work-groups are to have room in a compute
+ * unit, for which OpenCL has no word; 0: as the compiler likes. @param to room for `size` more than that adds. @return its size, 0 if it is not such PTX */
+static size_t unmark(char *to, const char *from, size_t size, int resident) {
     size_t length = 0, marks = 0, targets = 0;
+    char bound[32];
+    int bound_size = snprintf(bound, sizeof bound, ".minnctapersm %d\n", resident);
     for (size_t i = 0; i < size;) {
-        if (paired && size - i >= sizeof group - 1 && memcmp(from + i, group, sizeof group - 1) == 0) {
-            memcpy(to + length, two, sizeof two - 1);
-            memcpy(to + length + sizeof two - 1, group, sizeof group - 1);
-            length += sizeof two - 1 + sizeof group - 1;
+        if (resident && size - i >= sizeof group - 1 && memcmp(from + i, group, sizeof group - 1) == 0) {
+            memcpy(to + length, bound, (size_t)bound_size);
+            length += (size_t)bound_size;
+            memcpy(to + length, group, sizeof group - 1);
+            length += sizeof group - 1;
             i += sizeof group - 1;
         } else if (size - i >= sizeof mark - 1 && memcmp(from + i, mark, sizeof mark - 1) == 0) {
             i += sizeof mark - 1;
@@ -52,9 +57,9 @@ cl_int cl_sm90a(fgmm_device *device, cl_program *program, const char *options) {
     code = clGetProgramInfo(*program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL);
     clReleaseProgram(*program);
     *program = NULL;
-    size_t length = code == CL_SUCCESS
-                        ? unmark((char *)text, (const char *)binary, size, strstr(options, "-DPAIRED=1") != NULL)
-                        : 0;
+    const char *resident = strstr(options, resident_option);
+    int count = resident ? atoi(resident + sizeof resident_option - 1) : 0;
+    size_t length = code == CL_SUCCESS ? unmark((char *)text, (const char *)binary, size, count) : 0;
     if (code == CL_SUCCESS && !length) code = CL_INVALID_BINARY;
     if (code == CL_SUCCESS)
         *program = clCreateProgramWithBinary(device->context, 1, &device->id, &length, (const unsigned char *[]){text},

@@ -74,10 +74,10 @@ static inline int is_better(ff a, uint a_id, ff b, uint b_id)
 
 #define ROW_LANES 8
 
-// |x - centre|^2 of the group's rows, or the sum of a (x - centre)^2 for a [d]: norms [n]. far is set where one exceeds `most`: its products cannot be told apart.
+// |x - centre|^2 of the group's rows: norms [n]. far is set where one exceeds `most`: its products cannot be told apart.
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void
 dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __global const uint *list, uint base, uint n,
-            uint d, __global const float *centre, __global const float *a, float most, __global ff *norms, __global uint *far)
+            uint d, __global const float *centre, float most, __global ff *norms, __global uint *far)
 {
     __local ff parts[LANES];
     const uint lid = get_local_id(0);
@@ -87,9 +87,8 @@ dense_norms(__global const row_t *rows, ulong offset, ulong pitch, uint row0, __
         const ulong x0 = offset + (ulong)(row0 + row_of(list, base, r)) * pitch;
         for (uint f = 4 * (lid % ROW_LANES); f < d; f += 4 * ROW_LANES) {
             const float4 y = row_four(rows, x0, f, d) - float_four(centre, 0, f, d);
-            const float4 ay = a ? float_four(a, 0, f, d) * y : y;
-            sum = ff_gather(sum, fma(ay.x, y.x, ay.y * y.y));
-            sum = ff_gather(sum, fma(ay.z, y.z, ay.w * y.w));
+            sum = ff_gather(sum, fma(y.x, y.x, y.y * y.y));
+            sum = ff_gather(sum, fma(y.z, y.z, y.w * y.w));
         }
     }
     parts[lid] = ff_quick(sum.x, sum.y);

@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DPAIRED=1 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DRESIDENT=2 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen of screen_mma.cl by Hopper's warpgroup products: read that first, the bound included, which holds for these as well.
  *
@@ -19,9 +19,9 @@
 #ifndef STEPS
 #define STEPS 8
 #endif
-// PAIRED: 1 where two work-groups are to have room in a compute unit, registers included (cl_sm90a.c; default 0).
-#ifndef PAIRED
-#define PAIRED 0
+// RESIDENT: work-groups that are to have room in a compute unit, registers included; 0: as the compiler likes (cl_sm90a.c; default 0).
+#ifndef RESIDENT
+#define RESIDENT 0
 #endif
 #if STEPS < 1 || STEPS > 32 || (DIAG && STEPS % 2)
 #error "STEPS must be 1 to 32 (even if DIAG)"

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 10
+#define FGMM_BACKEND_ABI 11
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -46,6 +46,7 @@ typedef struct fgmm_host {
     int (*cancelled)(void *user); /* nonzero: give up soon, with FGMM_ERR_CANCELLED */
     int threads;                  /* 0: as many as OpenMP would use */
     size_t device_memory_limit;   /* 0: the backend's own choice */
+    int memory_limited;           /* 1: what the host's memory may hold is limited, and `alloc` counts */
 } fgmm_host;
 
 typedef struct fgmm_device fgmm_device; /* an opened device; each backend defines its own */
@@ -116,7 +117,8 @@ typedef struct fgmm_params {
         *sum_centres;    /* [K, D]: what the sums are taken about; the same pointer as means in all but rare passes */
     double cut;          /* what may be dropped, see the row's cut above; 0: keep all */
     double log_norm_max; /* the largest log_norm of a component with weight */
-    fgmm_precision precision; /* FGMM_FAST: as FGMM_EXACT, but for the cut */
+    /* FGMM_FAST: a cut 100 times that of FGMM_EXACT, and arithmetic that is within 2e-3, where a backend wins by it. */
+    fgmm_precision precision;
     /* 1: no row's log p(x) is asked for, neither by estep nor by assign or proba, so that a backend may spare itself a row's
      * logits where it knows the one component that is kept, and take log_likelihood from the sums. */
     int summed;

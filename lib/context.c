@@ -314,7 +314,8 @@ static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *o
                             .log = host_log,
                             .cancelled = host_cancelled,
                             .threads = options->threads,
-                            .device_memory_limit = options->device_memory_limit};
+                            .device_memory_limit = options->device_memory_limit,
+                            .memory_limited = options->host_memory_limit > 0};
     *out = ctx;
     return FGMM_OK;
 }

@@ -97,11 +97,11 @@ static result run_again(const problem *p, int pass) {
     return out;
 }
 
-/* DESIGN section 3, precision "exact". Sums about a centre far from the new mean lose digits, which the library takes
+/* The contract of the precision (FGMM_EXACT, FGMM_FAST). Sums about a centre far from the new mean lose digits, which the library takes
  * back with a second pass about the new means; such components are left out here. */
 static void check_contract(const problem *p, const result *got, const char *what) {
     result want = reference(p);
-    const double e = 1e-5, *centres = p->params.sum_centres;
+    const double e = p->params.precision == FGMM_FAST ? 2e-3 : 1e-5, *centres = p->params.sum_centres;
     double floor_n = p->params.cut * (double)p->n;
     ck_assert_msg(fabs(got->sums.log_likelihood - want.sums.log_likelihood) / want.sums.weight <=
                       e * fmax(1.0, fabs(want.sums.log_likelihood) / want.sums.weight),
@@ -402,30 +402,37 @@ START_TEST(near_but_far) {
 }
 END_TEST
 
-/* The dense engine on matrix units against doubles, on each kind of unit that the device has: depths that fill steps, blocks and work-groups
- * and that do not, one and several tiles of components, a last tile of rows that is not full; the same bits, whatever the blocks. A component
- * that has hardly more than a row makes a pass imprecise, which the library repeats: few do. */
+/* The dense engine on matrix units against doubles, on each kind of unit that the device has, in both precisions: depths that fill steps, blocks
+ * and work-groups and that do not, one and several tiles of components, a last tile of rows that is not full; the same bits, whatever the blocks. A
+ * component that has hardly more than a row makes a pass imprecise, which the library repeats: few do. */
 START_TEST(near_on_matrix_units) {
     const int64_t depths[] = {16, 37, 64, 100, 128, 129, 200}, counts[] = {33, 150, 128, 130, 200, 64, 40};
-    int had = device->pairs, cases = 0, compared = 0;
+    const fgmm_precision precisions[] = {FGMM_EXACT, FGMM_FAST};
+    int had = device->pairs, cases = 0, compared = 0, single = 0;
     if (!had) printf("skipped: near_on_matrix_units, the device has none\n");
     for (int level = had; level > CL_MATRIX_NONE; level--)
-        for (int i = 0; i < 16; i++) {
-            int diag = i / 8, j = i % 8;
+        for (int i = 0; i < 32; i++) {
+            int fast = i / 16, diag = i / 8 % 2, j = i % 8;
             int64_t d = j < 7 ? depths[j] : 20, k = j < 7 ? counts[j] : 1100, n = 2500;
             if (diag && d > 128) continue;
-            problem p = clusters(n, k, d, diag, 0.2, 1.0, j % 2 ? 300.0 : 0.0);
-            char what[64];
-            snprintf(what, sizeof what, "level %d, diag %d, K = %d, D = %d", level, diag, (int)k, (int)d);
+            double offset = j % 2 ? 300.0 : 0.0;
+            problem p = clusters(n, k, d, diag, 0.2, 1.0, offset);
+            char what[80];
+            snprintf(what, sizeof what, "level %d, %s, diag %d, K = %d, D = %d", level, fast ? "fast" : "exact", diag,
+                     (int)k, (int)d);
             for (int64_t c = 0; c < (diag ? k * d : k); c++) p.variances[c] = 0.9 + 0.2 * uniform();
+            for (int64_t c = 0; fast && c < k * d; c++) p.means[c] = offset + 0.5 * (p.means[c] - offset);
             if (j == 2)
                 for (int64_t c = 0; c < k; c++) p.weights[c] = exp(4.0 * normal());
             if (j == 3) p.row_weights = get((size_t)n * 8); /* the f32 kernels, in the same groups */
             for (int64_t r = 0; j == 3 && r < n; r++) p.row_weights[r] = 0.5 + uniform();
-            finish(&p, FGMM_ENGINE_DENSE, 1e-7);
+            finish(&p, FGMM_ENGINE_DENSE, fast ? 1e-6 : 1e-7);
+            p.params.precision = precisions[fast];
             device->pairs = level;
             result one = run(&p, NULL), many = run(&p, &(layout){.block_rows = 1024, .stride = d + 1});
             ck_assert_msg(device->engine->pairs.on == level, "%s: did not run", what);
+            ck_assert_msg(fast || device->engine->pairs.halves == 2, "%s: ran by single f16", what);
+            single += device->engine->pairs.halves == 1;
             device->pairs = had;
             same_bits(&p, &one, &many, what);
             cases++;
@@ -436,6 +443,45 @@ START_TEST(near_on_matrix_units) {
             problem_free(&p);
         }
     ck_assert_msg(4 * compared >= 3 * cases, "only %d of %d could be compared", compared, cases);
+    ck_assert_msg(8 * single >= 3 * cases, "only %d of %d ran by single f16", single,
+                  cases); /* of which fast ones are half */
+}
+END_TEST
+
+/* What single f16 round alike in all rows, in fast precision: means that differ in one to three features, of rows that are continuous; and rows of zeros
+ * and ones, whose squares are a variance's. */
+START_TEST(near_by_single_f16) {
+    const int64_t features[] = {1, 3, 1, 0}, n = 20000, k = 64, d = 32;
+    if (!device->pairs) printf("skipped: near_by_single_f16, the device has no matrix units\n");
+    if (!device->pairs) return;
+    for (int i = 0; i < 4; i++) {
+        int ones = features[i] == 0, diag = ones || i == 2;
+        problem p = problem_new(n, k, d, diag);
+        for (int64_t c = 0; c < k; c++)
+            for (int64_t f = 0; f < d; f++) {
+                double line = (2.0 * (double)c / (double)(k - 1) - 1.0) * (diag ? 0.95 : 3.9), ring = 2.0 * normal();
+                p.means[c * d + f] = ones               ? 0.2 + 0.1 * uniform()
+                                     : f >= features[i] ? 0.0
+                                     : features[i] == 1 ? line
+                                                        : fmax(-2.0, fmin(2.0, ring));
+                if (diag || f == 0) p.variances[diag ? c * d + f : c] = ones ? 0.1875 : 1.0;
+            }
+        for (int64_t r = 0; r < n; r++)
+            for (int64_t f = 0; f < d; f++) {
+                double mean = p.means[r % k * d + f];
+                p.x[r * d + f] = ones ? uniform() < mean : (float)(mean + normal());
+            }
+        finish(&p, FGMM_ENGINE_DENSE, 1e-6);
+        p.params.precision = FGMM_FAST;
+        result got = run(&p, NULL);
+        char what[64];
+        snprintf(what, sizeof what, "means differ in %d features, diag %d", (int)features[i], diag);
+        ck_assert_msg(device->engine->pairs.halves == 1, "%s: did not run by single f16", what);
+        ck_assert_msg(!got.sums.imprecise, "%s: imprecise", what);
+        check_contract(&p, &got, what);
+        result_free(&got);
+        problem_free(&p);
+    }
 }
 END_TEST
 
@@ -647,6 +693,7 @@ static void add_tests(TCase *tests) {
     tcase_add_test(tests, near_but_narrow);
     tcase_add_test(tests, near_but_far);
     tcase_add_test(tests, near_on_matrix_units);
+    tcase_add_test(tests, near_by_single_f16);
     tcase_add_test(tests, near_on_two_sides);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """flashgmm on an NVIDIA GPU beside the peers that run there, on the same data from the same start; prints one table.
 
-    bench_gpu_peers.py --program FLASHGMM [--flash-gmm FOLDER] [--flash-kmeans FOLDER] [-n N] [-k K] [-d D] [--device NAME]
+    bench_gpu_peers.py --program FLASHGMM [--flash-gmm FOLDER] [--flash-kmeans FOLDER] [--work kmeans mixtures overlapping]
+                       [-n N] [-k K] [-d D] [--device NAME]
 
 FOLDER: a checkout of github.com/IBM/Flash-GMM and of github.com/svg-project/flash-kmeans. Needs PyTorch with CUDA and Triton.
 Ours is a whole EM iteration, host included, the median after the first (`flashgmm bench em`). A peer's is one call of its E-step with
 statistics, or of an assignment with new centroids, by CUDA events after warm-up, the median of 20. Errors are those of one iteration
 against the same in double, computed here: of the mean log-likelihood, relative to the larger of 1 and itself; of the counts and of
-the variances, the largest relative one over the components. A peer that is missing or fails is a line that says so. Rows of the
-table also go to standard error as they come, since peers that tune themselves take minutes.
+the variances, the largest relative one over the components. Clusters lie apart, but for the rows that say overlapping. A peer that
+is missing or fails is a line that says so. Rows of the table also go to standard error as they come, since peers that tune themselves
+take minutes.
 
 Exit status 0: done; 1: a run failed.
 """
@@ -28,6 +30,7 @@ import torch
 
 LOG_2PI = math.log(2 * math.pi)
 CHUNK = 1 << 15
+WORK = ["kmeans", "mixtures", "overlapping"]
 
 
 def run_json(command):
@@ -94,13 +97,17 @@ def errors(got, want):
 class Bench:
     def __init__(self, args, scratch):
         self.args, self.scratch, self.table, self.notes = args, scratch, [], []
-        self.shape = ["-n", args.n, "-k", args.k, "-d", args.d]
+
+    def make(self, data):
+        """Rows and the means to start from."""
+        args = self.args
+        self.shape = ["-n", args.n, "-k", args.k, "-d", args.d, "--data", data]
         done = subprocess.run([str(word) for word in (args.program, "bench", "em", *self.shape, "--covariance", "spherical",
-                                                      "--device", "cpu", "--write", scratch)], capture_output=True, text=True)
+                                                      "--device", "cpu", "--write", self.scratch)], capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr.strip())
-        self.x = torch.from_numpy(numpy.load(scratch / "rows.npy")).cuda()
-        self.means = torch.from_numpy(numpy.load(scratch / "means.npy")).float().cuda()
+        self.x = torch.from_numpy(numpy.load(self.scratch / "rows.npy")).cuda()
+        self.means = torch.from_numpy(numpy.load(self.scratch / "means.npy")).float().cuda()
 
     def row(self, work, who, ms, against=None, check=""):
         self.table.append([work, who, f"{ms:.3f}", "" if against is None else f"{ms / against:.2f}", check])
@@ -111,7 +118,7 @@ class Bench:
         return run_json([self.args.program, "bench", "em", *self.shape, *kind, "--device", self.args.device, "--reps", 20,
                          "--json", *more])["ms"]
 
-    def our_errors(self, covariance, want):
+    def our_errors(self, covariance, want, *more):
         """Of one iteration from the start that the peers get."""
         start, model = self.scratch / "start.npz", self.scratch / "model.npz"
         k, d = self.means.shape
@@ -119,7 +126,7 @@ class Bench:
         numpy.savez(start, weights=numpy.full(k, 1 / k), means=self.means.cpu().numpy().astype(float), covariances=variance,
                     covariance_type=covariance)
         out = run_json([self.args.program, "fit", self.scratch / "rows.npy", "--init", start, "--covariance", covariance,
-                        "--max-iter", 1, "--tol", 0, "--reg-covar", 0, "--device", self.args.device, "-o", model, "--json"])
+                        "--max-iter", 1, "--tol", 0, "--reg-covar", 0, "--device", self.args.device, "-o", model, "--json", *more])
         fitted = numpy.load(model)
         counts = torch.from_numpy(fitted["weights"]).cuda() * self.x.shape[0]
         return errors((out["lower_bound"], counts, torch.from_numpy(fitted["covariances"]).cuda()), want)
@@ -132,33 +139,42 @@ class Bench:
             self.notes.append(f"failed: {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             print(self.notes[-1], file=sys.stderr, flush=True)
 
-    def flash_gmm(self, name, call, covariance, against, want):
+    def flash_gmm(self, work, name, call, covariance, against, want):
         """One of Flash-GMM's kernels; its variances are about the old means."""
         ms = milliseconds(call)
         z, counts, s1, s2 = (out.double() for out in call())
         shift = s1 / counts[:, None] - self.means
         old = s2 / counts[:, None] if covariance == "diag" else s2 / counts / self.x.shape[1]
         got = old - (shift**2 if covariance == "diag" else (shift**2).mean(1))
-        self.row(covariance, name, ms, against, errors((float(z.mean()), counts, got), want))
+        self.row(work, name, ms, against, errors((float(z.mean()), counts, got), want))
 
-    def mixtures(self):
-        n, d = self.x.shape
+    def mixture(self, work, covariance, kernels, *engine):
+        """Ours and the peer's kernels: (module, name, function, shape of its first zeros) each."""
         k = self.means.shape[0]
         weights = torch.full((k,), -math.log(k), device="cuda")
-        peers = {"spherical": [("flash_gmm", "Flash-GMM, released", "flash_gmm_estep", (k,)),
-                               ("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (k,))],
-                 "diag": [("flash_gmm_diag_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep_diag", (k, d))]}
-        for covariance, kernels in peers.items():
-            want = in_double(self.x, self.means, covariance == "diag")
-            ms = self.ours(covariance)
-            self.row(covariance, "flashgmm, exact", ms, None, self.our_errors(covariance, want))
-            self.row(covariance, "flashgmm, fast", self.ours(covariance, "--precision", "fast"), ms)
-            for module, name, function, shape in kernels:
-                if not self.args.flash_gmm:
-                    self.notes.append(f"skipped: {name} ({covariance}): no --flash-gmm")
-                    continue
-                kernel, zeros = getattr(load(self.args.flash_gmm, module), function), torch.zeros(shape, device="cuda")
-                self.attempt(name, self.flash_gmm, name, lambda: kernel(self.x, self.means, zeros, weights), covariance, ms, want)
+        want = in_double(self.x, self.means, covariance == "diag")
+        fast = ("--precision", "fast")
+        ms = self.ours(covariance, *engine)
+        self.row(work, "flashgmm, exact", ms, None, self.our_errors(covariance, want, *engine))
+        self.row(work, "flashgmm, fast", self.ours(covariance, *engine, *fast), ms, self.our_errors(covariance, want, *engine, *fast))
+        for module, name, function, shape in kernels:
+            if not self.args.flash_gmm:
+                self.notes.append(f"skipped: {name} ({work}): no --flash-gmm")
+                continue
+            kernel, zeros = getattr(load(self.args.flash_gmm, module), function), torch.zeros(shape, device="cuda")
+            self.attempt(name, self.flash_gmm, work, name, lambda: kernel(self.x, self.means, zeros, weights), covariance, ms, want)
+
+    def mixtures(self):
+        k, d = self.means.shape
+        tuned = ("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (k,))
+        self.mixture("spherical", "spherical", [("flash_gmm", "Flash-GMM, released", "flash_gmm_estep", (k,)), tuned])
+        self.mixture("diag", "diag", [("flash_gmm_diag_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep_diag", (k, d))])
+
+    def overlapping(self):
+        """Every component counts for every row: the dense engine from the first iteration on."""
+        k = self.means.shape[0]
+        self.mixture("spherical, overlapping", "spherical",
+                     [("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (k,))], "--engine", "dense")
 
     def kmeans(self):
         ms = self.ours("kmeans", "--type", "f16")
@@ -201,14 +217,19 @@ def main():
     parser.add_argument("--flash-gmm", type=pathlib.Path, help="a checkout of Flash-GMM")
     parser.add_argument("--flash-kmeans", type=pathlib.Path, help="a checkout of flash-kmeans")
     parser.add_argument("--device", default="opencl", help="as flashgmm takes it (default opencl)")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what to run (default all)")
     parser.add_argument("-n", type=int, default=1000000, help="rows (default 1000000)")
     parser.add_argument("-k", type=int, default=1024, help="components (default 1024)")
     parser.add_argument("-d", type=int, default=128, help="features (default 128)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flashgmm-bench-") as scratch:
         bench = Bench(args, pathlib.Path(scratch))
-        bench.kmeans()
-        bench.mixtures()
+        for data, works in (("separated", ("kmeans", "mixtures")), ("overlapping", ("overlapping",))):
+            if any(work in args.work for work in works):
+                bench.make(data)
+            for work in works:
+                if work in args.work:
+                    getattr(bench, work)()
         bench.report()
 
 

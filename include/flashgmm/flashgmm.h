@@ -334,7 +334,7 @@ FGMM_API fgmm_status fgmm_model_export_faiss(fgmm_context *ctx, const fgmm_model
 
 typedef enum fgmm_precision {
     FGMM_EXACT = 0, /**< one iteration within 1e-5 of double: counts, means in deviations, variances, likelihood */
-    /** Within 2e-3 of double: more may be dropped. Of fits, k-means and statistics; elsewhere exact runs, and the report
+    /** Within 2e-3 of double: more may be dropped, and a GPU may multiply 16-bit floats. Of fits, k-means and statistics; elsewhere exact runs, and the report
      *  says so. */
     FGMM_FAST = 1,
     FGMM_DOUBLE = 2 /**< CPU only, all in double: within 1e-12 of the scalar reference */
