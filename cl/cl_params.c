@@ -473,12 +473,16 @@ int cl_is_near(const fgmm_device *device, const cl_engine *engine) {
     const fgmm_params *params = &engine->params;
     const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
     size_t k = engine->k;
-    int near = 1;
+    int far = 0;
     if (params->careful || params->hard || engine->tied || engine->full) return 0;
     if (k > 0 && !component_near(engine, 0, most)) return 0; /* as where clusters lie apart */
-#pragma omp parallel for num_threads(cl_threads(device, k * engine->d)) reduction(&& : near)
-    for (size_t i = 1; i < k; i++) near = near && component_near(engine, i, most);
-    return near;
+#pragma omp parallel for num_threads(cl_threads(device, k * engine->d))
+    for (size_t i = 1; i < k; i++)
+        if (!component_near(engine, i, most)) {
+#pragma omp atomic write
+            far = 1;
+        }
+    return !far;
 }
 
 /* The centre; what cl_near.c needs; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
