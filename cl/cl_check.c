@@ -200,33 +200,34 @@ static fgmm_status check_kind(fgmm_device *device, check_case *c, int kind) {
     return run_case(device, c, kind == DIAGONAL);
 }
 
+/* Kernels with wrong numbers are left alone, and a build of theirs that failed says nothing about others. */
+static void leave_alone(fgmm_device *device, const char *which) {
+    device->host.log(device->host.user, FGMM_LOG_WARNING,
+                     "%s: the dense engine leaves %s alone: it fails the known-answer test", device->name, which);
+    cl_opened_of(device)->build_failed = device->group_refused = 0;
+}
+
 /* Wrong numbers cost the dense engine's kernels on matrix units alone, where the device serves without them. A level that these leave has the
  * next one tested. */
 static fgmm_status check_pairs(fgmm_device *device, check_case *c) {
-    const fgmm_host *host = &device->host;
     for (int level = CL_MATRIX_NONE; device->pairs && device->pairs != level;) {
         level = device->pairs;
         fgmm_status status = check_kind(device, c, NEAR);
         if (status == FGMM_OK) continue;
         if (status != FGMM_ERR_DEVICE || !device->pairs) return status;
-        host->log(host->user, FGMM_LOG_WARNING, "%s: the dense engine leaves %s alone: it fails the known-answer test",
-                  device->name, cl_matrix_name(device->pairs));
+        leave_alone(device, cl_matrix_name(device->pairs));
         device->pairs--;
-        cl_opened_of(device)->build_failed = device->group_refused = 0; /* of these kernels alone */
     }
     return FGMM_OK;
 }
 
 /* And those of fast precision. */
 static fgmm_status check_singles(fgmm_device *device, check_case *c) {
-    const fgmm_host *host = &device->host;
     if (!device->pairs || !device->singles) return FGMM_OK;
     fgmm_status status = check_kind(device, c, NEAR_FAST);
     if (status != FGMM_ERR_DEVICE || !device->singles) return status;
-    host->log(host->user, FGMM_LOG_WARNING,
-              "%s: the dense engine leaves single f16 alone: it fails the known-answer test", device->name);
+    leave_alone(device, "single f16");
     device->singles = 0;
-    cl_opened_of(device)->build_failed = device->group_refused = 0;
     return FGMM_OK;
 }
 

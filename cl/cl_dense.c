@@ -236,7 +236,6 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     size_t most = count < engine->dense_group ? count : engine->dense_group;
-    cl_group group = {.slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list};
     if (m || resp) engine->near = 0; /* a row that is far cannot be repeated */
     if (engine->near) CL_TRY(cl_room_fit(device, &engine->norms, most * sizeof(cl_float2), "a dense group"));
     if (engine->near && !engine->far_asked) {
@@ -247,6 +246,7 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     CL_TRY(cl_room_fit(device, &engine->best, most * sizeof(cl_float2), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->best_id, most * sizeof(cl_uint), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->sum, most * sizeof(cl_float2), "a dense group"));
+    cl_group group = {.slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list};
     for (; group.base < count; group.base += group.n) {
         if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
         group.n = group_rows(engine, &group, count - group.base, !m && !resp);

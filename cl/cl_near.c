@@ -273,10 +273,14 @@ static size_t tiles_of(const cl_group *group) {
     return cl_round_up(group->n, 2 * TILE_ROWS) / TILE_ROWS;
 }
 
+static cl_uint padded_rows(const cl_group *group) {
+    return (cl_uint)(tiles_of(group) * TILE_ROWS);
+}
+
 static fgmm_status fit_group(fgmm_device *device, const cl_group *group) {
     cl_engine *engine = device->engine;
     const cl_pairs *pairs = &engine->pairs;
-    size_t rows = tiles_of(group) * TILE_ROWS, wide = cl_pairs_padded(engine->dense_width), sets = wide / SET;
+    size_t rows = padded_rows(group), wide = cl_pairs_padded(engine->dense_width), sets = wide / SET;
     size_t value = (size_t)pairs->halves * HALF_BYTES, factors = pairs->halves > 1 ? sets + 1 : 2;
     CL_TRY(cl_room_fit(device, &engine->by_feature, rows * pairs->steps * 16 * value, "rows as f16"));
     CL_TRY(cl_room_fit(device, &engine->row_norms, rows * sizeof(cl_float), "rows as f16"));
@@ -365,7 +369,7 @@ static fgmm_status run_logits(fgmm_device *device, const cl_group *group, cl_uin
 static fgmm_status run_factors(fgmm_device *device, const cl_group *group, cl_uint width) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS), sets = (cl_uint)(cl_pairs_padded(width) / SET);
+    cl_uint padded = padded_rows(group), sets = (cl_uint)(cl_pairs_padded(width) / SET);
     size_t local = TILE_ROWS, global = padded;
     CL_TRY(rows_kernel(device, group, "near_factors", &kernel));
     return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->tops.mem),
@@ -379,7 +383,7 @@ static fgmm_status run_lse(fgmm_device *device, const cl_group *group) {
     cl_engine *engine = device->engine;
     const cl_pairs *pairs = &engine->pairs;
     cl_kernel kernel = NULL;
-    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint padded = padded_rows(group);
     cl_uint tiles = (cl_uint)(cl_pairs_padded(engine->k) / SET);
     size_t local = GROUP, global = padded / (2 * TILE_ROWS) * local;
     CL_TRY(logits_kernel(device, &kernel));
@@ -396,7 +400,7 @@ static fgmm_status run_fused(fgmm_device *device, const cl_group *group, cl_uint
     cl_engine *engine = device->engine;
     const cl_pairs *pairs = &engine->pairs;
     cl_kernel kernel = NULL;
-    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint padded = padded_rows(group);
     cl_uint squares = engine->diag != 0, wide = (cl_uint)features_of(engine);
     size_t local[3] = {GROUP, 1, 1};
     size_t global[3] = {cl_pairs_padded(width) / CL_PAIRS_COLUMNS * GROUP, pairs->parts, place->slots};
@@ -414,7 +418,7 @@ static fgmm_status run_sums(fgmm_device *device, const cl_group *group, cl_uint 
     cl_engine *engine = device->engine;
     const cl_pairs *pairs = &engine->pairs;
     cl_kernel kernel = NULL;
-    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint padded = padded_rows(group);
     cl_uint squares = engine->diag != 0, wide = (cl_uint)features_of(engine);
     size_t local[3] = {GROUP, 1, 1};
     size_t global[3] = {cl_pairs_padded(width) / CL_PAIRS_COLUMNS * GROUP, pairs->parts, place->slots};
@@ -429,7 +433,7 @@ static fgmm_status run_sums(fgmm_device *device, const cl_group *group, cl_uint 
 static fgmm_status run_kept(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    cl_uint padded = (cl_uint)(tiles_of(group) * TILE_ROWS), blocks = (cl_uint)(cl_pairs_padded(width) / BLOCK);
+    cl_uint padded = padded_rows(group), blocks = (cl_uint)(cl_pairs_padded(width) / BLOCK);
     size_t local = TILE_ROWS, global = padded;
     CL_TRY(rows_kernel(device, group, "near_kept", &kernel));
     return CL_RUN(device, kernel, "dense responsibilities", 1, &global, &local, CL_ARG(engine->marks.mem),
@@ -449,7 +453,7 @@ static fgmm_status run_single(fgmm_device *device, const cl_group *group, const 
 
 static fgmm_status run_group(fgmm_device *device, const cl_group *group, const cl_place *place) {
     cl_engine *engine = device->engine;
-    cl_uint wide = engine->dense_width, k = engine->k, padded = (cl_uint)(tiles_of(group) * TILE_ROWS);
+    cl_uint wide = engine->dense_width, k = engine->k, padded = padded_rows(group);
     cl_kernel sums = NULL;
     engine->pairs.added = 0;
     CL_TRY(sums_kernel(device, &sums)); /* whether it builds is known before anything is added */

@@ -180,14 +180,13 @@ static int all_finite(const double *values, int64_t count) {
     return finite;
 }
 
-/* `reuse` becomes the new model, where it has room for just that, or is freed: large arrays that are new cost more than what is written there. */
-static fgmm_status room_for(fgmm_context *ctx, const fgmm_model *model, fgmm_model *reuse, fgmm_model **out) {
-    if (reuse && reuse->type == model->type && reuse->k == model->k && reuse->d == model->d) {
-        *out = reuse;
-        return FGMM_OK;
-    }
-    fgmm_model_free(ctx, reuse);
-    return fgmm_model_room(ctx, out, model->type, model->k, model->d);
+/* *model stays where it has the shape of `like`, or makes way for one: large arrays that are new cost more than what is written there. */
+static fgmm_status room_like(fgmm_context *ctx, const fgmm_model *like, fgmm_model **model) {
+    fgmm_model *own = *model;
+    if (own && own->type == like->type && own->k == like->k && own->d == like->d) return FGMM_OK;
+    *model = NULL;
+    fgmm_model_free(ctx, own);
+    return fgmm_model_room(ctx, model, like->type, like->k, like->d);
 }
 
 fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_covar, unsigned freeze, fgmm_model *reuse,
@@ -203,8 +202,7 @@ fgmm_status fgmm_mstep(fgmm_context *ctx, const fgmm_stats *stats, double reg_co
     int matrices = fgmm_has_matrices(stats->model->type), freeze_covariances = (freeze & FGMM_FREEZE_COVARIANCES) != 0;
     noticed = fgmm_calloc(ctx, (size_t)k, sizeof *noticed, "fates of components");
     if (!noticed) FGMM_GO(FGMM_ERR_MEMORY);
-    model = NULL;
-    FGMM_GO(room_for(ctx, stats->model, reuse, &model));
+    FGMM_GO(room_like(ctx, stats->model, &model));
     if (matrices) fgmm_model_assign(ctx, model, stats->model);
     model->n_iter = stats->model->n_iter;
     int threads = fgmm_threads_over(ctx, (double)(k * d));

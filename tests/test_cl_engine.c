@@ -407,7 +407,6 @@ END_TEST
  * component that has hardly more than a row makes a pass imprecise, which the library repeats: few do. */
 START_TEST(near_on_matrix_units) {
     const int64_t depths[] = {16, 37, 64, 100, 128, 129, 200}, counts[] = {33, 150, 128, 130, 200, 64, 40};
-    const fgmm_precision precisions[] = {FGMM_EXACT, FGMM_FAST};
     int had = device->pairs, cases = 0, compared = 0, single = 0;
     if (!had) printf("skipped: near_on_matrix_units, the device has none\n");
     for (int level = had; level > CL_MATRIX_NONE; level--)
@@ -427,7 +426,7 @@ START_TEST(near_on_matrix_units) {
             if (j == 3) p.row_weights = get((size_t)n * 8); /* the f32 kernels, in the same groups */
             for (int64_t r = 0; j == 3 && r < n; r++) p.row_weights[r] = 0.5 + uniform();
             finish(&p, FGMM_ENGINE_DENSE, fast ? 1e-6 : 1e-7);
-            p.params.precision = precisions[fast];
+            p.params.precision = fast ? FGMM_FAST : FGMM_EXACT;
             device->pairs = level;
             result one = run(&p, NULL), many = run(&p, &(layout){.block_rows = 1024, .stride = d + 1});
             ck_assert_msg(device->engine->pairs.on == level, "%s: did not run", what);

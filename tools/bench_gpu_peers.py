@@ -164,17 +164,17 @@ class Bench:
             kernel, zeros = getattr(load(self.args.flash_gmm, module), function), torch.zeros(shape, device="cuda")
             self.attempt(name, self.flash_gmm, work, name, lambda: kernel(self.x, self.means, zeros, weights), covariance, ms, want)
 
+    def tuned(self):
+        return ("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (self.means.shape[0],))
+
     def mixtures(self):
         k, d = self.means.shape
-        tuned = ("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (k,))
-        self.mixture("spherical", "spherical", [("flash_gmm", "Flash-GMM, released", "flash_gmm_estep", (k,)), tuned])
+        self.mixture("spherical", "spherical", [("flash_gmm", "Flash-GMM, released", "flash_gmm_estep", (k,)), self.tuned()])
         self.mixture("diag", "diag", [("flash_gmm_diag_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep_diag", (k, d))])
 
     def overlapping(self):
         """Every component counts for every row: the dense engine from the first iteration on."""
-        k = self.means.shape[0]
-        self.mixture("spherical, overlapping", "spherical",
-                     [("flash_gmm_h100", "Flash-GMM, H100-tuned", "flash_gmm_estep", (k,))], "--engine", "dense")
+        self.mixture("spherical, overlapping", "spherical", [self.tuned()], "--engine", "dense")
 
     def kmeans(self):
         ms = self.ours("kmeans", "--type", "f16")
