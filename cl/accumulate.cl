@@ -1,6 +1,6 @@
-// variants: -DROW_FOURS=1 | -DROW_FOURS=1 -DPLACED=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
+// variants: -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
 /*
- * Sums of the sparse survivors, and the folding of partial sums.
+ * Sums of the sparse survivors.
  *
  *   part[s, k, :] = sums over the entries of component k in superchunk s, in row order, of
  *                   w r t [D], w r t^2 [D], w r [1],   t = (x - c_hi) - c_lo
@@ -16,8 +16,6 @@
 #ifndef BATCH
 #define BATCH 8
 #endif
-
-#define NARROW 64 // work-items of a line
 
 // EXACT: 1 sums w r t and w r alone, every term in float-float: beside scatter sums (default 0).
 #ifndef EXACT
@@ -73,12 +71,8 @@ static inline some_sums some_load(__global const float2 *from)
 // r of an entry of bins.cl. Settled rows need not be looked for.
 static inline float resp_of(uint value, __global const uint *place, __global const float *surv_r)
 {
-#if PLACED
-    if (value & SETTLED_BIT) return 1.0f;
-    return surv_r[place[value / CAP] * CAP + value % CAP];
-#else
-    return surv_r[value];
-#endif
+    if (!place) return surv_r[value];
+    return value & SETTLED_BIT ? 1.0f : surv_r[place[value / CAP] * CAP + value % CAP];
 }
 
 static inline void some_store(some_sums s, __global float2 *to)
@@ -87,7 +81,7 @@ static inline void some_store(some_sums s, __global float2 *to)
 }
 
 // starts [k * chunks + 1]: the lists of bins.cl, of which those of superchunks chunk0 .. chunk0 + slots - 1 are summed. resume: slot 0 goes
-// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. place: of places.clh, with PLACED; surv_r is kept at the
+// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. place: of places.clh, or NULL; surv_r is kept at the
 // places. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
                          uint chunk0, uint chunks, __global const uint *place, __global const float *c_hi,
@@ -174,39 +168,4 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
         some_store(s1, out + f);
         some_store(s2, out + d + f);
     }
-}
-
-// Adds the first `slots` slots of part [., count] to total [count], in order; `move`: slot `slots` becomes slot 0.
-__kernel void fold(__global float2 *part, __global float2 *total, ulong count, uint slots, uint move)
-{
-    const ulong i = get_global_id(0);
-    if (i >= count) return;
-    ff sum = total[i];
-    for (uint s = 0; s < slots; s++) sum = ff_sum(sum, part[s * count + i]);
-    total[i] = sum;
-    if (move) part[i] = part[slots * count + i];
-}
-
-// Lines from line0 on, a work-group each, of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
-// of w r t^2 over them, w r.
-__kernel __attribute__((reqd_work_group_size(NARROW, 1, 1))) void
-narrow(__global const float2 *total, uint line0, uint d, __global float2 *out)
-{
-    __local ff part[NARROW];
-    const uint lid = get_local_id(0), line = get_group_id(0);
-    __global const float2 *in = total + (line0 + line) * (2ul * d + 1);
-    ff sum = (ff)(0.0f, 0.0f);
-    out += line * (d + 2ul);
-    for (uint f = lid; f < d; f += NARROW) {
-        out[f] = in[f];
-        sum = ff_sum(sum, in[d + f]);
-    }
-    part[lid] = sum;
-    for (uint step = NARROW / 2; step > 0; step /= 2) {
-        barrier(CLK_LOCAL_MEM_FENCE);
-        if (lid < step) part[lid] = ff_sum(part[lid], part[lid + step]);
-    }
-    if (lid > 0) return;
-    out[d] = part[0];
-    out[d + 1] = in[2 * d];
 }

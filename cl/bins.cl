@@ -1,4 +1,4 @@
-// variants: -DCAP=8 | -DGROUP=64 | -DPLACED=1
+// variants: -DCAP=8 | -DGROUP=64
 /*
  * From survivors by row to lists of them by component: a counting sort, stable, so that each list is in the order of rows.
  *
@@ -32,7 +32,7 @@ static inline survivors survivors_of(uint row, __global const uint *surv_id, __g
 {
     survivors out;
     const uint at = place_of(place, row);
-    out.alone = PLACED && at == SETTLED;
+    out.alone = at == SETTLED;
     const uint slot = out.alone ? 0 : at, left = dense[slot], found = kept[slot];
     out.dense = !out.alone && left;
     out.count = out.alone ? 1 : left ? 0 : found;

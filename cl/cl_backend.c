@@ -1,4 +1,4 @@
-/* The OpenCL backend's table, and opening with the known-answer test. */
+/* The OpenCL backend's table. */
 #include "cl_backend.h"
 #include "cl_devices.h"
 #include "cl_program.h"
@@ -25,60 +25,6 @@ static fgmm_status backend_list(const fgmm_host *host, fgmm_device_info *infos, 
     return FGMM_OK;
 }
 
-static fgmm_status answer_again(fgmm_device *device) {
-    cl_opened_of(device)->build_failed = device->group_refused = 0;
-    cl_engine_free(device);
-    cl_kernels_free(device);
-    return cl_known_answer(device);
-}
-
-/* Without settling, which goes on where that was not the reason. */
-static fgmm_status answer_unsettled(fgmm_device *device) {
-    device->settle_from = INT64_MAX;
-    fgmm_status status = answer_again(device);
-    if (status == FGMM_OK)
-        device->host.log(device->host.user, FGMM_LOG_WARNING,
-                         "%s: all rows go through the screen: the kernels that spare them that fail the known-answer "
-                         "test",
-                         device->name);
-    else
-        device->settle_from = 0;
-    return status;
-}
-
-/* The user's tiles are the first to be doubted. A kernel may be allowed smaller work-groups than its device. Wrong numbers are most often
- * an optimiser's doing. Each gets one more chance. */
-static fgmm_status pass_known_answer(fgmm_device *device) {
-    cl_opened *opened = cl_opened_of(device);
-    fgmm_status status = cl_known_answer(device);
-    if (status == FGMM_ERR_DEVICE && device->n_tuning) {
-        device->host.log(device->host.user, FGMM_LOG_WARNING,
-                         "%s: the user's tuning rows are left out: it fails the known-answer test with them",
-                         device->name);
-        cl_tuning_free(device);
-        status = answer_again(device);
-    }
-    if (status == FGMM_ERR_DEVICE) status = answer_unsettled(device);
-    while (status == FGMM_ERR_DEVICE && device->has_matrix) {
-        device->host.log(device->host.user, FGMM_LOG_WARNING,
-                         "%s: %s are left alone: their screen fails the known-answer test", device->name,
-                         cl_matrix_name(device->has_matrix));
-        device->has_matrix--;
-        status = answer_again(device);
-        if (status == FGMM_ERR_DEVICE && !device->has_matrix) status = answer_unsettled(device);
-    }
-    if (status == FGMM_ERR_DEVICE && (device->group_refused || opened->build_failed) && device->max_work_group > 64) {
-        device->host.log(device->host.user, FGMM_LOG_DEBUG, "%s: work-groups of 64", device->name);
-        device->max_work_group = 64;
-        status = answer_again(device);
-    }
-    if (status != FGMM_ERR_DEVICE || opened->build_failed || opened->unoptimised) return status;
-    device->host.log(device->host.user, FGMM_LOG_WARNING,
-                     "%s fails the known-answer test; building its kernels again without optimisation", device->name);
-    opened->unoptimised = 1;
-    return answer_again(device);
-}
-
 static void backend_close(fgmm_device *device) {
     if (!device) return;
     cl_engine_free(device);
@@ -89,19 +35,12 @@ static fgmm_status backend_open(const fgmm_host *host, const fgmm_open_request *
     fgmm_device *device = NULL;
     *out = NULL;
     CL_TRY(cl_device_open(host, request, &device));
-    fgmm_status status = pass_known_answer(device);
-    if (status != FGMM_OK) {
-        backend_close(device);
-        return status;
-    }
-    /* Finding the reaches takes some of what the screen takes for so many rows a component. */
-    if (!device->settle_from) device->settle_from = device->has_matrix ? 128 : 32;
-    /* The test's own use is no one's concern. */
-    clFinish(device->queue);
-    cl_engine_free(device);
-    device->peak_bytes = device->bytes;
     *out = device;
     return FGMM_OK;
+}
+
+static fgmm_status backend_trust(fgmm_device *device, int covariance, int64_t d) {
+    return cl_trust(device, covariance == FGMM_DIAG ? CL_CASE_DIAGONAL : CL_CASE_SPHERICAL, d);
 }
 
 /* What is freed counts once the work with it has ended. */
@@ -182,6 +121,7 @@ static const fgmm_backend opencl_backend = {
     .name = "opencl",
     .list = backend_list,
     .open = backend_open,
+    .trust = backend_trust,
     .close = backend_close,
     .describe = backend_describe,
     .stage = cl_stage,

@@ -56,9 +56,9 @@ static fgmm_status scan(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n) {
     return scan_level(device, in, out, n, 0);
 }
 
-/* Build options of the kernels that look up a slice's rows. */
-static void place_options(const cl_slice *slice, int narrow, char *out, size_t size) {
-    snprintf(out, size, "-DPLACED=%d%s", slice->settled, narrow ? " -DGROUP=64" : "");
+/* Where what is known of the slice's rows lies; NULL: at their own numbers. */
+static cl_mem places(const cl_engine *engine, const cl_slice *slice) {
+    return slice->settled ? engine->place.mem : NULL;
 }
 
 /* A flag for each row of the slice, where flags are kept at the rows' places. */
@@ -68,7 +68,7 @@ static fgmm_status mark_dense(fgmm_device *device, const cl_slice *slice) {
     size_t local = GROUP, global = cl_round_up(slice->places, local), bytes = (size_t)slice->n * sizeof(cl_uint);
     CL_TRY(cl_room_fit(device, &engine->marks_of_rows, bytes, "marks of rows"));
     CL_TRY(cl_fill(device, engine->marks_of_rows.mem, 0, bytes, "clearing marks"));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=1", "bin_mark"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_mark"));
     return CL_RUN(device, kernel, "marking dense rows", 1, &global, &local, CL_ARG(engine->dense_flag.mem),
                   CL_ARG(engine->left.mem), CL_ARG(slice->places), CL_ARG(engine->marks_of_rows.mem));
 }
@@ -83,7 +83,7 @@ static fgmm_status list_dense(fgmm_device *device, const cl_slice *slice, cl_uin
     if (slice->settled) CL_TRY(mark_dense(device, slice));
     cl_mem flags = slice->settled ? engine->marks_of_rows.mem : engine->dense_flag.mem;
     CL_TRY(scan(device, flags, engine->offsets.mem, slice->n));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=0", "bin_dense"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_dense"));
     CL_TRY(CL_RUN(device, kernel, "listing dense rows", 1, &global, &local, CL_ARG(flags), CL_ARG(engine->offsets.mem),
                   CL_ARG(slice->n), CL_ARG(engine->dense_list.mem)));
     if (engine->list_cap < dense) {
@@ -100,21 +100,19 @@ fgmm_status cl_count(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
-    char options[32];
+    cl_mem place = places(engine, slice);
     size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = GROUP,
            global = cl_round_up(slice->n, local);
     CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
     CL_TRY(cl_room_fit(device, &engine->dense_count, sizeof(cl_uint), "a count of rows"));
     CL_TRY(cl_fill(device, engine->counts.mem, 0, bytes, "clearing counts"));
     CL_TRY(cl_fill(device, engine->dense_count.mem, 0, sizeof(cl_uint), "clearing counts"));
-    place_options(slice, 0, options, sizeof options);
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", options, "bin_count"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_count"));
     CL_TRY(CL_RUN(device, kernel, "counting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->block->hints),
-                  CL_ARG(slice->row0), CL_ARG(engine->place.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
-                  CL_ARG(plan.tile_rows), CL_ARG(engine->k), CL_ARG(engine->counts.mem),
-                  CL_ARG(engine->dense_count.mem)));
-    return cl_read_begin(device, &engine->dense_left, engine->dense_count.mem, sizeof(cl_uint), "a count of rows");
+                  CL_ARG(slice->row0), CL_ARG(place), CL_ARG(slice->n), CL_ARG(plan.shift), CL_ARG(plan.tile_rows),
+                  CL_ARG(engine->k), CL_ARG(engine->counts.mem), CL_ARG(engine->dense_count.mem)));
+    return cl_read_begin(device, &engine->dense_left, engine->dense_count.mem, 0, sizeof(cl_uint), "a count of rows");
 }
 
 fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *dense) {
@@ -123,6 +121,7 @@ fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *d
     if (engine->all_dense) return FGMM_OK;
     CL_TRY(cl_read_end(device, &engine->dense_left, "a count of rows"));
     *dense = *(const cl_uint *)engine->dense_left.pinned.at;
+    if (device->asking) *dense = 1;
     return *dense ? list_dense(device, slice, *dense) : FGMM_OK;
 }
 
@@ -134,30 +133,29 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice) {
     size_t local[2] = {GROUP, 1}, global[2] = {cl_round_up(engine->k, GROUP), plan.slots};
     size_t several = slice->settled ? (size_t)slice->listed + slice->looked : slice->n; /* rows that may have */
     size_t most = slice->n + several * (CL_CAP - 1);
-    char options[32];
+    cl_mem place = places(engine, slice);
     CL_TRY(cl_room_fit(device, &engine->totals, (size_t)pairs * sizeof(cl_uint), "lengths of lists"));
     CL_TRY(cl_room_fit(device, &engine->lists, ((size_t)pairs + 1) * sizeof(cl_uint), "starts of lists"));
     CL_TRY(cl_room_fit(device, &engine->values, most * sizeof(cl_uint), "survivors"));
     engine->list_slots = plan.slots;
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=0", "bin_totals"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_totals"));
     CL_TRY(CL_RUN(device, kernel, "measuring lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
                   CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
                   CL_ARG(engine->totals.mem)));
     CL_TRY(scan(device, engine->totals.mem, engine->lists.mem, pairs));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=0", "bin_starts"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_starts"));
     CL_TRY(CL_RUN(device, kernel, "placing lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
                   CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
                   CL_ARG(engine->lists.mem)));
     size_t group = device->max_work_group >= 128 ? 128 : 64, all = group * plan.tiles;
     cl_uint rounds = MOST_SCATTERED / (cl_uint)group;
-    place_options(slice, group < 128, options, sizeof options);
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", options, "bin_scatter"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", group < 128 ? "-DGROUP=64" : "", "bin_scatter"));
     for (cl_uint round0 = 0; round0 < plan.tile_rows; round0 += MOST_SCATTERED)
         CL_TRY(CL_RUN(device, kernel, "listing survivors", 1, &all, &group, CL_ARG(engine->cand_id.mem),
                       CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->block->hints),
-                      CL_ARG(slice->row0), CL_ARG(engine->place.mem), CL_ARG(slice->n), CL_ARG(plan.shift),
-                      CL_ARG(plan.tile_rows), CL_ARG(round0), CL_ARG(rounds), CL_ARG(engine->k),
-                      CL_ARG(engine->counts.mem), CL_ARG(engine->values.mem)));
+                      CL_ARG(slice->row0), CL_ARG(place), CL_ARG(slice->n), CL_ARG(plan.shift), CL_ARG(plan.tile_rows),
+                      CL_ARG(round0), CL_ARG(rounds), CL_ARG(engine->k), CL_ARG(engine->counts.mem),
+                      CL_ARG(engine->values.mem)));
     return FGMM_OK;
 }
 
@@ -166,7 +164,7 @@ fgmm_status cl_segments(fgmm_device *device, cl_uint slots, cl_ulong grain, cl_u
     cl_kernel kernel = NULL;
     size_t pairs = (size_t)engine->k * slots, local = GROUP, global = cl_round_up(pairs + 1, local);
     CL_TRY(cl_room_fit(device, &engine->segments, (pairs + 1) * sizeof(cl_uint), "segments"));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=0", "bin_segments"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_segments"));
     return CL_RUN(device, kernel, "finding segments", 1, &global, &local, CL_ARG(engine->values.mem),
                   CL_ARG(engine->lists.mem), CL_ARG(engine->list_slots), CL_ARG(engine->k), CL_ARG(slots),
                   CL_ARG(grain), CL_ARG(skip), CL_ARG(engine->segments.mem));
@@ -179,7 +177,7 @@ fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice) {
     CL_TRY(cl_room_fit(device, &engine->offsets, ((size_t)slice->n + 1) * sizeof(cl_uint), "offsets of survivors"));
     CL_TRY(cl_room_fit(device, &engine->row_values, (size_t)slice->n * CL_CAP * sizeof(cl_uint), "survivors"));
     CL_TRY(scan(device, engine->kept.mem, engine->offsets.mem, slice->n));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "-DPLACED=0", "bin_rows"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_rows"));
     return CL_RUN(device, kernel, "listing survivors", 1, &global, &local, CL_ARG(engine->kept.mem),
                   CL_ARG(engine->dense_flag.mem), CL_ARG(engine->offsets.mem), CL_ARG(slice->n),
                   CL_ARG(engine->row_values.mem));
@@ -191,12 +189,12 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     const fgmm_block *block = slice->block;
     cl_tally *tally = &engine->sparse;
     cl_kernel kernel = NULL;
+    cl_mem place = places(engine, slice);
     bin_plan plan = plan_bins(engine, slice);
     cl_uint k = engine->k, d = engine->d, most = tally->grain ? tally->slots : plan.slots;
     char options[96];
     int exact = engine->tied || engine->full, fours = !exact && cl_row_fours(engine, block->offset, block->pitch);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DEXACT=%d -DPLACED=%d", (int)block->type, fours,
-             exact, slice->settled);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DEXACT=%d", (int)block->type, fours, exact);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
     for (cl_uint chunk0 = 0; chunk0 < plan.slots; chunk0 += most) {
         cl_mem part = NULL;
@@ -205,10 +203,9 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
         size_t local = GROUP, global = cl_round_up((size_t)k * slots * (d / (fours ? 4 : 1) + 1), local);
         CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows),
                       CL_ARG(block->offset), CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k),
-                      CL_ARG(slots), CL_ARG(chunk0), CL_ARG(plan.slots), CL_ARG(engine->place.mem),
-                      CL_ARG(engine->sum_hi_at), CL_ARG(engine->sum_lo_at), CL_ARG(block->weights),
-                      CL_ARG(engine->values.mem), CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume),
-                      CL_ARG(part)));
+                      CL_ARG(slots), CL_ARG(chunk0), CL_ARG(plan.slots), CL_ARG(place), CL_ARG(engine->sum_hi_at),
+                      CL_ARG(engine->sum_lo_at), CL_ARG(block->weights), CL_ARG(engine->values.mem),
+                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume), CL_ARG(part)));
         int last = chunk0 + slots == plan.slots;
         int whole = tally->grain && (!last || (slice->first + slice->n) % tally->grain == 0);
         CL_TRY(cl_tally_close(device, tally, slots, whole));

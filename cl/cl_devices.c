@@ -250,6 +250,18 @@ static int likely_matrix(cl_device_id id) {
     return major == 9 ? CL_MATRIX_WARPGROUPS : major >= 8 ? CL_MATRIX_WARPS : CL_MATRIX_NONE;
 }
 
+/* Finding the reaches takes some of what the screen takes for so many rows a component. */
+int64_t cl_settle_from(const fgmm_device *device) {
+    return device->has_matrix ? 128 : 32;
+}
+
+/* Whether compilers of its driver are called from several threads. FLASHGMM_BUILD_AHEAD=0 or 1 says so of any device. */
+static int builds_ahead(const fgmm_device *device) {
+    const char *asked = getenv("FLASHGMM_BUILD_AHEAD");
+    if (asked && *asked) return strcmp(asked, "0") != 0;
+    return device->type == CL_DEVICE_TYPE_GPU;
+}
+
 /* What the engine asks about a device. */
 static void learn(fgmm_device *device) {
     cl_device_id id = device->id;
@@ -266,6 +278,8 @@ static void learn(fgmm_device *device) {
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     device->pairs = device->has_matrix;
     device->singles = 1;
+    device->settle_from = cl_settle_from(device);
+    device->builds_ahead = builds_ahead(device);
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;
 }

@@ -138,8 +138,9 @@ struct cl_engine {
     cl_pinned pinned, white_pinned;
     struct screen_component
         *measured; /* [k], of cl_params.c; NULL: the screen's parameters were sent, or there is no screen */
-    float *forms[2], *multipliers, *tiled; /* in pinned memory until then: of screen_rows, matrix_c, columns */
-    cl_uint rows_from;                     /* features of screen_rows, centre and scale, padded */
+    /* In pinned memory until they are sent: of mean_lo, screen_rows, matrix_c, columns. */
+    float *lower, *forms[2], *multipliers, *tiled;
+    cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room near_means, near_constants, near_centre, far_rows;
     cl_float near_most; /* squared distance to the centre beyond which a row is marked in far_rows */
@@ -153,7 +154,7 @@ struct cl_engine {
     cl_tally sparse, dense, sparse_scatter, dense_scatter;
     /* of cl_settle.c */
     cl_uint n_nearest;           /* others of a component that rows are looked at for */
-    cl_room off, nearest, moved; /* of the components, of reach.cl */
+    cl_room off, nearest, moved; /* of the components, for reach.cl and of it */
     int64_t moved_from;          /* the generation that they have moved from; 0: none */
     cl_room place,
         left; /* of a slice's rows, of settle.cl: where each one's candidates are, and those that have places */
@@ -161,6 +162,7 @@ struct cl_engine {
     int settle_wait, settle_rest; /* passes until it is tried again: now, and after the last time that too few were */
     double tried, left_over;      /* rows of this pass, and those of them that were left to the screen */
     double placed;                /* share of the last slice's rows that took places */
+    int screened;                 /* and some were for the screen */
     /* of cl_stretch.c */
     cl_stretch *waiting;          /* blocks of it that this pass has been given, up to waiting_to; NULL: none */
     const fgmm_block *waiting_to; /* NULL: all */
@@ -179,6 +181,7 @@ struct cl_engine {
     cl_arrival dense_left; /* how many rows of the slice are left to the dense engine */
     cl_arrival row_sums;   /* of the last block's chunks */
     size_t chunks_summed;  /* that row_sums will hold; 0: they have been added */
+    cl_arrival sums[2];    /* of a tally's lines, some at a time */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
@@ -237,7 +240,8 @@ void cl_pinned_free(fgmm_device *device, cl_pinned *pinned);
 fgmm_status cl_read(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
 fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t bytes, void *out, const char *what);
 /* The same in two: what was begun is at arrival->pinned.at after the end, which does nothing where nothing was begun. */
-fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t bytes, const char *what);
+fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t at, size_t bytes,
+                          const char *what);
 fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what);
 /* The end without a message, for what nobody wants any more. */
 cl_int cl_arrival_wait(cl_arrival *arrival);
@@ -261,16 +265,17 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 
 /* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const double *frame);
-/* What the screens alone take of that: sent when it is first wanted, which settling puts off. */
-fgmm_status cl_prepare_screen(fgmm_device *device);
+/* What nothing takes before the screens: formed and sent when it is first wanted, which settling puts off. @param beside most of it through
+ * the other queue, while this one works; where that brings rows, it would come after these */
+fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
+/* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
+fgmm_status cl_send_lower(fgmm_device *device);
 /* A double as two floats. */
 void cl_split(double value, float *hi, float *lo);
 /* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
  * read beyond the last. */
 float *cl_take(cl_engine *engine, size_t count);
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what);
-/* Whether all components lie so near to the screen's centre that f32 products tell them apart. */
-int cl_is_near(const fgmm_device *device, const cl_engine *engine);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
 
@@ -372,13 +377,14 @@ int64_t cl_superchunk(const cl_group *group, int64_t grain, cl_uint i);
 /* Opens the tally for a group; `starts` gets where the rows of each superchunk start within the group. */
 fgmm_status cl_group_open(fgmm_device *device, const cl_group *group, cl_tally *tally, cl_room *starts, cl_place *out);
 
-/* cl_near.c: whether groups may go through matrix units, from what cl_begin knows. */
+/* cl_near.c: whether all components lie so near to the screen's centre that f32 products tell them apart, and what is sent then. */
+int cl_is_near(const fgmm_device *device, const cl_engine *engine);
+fgmm_status cl_send_near(fgmm_device *device, const double *frame);
+/* Whether groups may go through matrix units, from what cl_begin knows. */
 void cl_pairs_choose(const fgmm_device *device, cl_engine *engine);
 size_t cl_pairs_padded(size_t components);
 size_t cl_pairs_row_bytes(const cl_engine *engine); /* of memory that a row of a group takes */
-/* Sends what its kernels want, or turns them off. @param centre [D] as sent */
-fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const float *centre);
-size_t cl_pairs_floats(const cl_engine *engine); /* of pinned memory that this takes */
+size_t cl_pairs_floats(const cl_engine *engine);    /* of pinned memory that this takes */
 /* Whether it takes such a group. */
 int cl_pairs_take(const cl_engine *engine, const cl_group *group);
 /* Such a group, whose norms are there. *done: 0 where it is the f32 kernels' after all. */

@@ -10,8 +10,9 @@ enum {
     LEAST_GRAIN = 1024,
     MOST_GRAIN = 65536,
     MOST_SLICE = 1 << 17,
-    LEAST_SLOTS = 12, /* few launches for a slice whose rows are settled and superchunks are large */
     PART_BYTES = 32 << 20,
+    SLOTS_BYTES = 26 << 20, /* where a slice's rows are settled, and it lies in many superchunks: so much, */
+    MOST_SLOTS = 64,        /* and so many, are summed by a launch */
     ROW_SUMS = 8,
     MOST_HELD = 8
 };
@@ -29,17 +30,25 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
              diag, tile->gx, tile->gy, tile->rm, tile->rn);
 }
 
-/* Superchunks of the sparse sums: from K and D alone, so that the sums' bits do not depend on blocks. */
-static void plan_sparse(cl_engine *engine) {
+/* Superchunks of the sparse sums: their grain is from K and D alone, so that the sums' bits do not depend on blocks. */
+static void plan_sparse(const fgmm_device *device, cl_engine *engine) {
     int64_t sums = (int64_t)engine->k * (2 * (int64_t)engine->d + 1) * (int64_t)sizeof(cl_float2);
     int64_t grain = LEAST_GRAIN;
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
     int64_t slots = PART_BYTES / sums;
     if (slots < 2) grain = 0, slots = 1;
     int64_t touched = grain ? MOST_SLICE / grain + 1 : 1;
-    if (touched < LEAST_SLOTS) touched = LEAST_SLOTS;
+    int64_t bytes = SLOTS_BYTES < device->limit_bytes / 16 ? SLOTS_BYTES : device->limit_bytes / 16;
+    int64_t fit = bytes / sums < MOST_SLOTS ? bytes / sums : MOST_SLOTS;
+    if (touched < fit) touched = fit;
     if (slots > touched) slots = touched;
     cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)slots);
+}
+
+/* No more of them than such a block lies in. */
+static void bound_slots(cl_tally *tally, int64_t rows) {
+    int64_t touched = tally->grain ? rows / tally->grain + 2 : 1;
+    if (!tally->started && tally->slots > touched) tally->slots = (uint32_t)touched;
 }
 
 fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
@@ -49,6 +58,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         if (!engine) return FGMM_ERR_MEMORY;
         memset(engine, 0, sizeof *engine);
         engine->placed = 1.0;
+        engine->screened = 1;
         device->engine = engine;
     }
     cl_release_memory(device, engine->ids);
@@ -61,6 +71,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     (void)cl_arrival_wait(&engine->taken);
     (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
+    for (int i = 0; i < 2; i++) (void)cl_arrival_wait(&engine->sums[i]);
     engine->chunks_summed = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
@@ -85,13 +96,16 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     }
     engine->count_units = params->hard ? 0.0 : 32.0;
     engine->near = cl_is_near(device, engine);
+    if (engine->near && device->pairs) CL_TRY(cl_trust(device, CL_CASE_NEAR, params->d));
+    if (engine->near && device->pairs && params->precision == FGMM_FAST)
+        CL_TRY(cl_trust(device, CL_CASE_NEAR_FAST, params->d));
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
     engine->settling = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
-    plan_sparse(engine);
+    plan_sparse(device, engine);
     cl_pairs_choose(device, engine);
     cl_dense_plan(device, engine);
     if (engine->tied || engine->full) cl_scatter_plan(engine);
@@ -155,12 +169,12 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     /* A CPU has its rows in a cache. */
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
-    snprintf(options, sizeof options,
-             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d -DPLACED=%d", (int)block->type,
-             cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes, fours > MOST_HELD ? 0 : fours,
-             engine->alone, slice->settled);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d",
+             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
+             fours > MOST_HELD ? 0 : fours, engine->alone);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
+    cl_mem list = slice->settled ? engine->left.mem : NULL;
     size_t local = 64, rows = engine->alone ? local : local / (size_t)lanes,
            global = cl_round_up(slice->places, rows) / rows * local;
     return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
@@ -169,7 +183,7 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(engine->constants.mem), CL_ARG(engine->resp_log_cut), CL_ARG(engine->log_norm_max),
                   CL_ARG(hard), CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
-                  CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints), CL_ARG(engine->left.mem));
+                  CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints), CL_ARG(list));
 }
 
 /* Hints start as none; refine fills them in. */
@@ -210,14 +224,15 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     /* log p(x) is not known of each row: the row's cut is then at its largest. */
     cl_float log_norm_max = engine->alone ? -FLT_MAX : engine->log_norm_max;
     cl_uint hard = engine->params.hard != 0;
+    cl_mem place = slice->settled ? engine->place.mem : NULL;
     char options[48];
-    snprintf(options, sizeof options, "-DGROUP=%d -DPLACED=%d", (int)local, slice->settled);
+    snprintf(options, sizeof options, "-DGROUP=%d", (int)local);
     CL_TRY(cl_kernel_get(device, &kernel, "row_sums", options, "row_sums"));
     return CL_RUN(device, kernel, "sums over rows", 1, &global, &local, CL_ARG(slice->block->weights),
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
                   CL_ARG(engine->kept_weight.mem), CL_ARG(slice->block->hints), CL_ARG(engine->constants.mem),
-                  CL_ARG(hard), CL_ARG(engine->place.mem), CL_ARG(engine->chunks.mem));
+                  CL_ARG(hard), CL_ARG(place), CL_ARG(engine->chunks.mem));
 }
 
 static size_t chunk_bytes(const fgmm_block *block) {
@@ -258,6 +273,8 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     if (engine->params.hard && block->weights) engine->count_units = 20.0;
+    bound_slots(&engine->sparse, block->n);
+    bound_slots(&engine->dense, block->n);
     CL_TRY(cl_prepare(device, block->centre));
     CL_TRY(cl_settle_begin(device, block));
     CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
@@ -281,7 +298,7 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
     if (engine->settling) block->distances_of = engine->now.number;
     engine->settling = 0;
     CL_TRY(add_row_sums(device));
-    CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, chunk_bytes(block), "sums over rows"));
+    CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, 0, chunk_bytes(block), "sums over rows"));
     engine->chunks_summed = chunk_bytes(block) / (ROW_SUMS * sizeof(cl_uint));
     return FGMM_OK;
 }
@@ -327,7 +344,7 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     if (engine->waiting_lost)
         return host->fail(host->user, FGMM_ERR_DEVICE, "rows were let go in the middle of a pass");
     CL_TRY(estep_waiting(device));
-    if (engine->measured) engine->prepared = 0; /* the sums come to where the screen's parameters lie */
+    if (engine->measured) engine->prepared = 0; /* nothing more is formed of these parameters */
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     CL_TRY(add_row_sums(device));
     cl_settle_learn(device);
@@ -372,6 +389,7 @@ void cl_engine_free(fgmm_device *device) {
     cl_arrival_free(device, &engine->taken);
     cl_arrival_free(device, &engine->dense_left);
     cl_arrival_free(device, &engine->row_sums);
+    for (int i = 0; i < 2; i++) cl_arrival_free(device, &engine->sums[i]);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
         cl_room_free(device, &engine->scan_sums[i]);

@@ -231,7 +231,8 @@ static fgmm_status send_parts(fgmm_device *device, const pair_parts *p) {
     return cl_send_taken(device, &engine->pair_a, p->a, d, "the features' scales");
 }
 
-fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const float *centre) {
+/* Sends what the kernels want, or turns them off. centre [D]: as sent. */
+static fgmm_status prepare_pairs(fgmm_device *device, const double *frame, const float *centre) {
     cl_engine *engine = device->engine;
     size_t k = engine->k, d = engine->d, terms = (size_t)engine->pairs.steps * 16;
     pair_component *formed = cl_alloc(device, k * sizeof *formed);
@@ -260,6 +261,74 @@ fgmm_status cl_pairs_prepare(fgmm_device *device, const double *frame, const flo
     }
     engine->pairs.on = CL_MATRIX_NONE;
     return FGMM_OK;
+}
+
+/*
+ * Spherical: with M = a |m - c|^2 of a component and P = a |x - c|^2 of a row, the terms of its product add up to at most
+ * T = 2 sqrt(P M) in absolute value, and what rounding leaves where it does not all agree is about 2^-24 T / sqrt(D): under 1e-6
+ * for rows of P about D / 2 + M. Then no mean is more than a few deviations from c, as sums about c need; diagonal covariances
+ * need it of each feature. Rows of P beyond FAR D, where that comes to 4e-6, have the pass repeated with direct differences.
+ */
+enum { FAR = 35 };
+
+static int component_near(const cl_engine *engine, size_t i, double most) {
+    const fgmm_params *params = &engine->params;
+    size_t c = (size_t)engine->ids[i], d = engine->d;
+    double m = 0.0;
+    for (size_t f = 0; f < d; f++) {
+        double t = params->means[c * d + f] - params->centre[f];
+        double a = params->half_inv_var[engine->diag ? c * d + f : c], term = a * t * t;
+        if (!(a > 1e-30 && a < 1e30)) return 0;
+        m = engine->diag ? fmax(m, term) : m + term;
+    }
+    return m <= most;
+}
+
+int cl_is_near(const fgmm_device *device, const cl_engine *engine) {
+    const fgmm_params *params = &engine->params;
+    const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
+    size_t k = engine->k;
+    int far = 0;
+    if (params->careful || params->hard || engine->tied || engine->full) return 0;
+    if (k > 0 && !component_near(engine, 0, most)) return 0; /* as where clusters lie apart */
+#pragma omp parallel for num_threads(cl_threads(device, k * engine->d))
+    for (size_t i = 1; i < k; i++)
+        if (!component_near(engine, i, most)) {
+#pragma omp atomic write
+            far = 1;
+        }
+    return !far;
+}
+
+/* The centre; what cl_near.c needs; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
+fgmm_status cl_send_near(fgmm_device *device, const double *frame) {
+    cl_engine *engine = device->engine;
+    const fgmm_params *params = &engine->params;
+    size_t k = engine->k, d = engine->d;
+    float *centre = cl_take(engine, d);
+    for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(params, frame, (int64_t)f);
+    CL_TRY(cl_send_taken(device, &engine->near_centre, centre, d, "the centre"));
+    engine->near_most = (float)(FAR * (double)d); /* diagonal: of the norm that cl_near.c weighs */
+    if (engine->diag) return engine->pairs.on ? prepare_pairs(device, frame, centre) : FGMM_OK;
+    float *means = cl_take(engine, k * d), *constants = cl_take(engine, 4 * k);
+    double widest = INFINITY; /* the least a: of the components that such a row may belong to */
+    for (size_t i = 0; i < k; i++) widest = fmin(widest, params->half_inv_var[engine->ids[i]]);
+    engine->near_most = (float)(FAR * (double)d / widest);
+#pragma omp parallel for num_threads(cl_threads(device, k *d))
+    for (size_t i = 0; i < k; i++) {
+        size_t c = (size_t)engine->ids[i];
+        double a = params->half_inv_var[c], square = 0.0;
+        for (size_t f = 0; f < d; f++) {
+            double t = params->means[c * d + f] - (frame ? frame[f] : 0.0) - (double)centre[f];
+            means[i * d + f] = (float)(2.0 * a * t);
+            square += t * t;
+        }
+        cl_split(params->log_norm[c] + params->log_weights[c] - a * square, &constants[4 * i], &constants[4 * i + 1]);
+        constants[4 * i + 2] = constants[4 * i + 3] = 0.0f;
+    }
+    CL_TRY(cl_send_taken(device, &engine->near_means, means, k * d, "the means"));
+    CL_TRY(cl_send_taken(device, &engine->near_constants, constants, 4 * k, "the components' constants"));
+    return engine->pairs.on ? prepare_pairs(device, frame, centre) : FGMM_OK;
 }
 
 /* ---- groups ---- */

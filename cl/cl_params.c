@@ -4,6 +4,8 @@
  */
 #include "cl_engine.h"
 
+#include "../lib/clones.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -56,8 +58,13 @@ float *cl_take(cl_engine *engine, size_t count) {
     return out;
 }
 
+/* Kernels that read four at a time may read beyond the last. */
+static fgmm_status fit_floats(fgmm_device *device, cl_room *room, size_t count, const char *what) {
+    return cl_room_fit(device, room, (count + 3) * sizeof(float), what);
+}
+
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
-    CL_TRY(cl_room_fit(device, room, (count + 3) * sizeof(float), what));
+    CL_TRY(fit_floats(device, room, count, what));
     CL_CHECK(device,
              clEnqueueWriteBuffer(device->queue, room->mem, CL_FALSE, 0, count * sizeof *from, from, 0, NULL, NULL),
              what);
@@ -65,7 +72,7 @@ fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from,
 }
 
 /* A row of doubles less `frame` (or NULL), as two floats each. */
-static void split_row(const double *row, const double *frame, size_t d, float *hi, float *lo) {
+static FGMM_INTO_CLONES void split_row(const double *row, const double *frame, size_t d, float *hi, float *lo) {
     float check = 0.0f; /* not finite where a value is beyond a float */
     for (size_t f = 0; f < d; f++) {
         double value = row[f] - (frame ? frame[f] : 0.0);
@@ -82,18 +89,38 @@ static void split_row(const double *row, const double *frame, size_t d, float *h
 typedef struct split_rows {
     const double *values, *frame;
     float *hi, *lo;
+    float *off; /* [K] of means, or NULL: e of reach.cl */
 } split_rows;
 
 static split_rows take_split(cl_engine *engine, const double *values, const double *frame) {
     size_t cells = engine->k * engine->d;
-    split_rows out = {values, frame, cl_take(engine, cells), NULL};
+    split_rows out = {values, frame, cl_take(engine, cells), NULL, NULL};
     out.lo = cl_take(engine, cells);
     return out;
 }
 
-static void split_component(const cl_engine *engine, const split_rows *split, size_t i) {
+/* The norm of what a component's upper floats leave of its mean. */
+static FGMM_INTO_CLONES float norm_off(const cl_engine *engine, size_t i, const float *lo) {
+    size_t c = (size_t)engine->ids[i], d = engine->d;
+    const double *a = engine->params.half_inv_var + (engine->diag ? c * d : c);
+    double sums[FGMM_LANES] = {0}, sum;
+    size_t f = 0;
+    for (; f + FGMM_LANES <= d; f += FGMM_LANES)
+#pragma omp simd
+        for (int l = 0; l < FGMM_LANES; l++) {
+            double t = lo[f + l];
+            sums[l] += (engine->diag ? a[f + l] : 1.0) * t * t;
+        }
+    for (; f < d; f++) sums[0] += (engine->diag ? a[f] : 1.0) * (double)lo[f] * (double)lo[f];
+    sum = fgmm_add_lanes(sums);
+    return (float)(sqrt(engine->diag ? sum : a[0] * sum) * (1.0 + 0x1p-20));
+}
+
+FGMM_CLONES static void split_component(const cl_engine *engine, const split_rows *split, size_t i) {
     size_t d = engine->d;
-    split_row(split->values + (size_t)engine->ids[i] * d, split->frame, d, split->hi + i * d, split->lo + i * d);
+    float *lo = split->lo + i * d;
+    split_row(split->values + (size_t)engine->ids[i] * d, split->frame, d, split->hi + i * d, lo);
+    if (split->off) split->off[i] = norm_off(engine, i, lo);
 }
 
 static fgmm_status send_split(fgmm_device *device, const split_rows *split, cl_room *hi, cl_room *lo,
@@ -119,7 +146,8 @@ static fgmm_status split_and_send(fgmm_device *device, const double *values, con
  * of diagonal ones the largest of a and 2 a |m|. */
 typedef struct screen_component {
     double norm, log_w, m, a, most_a, sum_a, sum_am;
-    int sound; /* within what floats hold with room to spare */
+    int sound;        /* within what floats hold with room to spare */
+    int suits_matrix; /* within what f16 does */
 } screen_component;
 
 /* Columns of the screens: where they lie, what they are scaled by, and 1 / scale^2. */
@@ -128,21 +156,27 @@ typedef struct screen_frame {
 } screen_frame;
 
 /* Sums of squares and of sizes. */
-static void add_sizes(const double *values, size_t d, double *square, double *sum) {
-    double squares = 0.0, sums = 0.0;
-#pragma omp simd reduction(+ : squares, sums)
-    for (size_t f = 0; f < d; f++) {
-        squares += values[f] * values[f];
-        sums += fabs(values[f]);
+static FGMM_INTO_CLONES void add_sizes(const double *values, size_t d, double *square, double *sum) {
+    double squares[FGMM_LANES] = {0}, sums[FGMM_LANES] = {0};
+    size_t f = 0;
+    for (; f + FGMM_LANES <= d; f += FGMM_LANES)
+#pragma omp simd
+        for (int l = 0; l < FGMM_LANES; l++) {
+            squares[l] += values[f + l] * values[f + l];
+            sums[l] += fabs(values[f + l]);
+        }
+    for (; f < d; f++) {
+        squares[0] += values[f] * values[f];
+        sums[0] += fabs(values[f]);
     }
-    *square = squares;
-    *sum = sums;
+    *square = fgmm_add_lanes(squares);
+    *sum = fgmm_add_lanes(sums);
 }
 
-/* One component's rows of screen_rows: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m of it.
- * mean: room for [D]. */
-static screen_component form_component(const cl_engine *engine, const screen_frame *frame, size_t i, double *mean,
-                                       float *first, float *second) {
+/* One component's rows of screen_rows, where there are any: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m
+ * of it. mean: room for [D]. */
+FGMM_CLONES static screen_component form_component(const cl_engine *engine, const screen_frame *frame, size_t i,
+                                                   double *mean, float *first, float *second) {
     const fgmm_params *params = &engine->params;
     int64_t c = engine->ids[i];
     size_t d = engine->d;
@@ -162,8 +196,10 @@ static screen_component form_component(const cl_engine *engine, const screen_fra
         for (size_t f = 0; f < d; f++) most = mean[f] > most ? mean[f] : -mean[f] > most ? -mean[f] : most;
         for (size_t f = 0; f < d; f++) {
             double a = inverse[f] * frame->inverse_square[f], am = 2.0 * a * mean[f], size = fabs(am);
-            first[f] = (float)-a;
-            second[f] = (float)am;
+            if (first) {
+                first[f] = (float)-a;
+                second[f] = (float)am;
+            }
             square += am * mean[f];
             out.sum_a += a;
             sum += size;
@@ -177,7 +213,7 @@ static screen_component form_component(const cl_engine *engine, const screen_fra
         out.most_a = fmax(out.most_a, largest_a);
     } else {
         double a = (params->half_inv_var ? params->half_inv_var[c] : 0.5) * frame->inverse_square[0];
-        for (size_t f = 0; f < d; f++) first[f] = (float)mean[f];
+        for (size_t f = 0; f < d && first; f++) first[f] = (float)mean[f];
         add_sizes(mean, d, &square, &sum);
         most = sqrt(square); /* at most */
         out.a = least_a = largest_a = a;
@@ -237,30 +273,35 @@ static int screen_constants(cl_engine *engine, const screen_component *measured,
  * rows', which the norm that a row may have bounds. Spherical factors are as large as means, and 2 |x| <= 1 + |x|^2 brings the
  * rows' under g; diagonal ones are brought to [2^14, 2^15) by a multiplier.
  */
-static int matrix_constants(cl_engine *engine, const screen_component *measured, float *components, float *columns) {
-    cl_matrix *matrix = &engine->matrix;
+static double matrix_rounding(const cl_engine *engine) {
+    double depth = 16.0 * engine->matrix.steps;
+    return 0x1.008p-10 + (1.25 * depth + 64.0) * 2.0 * 0x1p-24 + 0x1p-25 * sqrt((double)engine->d) + row_error(engine);
+}
+
+/* Of component i. Returns whether they can be trusted. */
+static int matrix_component(const cl_engine *engine, double g, const screen_component *c, size_t i) {
     const double unit = 0x1p-24, tiny = 0x1p-25, d = engine->d, norm_most = 60000.0;
-    double depth = 16.0 * matrix->steps, slack = 0.0;
-    double g = 0x1.008p-10 + (1.25 * depth + 64.0) * 2.0 * unit + tiny * sqrt(d) + row_error(engine);
+    double multiplier = engine->diag ? ldexp(1.0, ilogb(c->most_a) - 14) : 2.0 * c->a;
+    double tail = engine->diag ? tiny * (c->sum_a + c->sum_am + multiplier * (1.5 * norm_most + 0.5 * d))
+                               : tiny * (c->sum_am + c->a * sqrt(d));
+    double error = (7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail) * (1.0 + 8.0 * unit);
+    float *out = engine->multipliers + 4 * i, *column = engine->tiled + 2 * i;
+    out[0] = column[0] = (float)multiplier;
+    out[1] = column[1] = (float)(c->norm + c->log_w - error - c->m);
+    out[2] = (float)(2.0 * error - c->log_w);
+    out[3] = 0.0f;
+    if (!engine->diag && !(c->m < c->a * norm_most)) return 0; /* the mean's norm, as a row's */
+    return c->sound && error < 1e15 && multiplier > 1e-15 && multiplier < 1e15;
+}
+
+static int matrix_constants(cl_engine *engine) {
+    cl_matrix *matrix = &engine->matrix;
+    double slack = 0.0, g = matrix_rounding(engine);
     size_t padded = (size_t)matrix->tiles * matrix->nt * 8;
-    for (size_t i = engine->k; i < padded; i++) columns[2 * i] = 0.0f, columns[2 * i + 1] = -3e38f;
+    for (size_t i = engine->k; i < padded; i++) engine->tiled[2 * i] = 0.0f, engine->tiled[2 * i + 1] = -3e38f;
     for (size_t i = 0; i < engine->k; i++) {
-        const screen_component *c = &measured[i];
-        double multiplier = engine->diag ? ldexp(1.0, ilogb(c->most_a) - 14) : 2.0 * c->a, tail;
-        if (engine->diag)
-            tail = tiny * (c->sum_a + c->sum_am + multiplier * (1.5 * norm_most + 0.5 * d));
-        else
-            tail = tiny * (c->sum_am + c->a * sqrt(d));
-        double error = (7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail) * (1.0 + 8.0 * unit);
-        double upper = 2.0 * error - c->log_w;
-        if (!c->sound || !(error < 1e15) || !(multiplier > 1e-15 && multiplier < 1e15)) return 0;
-        if (!engine->diag && !(c->m < c->a * norm_most)) return 0; /* the mean's norm, as a row's */
-        float *out = components + 4 * i;
-        out[0] = columns[2 * i] = (float)multiplier;
-        out[1] = columns[2 * i + 1] = (float)(c->norm + c->log_w - error - c->m);
-        out[2] = (float)upper;
-        out[3] = 0.0f;
-        slack = fmax(slack, (double)out[2]);
+        if (!engine->measured[i].suits_matrix) return 0;
+        slack = fmax(slack, (double)engine->multipliers[4 * i + 2]);
     }
     matrix->slack = (float)(slack + 1e-6 * fabs(slack));
     matrix->bounds = screen_bounds(engine, g);
@@ -338,13 +379,16 @@ static void drop_measured(fgmm_device *device) {
     device->engine->measured = NULL;
 }
 
-/* Fills rows[0 .. 1] and measured [k], and splits the means (NULL: that is done). room: doubles for the columns and for each thread. */
-static void form_components(fgmm_device *device, const double *frame, const split_rows *split, double *room,
-                            int threads, float *rows[2], screen_component *measured) {
+/* Fills engine->measured; rows[0 .. 1] and matrix units' constants (NULL: not these); and splits the means (NULL: not these). */
+static fgmm_status form_components(fgmm_device *device, const double *frame, const split_rows *split, float *rows[2]) {
     const cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
-    size_t d = engine->d, from = padded_features(engine);
+    size_t d = engine->d, from = engine->rows_from;
+    int threads = cl_threads(device, engine->k * d * (engine->tied ? d : 1));
+    double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
+    if (!room) return FGMM_ERR_MEMORY;
     screen_frame columns = {room, room + d, room + 2 * d};
+    double g = matrix_rounding(engine);
     for (size_t f = 0; f < d; f++) {
         columns.centre[f] = cl_screen_centre(params, frame, (int64_t)f) + (frame ? frame[f] : 0.0);
         columns.scale[f] = params->scale[f];
@@ -357,60 +401,102 @@ static void form_components(fgmm_device *device, const double *frame, const spli
 #else
         double *mean = room + 3 * d;
 #endif
-        float *first = rows[0] + i * from, *second = rows[1] ? rows[1] + i * from : NULL;
+        float *first = rows ? rows[0] + i * from : NULL, *second = rows && rows[1] ? rows[1] + i * from : NULL;
         if (split) split_component(engine, split, i);
-        measured[i] = form_component(engine, &columns, i, mean, first, second);
-        for (size_t f = d; f < from; f++) {
+        screen_component *c = &engine->measured[i];
+        *c = form_component(engine, &columns, i, mean, first, second);
+        c->suits_matrix = first && engine->matrix.on && matrix_component(engine, g, c, i);
+        for (size_t f = d; f < from && first; f++) {
             first[f] = 0.0f;
             if (second) second[f] = 0.0f;
         }
     }
+    cl_release_memory(device, room);
+    return FGMM_OK;
 }
 
 /* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. Sends the constants that
- * settling takes, too. */
+ * settling takes, too. What the screens alone take is formed when it is wanted, but where means are dear. */
 static fgmm_status form_screen(fgmm_device *device, const double *frame, const split_rows *split, int *sound) {
     cl_engine *engine = device->engine;
-    size_t k = engine->k, d = engine->d, from = padded_features(engine);
-    size_t work = k * d * (engine->tied ? d : 1);
-    int threads = cl_threads(device, work);
+    size_t k = engine->k, from = padded_features(engine);
     float *constants = cl_take(engine, 4 * (size_t)engine->kp);
     engine->multipliers = cl_take(engine, 4 * k);
     engine->tiled = cl_take(engine, 2 * padded_columns(engine));
     fgmm_status status = FGMM_OK;
-    double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
-    if (room) engine->measured = cl_alloc(device, k * sizeof *engine->measured);
-    if (!engine->measured) CL_GO(FGMM_ERR_MEMORY);
+    engine->measured = cl_alloc(device, k * sizeof *engine->measured);
+    if (!engine->measured) return FGMM_ERR_MEMORY;
     for (int part = 0; part < 2; part++)
         engine->forms[part] = part == 0 || engine->diag ? cl_take(engine, k * from) : NULL;
     engine->rows_from = (cl_uint)from;
-    form_components(device, frame, split, room, threads, engine->forms, engine->measured);
+    CL_GO(form_components(device, frame, split, engine->tied ? engine->forms : NULL));
+    if (split) CL_GO(cl_send_taken(device, &engine->mean_hi, split->hi, k * engine->d, "the means"));
     if (!screen_constants(engine, engine->measured, constants)) *sound = 0;
     if (*sound)
-        status = cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants");
+        CL_GO(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
+    if (*sound && split) status = cl_send_taken(device, &engine->off, split->off, k, "the components' reaches");
 done:
     if (status != FGMM_OK || !*sound) drop_measured(device);
-    cl_release_memory(device, room);
     return status;
 }
 
-fgmm_status cl_prepare_screen(fgmm_device *device) {
+fgmm_status cl_send_lower(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    const float *lower = engine->lower;
+    engine->lower = NULL;
+    return lower ? cl_send_taken(device, &engine->mean_lo, lower, engine->k * engine->d, "the means") : FGMM_OK;
+}
+
+static fgmm_status send_forms(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    size_t from = engine->rows_from;
+    for (int part = 0; part < (engine->diag ? 2 : 1); part++)
+        CL_TRY(cl_send_taken(device, &engine->screen_rows[part], engine->forms[part], engine->k * from,
+                             "the screen's parameters"));
+    CL_TRY(cl_send_lower(device));
+    return arrange_columns(device, from);
+}
+
+/* Through the other queue. *sent: when that is done. */
+static fgmm_status send_forms_beside(fgmm_device *device, cl_event *sent) {
+    cl_command_queue work = device->queue;
+    device->queue = device->copies;
+    fgmm_status status = send_forms(device);
+    device->queue = work;
+    CL_TRY(status);
+    CL_CHECK(device, clEnqueueMarkerWithWaitList(device->copies, 0, NULL, sent), "sending the screen's parameters");
+    CL_CHECK(device, clFlush(device->copies), "sending the screen's parameters");
+    return FGMM_OK;
+}
+
+static fgmm_status send_screen(fgmm_device *device, cl_event *sent) {
     cl_engine *engine = device->engine;
     cl_matrix *matrix = &engine->matrix;
-    if (!engine->measured) return FGMM_OK;
-    size_t k = engine->k, from = engine->rows_from, columns = padded_columns(engine);
-    if (matrix->on && !matrix_constants(engine, engine->measured, engine->multipliers, engine->tiled))
-        matrix->on = CL_MATRIX_NONE;
-    for (int part = 0; part < (engine->diag ? 2 : 1); part++)
-        CL_TRY(cl_send_taken(device, &engine->screen_rows[part], engine->forms[part], k * from,
-                             "the screen's parameters"));
-    CL_TRY(arrange_columns(device, from));
+    if (!engine->tied) CL_TRY(form_components(device, engine->frame, NULL, engine->forms));
+    CL_TRY(sent ? send_forms_beside(device, sent) : send_forms(device));
+    if (matrix->on && !matrix_constants(engine)) matrix->on = CL_MATRIX_NONE;
     if (matrix->on) {
-        CL_TRY(cl_send_taken(device, &engine->matrix_c, engine->multipliers, 4 * k, "the screen's constants"));
-        CL_TRY(cl_send_taken(device, &engine->columns, engine->tiled, 2 * columns, "the screen's constants"));
-        CL_TRY(arrange_fragments(device));
+        CL_TRY(cl_send_taken(device, &engine->matrix_c, engine->multipliers, 4 * (size_t)engine->k,
+                             "the screen's constants"));
+        CL_TRY(cl_send_taken(device, &engine->columns, engine->tiled, 2 * padded_columns(engine),
+                             "the screen's constants"));
     }
     CL_TRY(send_frame(device, engine->frame));
+    if (sent)
+        CL_CHECK(device, clEnqueueBarrierWithWaitList(device->queue, 1, sent, NULL),
+                 "waiting for the screen's parameters");
+    return matrix->on ? arrange_fragments(device) : FGMM_OK;
+}
+
+fgmm_status cl_prepare_screen(fgmm_device *device, int beside) {
+    cl_event sent = NULL;
+    if (!device->engine->measured) return FGMM_OK;
+    fgmm_status status = send_screen(device, beside ? &sent : NULL);
+    if (sent) clReleaseEvent(sent);
+    if (status != FGMM_OK) {
+        clFinish(device->copies); /* nothing of it is under way any more */
+        return status;
+    }
     drop_measured(device);
     return FGMM_OK;
 }
@@ -446,76 +532,6 @@ static fgmm_status send_exact(fgmm_device *device) {
     return cl_send_taken(device, &engine->inverse, inverse, count, "the inverse variances");
 }
 
-/* ---- near components ---- */
-
-/*
- * Spherical: with M = a |m - c|^2 of a component and P = a |x - c|^2 of a row, the terms of its product add up to at most
- * T = 2 sqrt(P M) in absolute value, and what rounding leaves where it does not all agree is about 2^-24 T / sqrt(D): under 1e-6
- * for rows of P about D / 2 + M. Then no mean is more than a few deviations from c, as sums about c need; diagonal covariances
- * need it of each feature. Rows of P beyond FAR D, where that comes to 4e-6, have the pass repeated with direct differences.
- */
-enum { FAR = 35 };
-
-static int component_near(const cl_engine *engine, size_t i, double most) {
-    const fgmm_params *params = &engine->params;
-    size_t c = (size_t)engine->ids[i], d = engine->d;
-    double m = 0.0;
-    for (size_t f = 0; f < d; f++) {
-        double t = params->means[c * d + f] - params->centre[f];
-        double a = params->half_inv_var[engine->diag ? c * d + f : c], term = a * t * t;
-        if (!(a > 1e-30 && a < 1e30)) return 0;
-        m = engine->diag ? fmax(m, term) : m + term;
-    }
-    return m <= most;
-}
-
-int cl_is_near(const fgmm_device *device, const cl_engine *engine) {
-    const fgmm_params *params = &engine->params;
-    const double d = engine->d, most = engine->diag ? 2.0 : d < 32.0 ? d : 32.0;
-    size_t k = engine->k;
-    int far = 0;
-    if (params->careful || params->hard || engine->tied || engine->full) return 0;
-    if (k > 0 && !component_near(engine, 0, most)) return 0; /* as where clusters lie apart */
-#pragma omp parallel for num_threads(cl_threads(device, k * engine->d))
-    for (size_t i = 1; i < k; i++)
-        if (!component_near(engine, i, most)) {
-#pragma omp atomic write
-            far = 1;
-        }
-    return !far;
-}
-
-/* The centre; what cl_near.c needs; and for spherical covariances 2 a (m - c), and L - M in two floats, of each component. */
-static fgmm_status send_near(fgmm_device *device, const double *frame) {
-    cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    size_t k = engine->k, d = engine->d;
-    float *centre = cl_take(engine, d);
-    for (size_t f = 0; f < d; f++) centre[f] = cl_screen_centre(params, frame, (int64_t)f);
-    CL_TRY(cl_send_taken(device, &engine->near_centre, centre, d, "the centre"));
-    engine->near_most = (float)(FAR * (double)d); /* diagonal: of the norm that cl_near.c weighs */
-    if (engine->diag) return engine->pairs.on ? cl_pairs_prepare(device, frame, centre) : FGMM_OK;
-    float *means = cl_take(engine, k * d), *constants = cl_take(engine, 4 * k);
-    double widest = INFINITY; /* the least a: of the components that such a row may belong to */
-    for (size_t i = 0; i < k; i++) widest = fmin(widest, params->half_inv_var[engine->ids[i]]);
-    engine->near_most = (float)(FAR * (double)d / widest);
-#pragma omp parallel for num_threads(cl_threads(device, k *d))
-    for (size_t i = 0; i < k; i++) {
-        size_t c = (size_t)engine->ids[i];
-        double a = params->half_inv_var[c], square = 0.0;
-        for (size_t f = 0; f < d; f++) {
-            double t = params->means[c * d + f] - (frame ? frame[f] : 0.0) - (double)centre[f];
-            means[i * d + f] = (float)(2.0 * a * t);
-            square += t * t;
-        }
-        cl_split(params->log_norm[c] + params->log_weights[c] - a * square, &constants[4 * i], &constants[4 * i + 1]);
-        constants[4 * i + 2] = constants[4 * i + 3] = 0.0f;
-    }
-    CL_TRY(cl_send_taken(device, &engine->near_means, means, k * d, "the means"));
-    CL_TRY(cl_send_taken(device, &engine->near_constants, constants, 4 * k, "the components' constants"));
-    return engine->pairs.on ? cl_pairs_prepare(device, frame, centre) : FGMM_OK;
-}
-
 static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     cl_engine *engine = device->engine;
     cl_release_memory(device, engine->frame);
@@ -545,12 +561,12 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
-    size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 4 * k + (engine->diag ? k * d : 2 * k);
+    size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 5 * k + (engine->diag ? k * d : 2 * k);
     if (engine->near) floats += k * d + 4 * k + d;
     if (engine->pairs.on) floats += cl_pairs_floats(engine);
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
     CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 24 * 64); /* each part on a line of its own */
+    return cl_pin(device, &engine->pinned, floats * sizeof(float) + 32 * 64); /* each part on a line of its own */
 }
 
 fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
@@ -560,6 +576,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
     engine->prepared = engine->reached = 0;
+    engine->lower = NULL;
     drop_measured(device);
 
     choose_tiles(device, engine);
@@ -577,8 +594,11 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         if (sound && !engine->full) CL_TRY(form_screen(device, frame, NULL, &sound));
     } else if (sound) {
         split_rows split = take_split(engine, params->means, frame);
+        split.off = cl_take(engine, engine->k);
         CL_TRY(form_screen(device, frame, &split, &sound));
-        CL_TRY(send_split(device, &split, &engine->mean_hi, &engine->mean_lo, "the means"));
+        CL_TRY(fit_floats(device, &engine->mean_lo, engine->k * engine->d, "the means"));
+        engine->lower = split.lo;
+        if (!sound) CL_TRY(cl_send_lower(device));
     } else {
         CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     }
@@ -592,7 +612,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
         engine->sum_hi_at = engine->sum_hi.mem;
         engine->sum_lo_at = engine->sum_lo.mem;
     }
-    if (engine->near) CL_TRY(send_near(device, frame));
+    if (engine->near) CL_TRY(cl_send_near(device, frame));
     CL_TRY(keep_frame(device, frame));
     /* Matrices are not among what moves. */
     if (!engine->tied && !engine->full)

@@ -1,13 +1,17 @@
-/* Kernels: from the device's list, else the disk cache, else the compiler. */
+/* Kernels: from the device's list, else the disk cache, else the compiler, which several threads may call for what is going to be wanted. */
 #include "cl_program.h"
 #include "cl_cache.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Enough of a compiler's log to see what is wrong. */
 enum { LOG_KEPT = 1500 };
+/* Compilers want more than some systems' threads have. */
+enum { STACK_BYTES = 16 << 20, MOST_ASKED = 24 };
 
 struct cl_kernel_slot {
     cl_kernel_slot *next;
@@ -26,6 +30,14 @@ typedef struct cl_build {
     cl_program program;
     int from_cache;
 } cl_build;
+
+struct cl_asked {
+    cl_asked *next;
+    cl_build build;
+    const char *options; /* as asked for; behind it, in the same allocation */
+    pthread_t thread;    /* unless the program is from the cache */
+    cl_int code;         /* of its end */
+};
 
 static void info_text(cl_platform_id platform, cl_device_id id, cl_uint what, char *out, size_t size) {
     cl_int code =
@@ -111,23 +123,36 @@ static char *build_log(fgmm_device *device, cl_program program) {
     return text;
 }
 
-/* Compiles with build->options. On failure build->program is NULL and *log holds the compiler's words. */
-static cl_int compile(cl_build *build, char **log) {
-    fgmm_device *device = build->device;
+static cl_int create_program(cl_build *build) {
     cl_int code = CL_SUCCESS;
-    build->program = clCreateProgramWithSource(device->context, 1, (const char *[]){build->source->text}, NULL, &code);
-    if (code != CL_SUCCESS) return code;
-    code = clBuildProgram(build->program, 1, &device->id, build->options, NULL, NULL);
+    build->program =
+        clCreateProgramWithSource(build->device->context, 1, (const char *[]){build->source->text}, NULL, &code);
+    if (code != CL_SUCCESS) build->program = NULL;
+    return code;
+}
+
+/* What the compiler made of build->program, with `code`. On failure build->program is NULL and *log (unless NULL) holds the compiler's
+ * words. */
+static cl_int take_built(cl_build *build, cl_int code, char **log) {
+    fgmm_device *device = build->device;
     if (code == CL_SUCCESS && cl_sm90a_marked(build->source->text))
         code = cl_sm90a(device, &build->program, build->options);
     if (code != CL_SUCCESS) {
-        if (build->program && !*log) *log = build_log(device, build->program);
+        if (build->program && log && !*log) *log = build_log(device, build->program);
         if (build->program) clReleaseProgram(build->program);
         build->program = NULL;
     } else {
         cl_opened_of(device)->programs_built++;
     }
     return code;
+}
+
+/* Compiles with build->options; else as take_built. */
+static cl_int compile(cl_build *build, char **log) {
+    cl_int code = create_program(build);
+    if (code != CL_SUCCESS) return code;
+    code = clBuildProgram(build->program, 1, &build->device->id, build->options, NULL, NULL);
+    return take_built(build, code, log);
 }
 
 static fgmm_status build_program(cl_build *build, const char *options) {
@@ -193,10 +218,24 @@ static int has_kernel(cl_program program, const char *kernel) {
     return code == CL_SUCCESS;
 }
 
-static fgmm_status first_kernel(cl_build *build, const char *options, const char *kernel, cl_kernel_slot **out) {
+/* Room for the compiler's options, and the cached program if there is one. @return 0 without memory */
+static int start_build(cl_build *build, const char *options) {
     fgmm_device *device = build->device;
+    const char *extra = getenv("FLASHGMM_CL_OPTIONS");
+    build->options_size = strlen(options) + (extra ? strlen(extra) : 0) + 64;
+    build->options = device->host.alloc(device->host.user, build->options_size);
+    if (!build->options) return 0;
     set_options(build, options, cl_opened_of(device)->unoptimised);
     load_cached(build);
+    return 1;
+}
+
+static void end_build(cl_build *build) {
+    if (build->program) clReleaseProgram(build->program); /* its slots hold it */
+    build->device->host.free(build->device->host.user, build->options);
+}
+
+static fgmm_status first_kernel(cl_build *build, const char *options, const char *kernel, cl_kernel_slot **out) {
     if (build->program && !has_kernel(build->program, kernel)) { /* it loads, and yet is not what was stored */
         cl_cache_drop(build->key);
         clReleaseProgram(build->program);
@@ -207,6 +246,62 @@ static fgmm_status first_kernel(cl_build *build, const char *options, const char
     CL_TRY(add_slot(build, options, kernel, out));
     if (!build->from_cache) store_cached(build);
     return FGMM_OK;
+}
+
+static void *build_asked(void *user) {
+    cl_asked *asked = user;
+    cl_build *build = &asked->build;
+    asked->code = clBuildProgram(build->program, 1, &build->device->id, build->options, NULL, NULL);
+    return NULL;
+}
+
+/* Signals are for the application's own threads. */
+static int start_thread(cl_asked *asked) {
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (pthread_attr_init(&attributes) != 0) return 0;
+    sigfillset(&all);
+    int masked = pthread_sigmask(SIG_SETMASK, &all, &before) == 0;
+    int started = masked && pthread_attr_setstacksize(&attributes, STACK_BYTES) == 0 &&
+                  pthread_create(&asked->thread, &attributes, build_asked, asked) == 0;
+    if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return started;
+}
+
+/* Takes what was asked for off the list, and waits for it. @return NULL if it was not */
+static cl_asked *take_asked(fgmm_device *device, const cl_source *source, const char *options) {
+    for (cl_asked **at = &device->asked; *at; at = &(*at)->next) {
+        cl_asked *asked = *at;
+        if (asked->build.source != source || strcmp(asked->options, options) != 0) continue;
+        *at = asked->next;
+        if (!asked->build.from_cache) pthread_join(asked->thread, NULL);
+        return asked;
+    }
+    return NULL;
+}
+
+/* Has a program built by a thread of its own. What goes wrong is for cl_kernel_from to say, which builds it again. */
+static void ask(fgmm_device *device, const cl_source *source, const char *options) {
+    size_t options_size = strlen(options) + 1;
+    int count = 0;
+    for (const cl_asked *asked = device->asked; asked; asked = asked->next) {
+        if (asked->build.source == source && strcmp(asked->options, options) == 0) return;
+        count++;
+    }
+    if (count >= MOST_ASKED) return;
+    cl_asked *asked = device->host.alloc(device->host.user, sizeof *asked + options_size);
+    if (!asked) return;
+    *asked = (cl_asked){.next = device->asked, .build = {.device = device, .source = source}};
+    asked->options = memcpy(asked + 1, options, options_size);
+    if (start_build(&asked->build, options)) {
+        if (asked->build.program || (create_program(&asked->build) == CL_SUCCESS && start_thread(asked))) {
+            device->asked = asked;
+            return;
+        }
+        end_build(&asked->build);
+    }
+    device->host.free(device->host.user, asked);
 }
 
 fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source *source, const char *options,
@@ -227,14 +322,22 @@ fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source 
         *out = slot->kernel;
         return FGMM_OK;
     }
-    const char *extra = getenv("FLASHGMM_CL_OPTIONS");
-    build.options_size = strlen(options) + (extra ? strlen(extra) : 0) + 64;
-    build.options = device->host.alloc(device->host.user, build.options_size);
-    if (!build.options)
+    if (device->asking) {
+        ask(device, source, options);
+        *out = NULL;
+        return FGMM_OK;
+    }
+    cl_asked *asked = take_asked(device, source, options);
+    if (asked) {
+        build = asked->build;
+        cl_opened_of(device)->programs_asked++;
+        if (!build.from_cache) (void)take_built(&build, asked->code, NULL);
+        device->host.free(device->host.user, asked);
+    } else if (!start_build(&build, options)) {
         return device->host.fail(device->host.user, FGMM_ERR_MEMORY, "no memory to build %s.cl", source->name);
+    }
     fgmm_status status = first_kernel(&build, options, kernel, &slot);
-    if (build.program) clReleaseProgram(build.program); /* its slots hold it */
-    device->host.free(device->host.user, build.options);
+    end_build(&build);
     if (status == FGMM_OK) *out = slot->kernel;
     return status;
 }
@@ -254,7 +357,16 @@ const char *cl_refusal(fgmm_device *device, fgmm_status status) {
     return refused;
 }
 
+void cl_asked_end(fgmm_device *device) {
+    while (device->asked) {
+        cl_asked *asked = take_asked(device, device->asked->build.source, device->asked->options);
+        end_build(&asked->build);
+        device->host.free(device->host.user, asked);
+    }
+}
+
 void cl_kernels_free(fgmm_device *device) {
+    cl_asked_end(device);
     while (device->kernels) {
         cl_kernel_slot *slot = device->kernels;
         device->kernels = slot->next;

@@ -11,6 +11,7 @@ typedef struct cl_opened {
     int build_failed;   /* some kernel did not build, in any way */
     int cache_hits;     /* programs loaded from the disk cache */
     int programs_built; /* programs built from source */
+    int programs_asked; /* programs of both kinds that were asked for before they were wanted */
 } cl_opened;
 
 static inline cl_opened *cl_opened_of(fgmm_device *device) {
@@ -28,6 +29,9 @@ cl_int cl_sm90a(fgmm_device *device, cl_program *program, const char *options);
 
 /* What some kernel did not do that failed so: "build" or "start", and NULL for another failure. It is forgotten with that. */
 const char *cl_refusal(fgmm_device *device, fgmm_status status);
+
+/* Waits for the threads that build what was asked for, and lets go what nobody took. */
+void cl_asked_end(fgmm_device *device);
 
 /* Releases every kernel and program; the next cl_kernel_get builds or loads again. */
 void cl_kernels_free(fgmm_device *device);

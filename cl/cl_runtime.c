@@ -110,6 +110,7 @@ void cl_buffer_free(fgmm_device *device, cl_mem buffer) {
 
 fgmm_status cl_run(fgmm_device *device, cl_kernel kernel, const char *what, cl_uint dimensions, const size_t *global,
                    const size_t *local, const cl_arg *arguments, int count) {
+    if (device->asking) return FGMM_OK;
     for (int i = 0; i < count; i++) {
         cl_int code = clSetKernelArg(kernel, (cl_uint)i, arguments[i].size, arguments[i].value);
         if (code != CL_SUCCESS) {

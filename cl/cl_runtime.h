@@ -24,6 +24,7 @@
 
 typedef struct cl_engine cl_engine; /* the E-step's own state: cl_estep.c */
 typedef struct cl_kernel_slot cl_kernel_slot;
+typedef struct cl_asked cl_asked;           /* cl_program.c */
 typedef struct cl_stretch cl_stretch;       /* cl_stretch.c */
 typedef struct cl_tuning_row cl_tuning_row; /* cl_tuning.h */
 
@@ -61,6 +62,14 @@ enum { CL_SPARES = 2, CL_STAGES = 8 };
 /* Each is left for the one before where it fails. */
 enum { CL_MATRIX_NONE, CL_MATRIX_WARPS /* screen_mma.cl */, CL_MATRIX_WARPGROUPS /* screen_wgmma.cl */ };
 
+/* Cases of the known-answer test: the whole engine; and the dense engine on matrix units, in either precision, of spherical covariances. */
+typedef enum cl_case { CL_CASE_SPHERICAL, CL_CASE_DIAGONAL, CL_CASE_NEAR, CL_CASE_NEAR_FAST } cl_case;
+typedef struct cl_passed {
+    cl_case which;
+    int64_t d; /* 0: none */
+} cl_passed;
+enum { CL_PASSED = 32 };
+
 struct fgmm_device {
     fgmm_host host;
     cl_platform_id platform;
@@ -70,16 +79,18 @@ struct fgmm_device {
     cl_command_queue copies; /* in order: rows on their way to the device, beside what the other queue does */
     char name[256];
     cl_device_type type;
-    int group_refused; /* a work-group was larger than some kernel allows here */
-    int has_matrix;    /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
-    int has_full;      /* screen_full_wgmma.cl runs */
-    int has_warps;     /* CL_MATRIX_WARPS runs, where another serves but not all depths */
-    int pairs;         /* the same for the dense engine: near_logits.clh */
-    int singles;       /* near_lse.clh and near_fused.clh run too, where pairs do */
-    int64_t
-        settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in the test */
-    int searches;    /* the kernels that search lists have passed their known-answer test */
-    int unified;     /* its memory is the host's */
+    int group_refused;   /* a work-group was larger than some kernel allows here */
+    int has_matrix;      /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
+    int has_full;        /* screen_full_wgmma.cl runs */
+    int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
+    int pairs;           /* the same for the dense engine: near_logits.clh */
+    int singles;         /* near_lse.clh and near_fused.clh run too, where pairs do */
+    int64_t settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in a test */
+    cl_passed passed[CL_PASSED]; /* of the known-answer test, the oldest overwritten */
+    int n_passed;
+    int testing;  /* it is being put to one */
+    int searches; /* the kernels that search lists have passed their known-answer test */
+    int unified;  /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;
     int64_t global_bytes;
     cl_uint compute_units;
@@ -95,6 +106,9 @@ struct fgmm_device {
     cl_tuning_row *tuning; /* the user's rows, NULL if there are none */
     size_t n_tuning;
     cl_kernel_slot *kernels; /* built so far */
+    cl_asked *asked;         /* programs that are being built by threads of their own */
+    int builds_ahead;        /* they may be */
+    int asking;              /* no kernel is run: those that would be are built, and all that is read is 0 */
     cl_engine *engine;       /* owned by cl_estep.c; NULL until its first use */
 };
 
@@ -158,10 +172,14 @@ void cl_engine_free(fgmm_device *device); /* frees device->engine; before the co
 /* A CL_MATRIX_* in messages. */
 const char *cl_matrix_name(int level);
 
+int64_t cl_settle_from(const fgmm_device *device); /* the usual settle_from */
+
 /* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
 fgmm_status cl_lists_known_answer(fgmm_device *device);
 
-/* Known-answer test of the whole engine on this device, run by cl_open before the device is handed out (cl_check.c). */
-fgmm_status cl_known_answer(fgmm_device *device);
+/* Known-answer test of the engine, in the programs that so many features take (cl_check.c). */
+fgmm_status cl_known_answer(fgmm_device *device, cl_case which, int64_t d);
+/* Puts the device to a case that it has not passed yet; FGMM_ERR_DEVICE if it cannot be used (cl_trust.c). */
+fgmm_status cl_trust(fgmm_device *device, cl_case which, int64_t d);
 
 #endif

@@ -12,13 +12,15 @@ enum {
     WHITE_ROWS_BYTES = 64 << 20,
     PACKED_ROWS_BYTES = 48 << 20,
     PACKED_TIMES = 32, /* bytes for each of a component's features */
-    MATRIX_GAIN = 8    /* how many times more multiply-adds a dispatch may hold on matrix units */
+    WARPS_GAIN = 8,    /* how many times more multiply-adds a dispatch may hold on matrix units */
+    WARPGROUPS_GAIN =
+        64 /* and so many by warpgroups: 5 ms on an H200, of which the last round of work-groups is little */
 };
 
 static void matrix_options(const cl_engine *engine, const cl_part *part, char *out, size_t size) {
     int fours = cl_row_fours(engine, part->offset, part->pitch);
-    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DNT=%u -DLISTED=%d", part->type, fours,
-             engine->diag, (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt, part->list != NULL);
+    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DNT=%u", part->type, fours, engine->diag,
+             (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt);
 }
 
 const char *cl_matrix_name(int level) {
@@ -52,8 +54,8 @@ static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem h
     const fgmm_block form = {.type = (fgmm_dtype)part->type};
     cl_tiled_options(&options, tile, engine->diag, &form);
     size_t used = strlen(options.text);
-    snprintf(options.text + used, sizeof options.text - used, " -DROW_FOURS=%d -DLISTED=%d -DDT=%d",
-             cl_row_fours(engine, part->offset, part->pitch), part->list != NULL, tile->dt);
+    snprintf(options.text + used, sizeof options.text - used, " -DROW_FOURS=%d -DDT=%d",
+             cl_row_fours(engine, part->offset, part->pitch), tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
     cl_mem hint_b = engine->screen_rows[engine->diag].mem;
@@ -74,8 +76,8 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, c
     cl_kernel kernel = NULL;
     char options[160];
     int fours = cl_row_fours(engine, part->offset, part->pitch);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DRESIDENT=%d -DLISTED=%d",
-             part->type, fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16 ? 2 : 0, part->list != NULL);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DRESIDENT=%d", part->type,
+             fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16 ? 2 : 0);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
     size_t local = 2 * CL_GROUP_ROWS, global = cl_round_up(part->n, CL_GROUP_ROWS) * 2;
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),
@@ -112,8 +114,8 @@ static fgmm_status screen_full_f32(fgmm_device *device, const cl_part *part, cl_
     const cl_tile *tile = &engine->white_tile;
     cl_kernel kernel = NULL;
     char options[160];
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DLISTED=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d -DDT=%d", part->type,
-             part->list != NULL, tile->gx, tile->gy, tile->rm, tile->rn, tile->dt);
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d -DDT=%d", part->type, tile->gx,
+             tile->gy, tile->rm, tile->rn, tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_full", options, "screen_full"));
     size_t rows = (size_t)(tile->gy * tile->rm), local[2] = {(size_t)tile->gx, (size_t)tile->gy};
     size_t global[2] = {local[0], cl_round_up(part->n, rows) / rows * local[1]};
@@ -193,7 +195,7 @@ static size_t rows_at_once(const fgmm_device *device) {
     int64_t d = engine->d, depth = (int64_t)engine->kp * engine->dp * (engine->diag ? 2 : 1),
             budget = engine->batch_budget;
     if (engine->full) depth = engine->k * (engine->matrix.on ? 1024 * (int64_t)cl_full_blocks(engine) : d * d / 4 + 1);
-    if (engine->matrix.on) budget *= MATRIX_GAIN;
+    if (engine->matrix.on) budget *= engine->matrix.on == CL_MATRIX_WARPGROUPS ? WARPGROUPS_GAIN : WARPS_GAIN;
     if (engine->tied) depth += d * d;
     size_t step = (size_t)(budget / depth + 1), room = SIZE_MAX;
     if (engine->tied) room = WHITE_ROWS_BYTES / ((size_t)d * sizeof(float));
@@ -208,8 +210,10 @@ static size_t rows_at_once(const fgmm_device *device) {
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
-    CL_TRY(engine->full ? cl_known_full(device, slice) : cl_prepare_screen(device));
-    size_t step = rows_at_once(device), rows = slice->settled ? slice->listed : slice->n;
+    size_t rows = slice->settled ? slice->listed : slice->n;
+    if (!rows) return cl_send_lower(device);
+    CL_TRY(engine->full ? cl_known_full(device, slice) : cl_prepare_screen(device, 0));
+    size_t step = rows_at_once(device);
     for (size_t i = 0; i < rows; i += step) {
         if (i) CL_TRY(cl_breathe(device));
         cl_uint n = (cl_uint)(i + step < rows ? step : rows - i), out0 = (cl_uint)i;

@@ -49,16 +49,12 @@ static fgmm_status find_reaches(fgmm_device *device) {
     /* Beside matrix units a row that has many others to be looked at for is better screened. */
     engine->n_nearest = engine->matrix.on ? 3 : CL_CAP - 1;
     snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u", engine->diag, engine->n_nearest);
-    size_t k = engine->k, group = 64, every = k * group, local[2] = {SIDE, SIDE};
+    size_t k = engine->k, group = 64, local[2] = {SIDE, SIDE};
     size_t fit = BETWEEN_BYTES / (k * sizeof(cl_float)), quick = (size_t)engine->batch_budget / (k * engine->d);
     size_t most = (fit < quick ? fit : quick) / TILE * TILE, step = most < TILE ? TILE : most < k ? most : k;
-    CL_TRY(cl_room_fit(device, &engine->off, k * sizeof(cl_float), "the components' reaches"));
     CL_TRY(cl_room_fit(device, &engine->nearest, k * (engine->n_nearest + 1) * sizeof(cl_uint2),
                        "the components' reaches"));
     CL_TRY(cl_room_fit(device, &engine->values, step * k * sizeof(cl_float), "the components' reaches"));
-    CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_off"));
-    CL_TRY(CL_RUN(device, kernel, "finding reaches", 1, &every, &group, CL_ARG(engine->d), CL_ARG(engine->mean_lo.mem),
-                  CL_ARG(engine->inverse.mem), CL_ARG(engine->off.mem)));
     for (size_t i = 0; i < k; i += step) {
         if (i) CL_TRY(cl_breathe(device));
         cl_uint h0 = (cl_uint)i, n = (cl_uint)(i + step < k ? step : k - i);
@@ -82,7 +78,7 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     cl_engine *engine = device->engine;
     const char *refused = cl_refusal(device, status);
     if (!refused && status != FGMM_ERR_MEMORY) return status;
-    cl_room *const rooms[] = {&engine->off, &engine->nearest, &engine->moved, &engine->place, &engine->left};
+    cl_room *const rooms[] = {&engine->nearest, &engine->moved, &engine->place, &engine->left};
     engine->settling = engine->reached = 0;
     engine->tried = 0.0;
     engine->settle_wait = engine->settle_rest = MOST_REST;
@@ -145,7 +141,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
                       CL_ARG(engine->place.mem), CL_ARG(engine->left.mem), CL_ARG(slice->places),
                       CL_ARG(block->distances), CL_ARG(moved)));
     }
-    return cl_read_begin(device, &engine->taken, engine->left.mem, sizeof(cl_uint2), "a count of rows");
+    return cl_read_begin(device, &engine->taken, engine->left.mem, 0, sizeof(cl_uint2), "a count of rows");
 }
 
 /* Rows of which about as many as there are places for will take one, by the last slice's. */
@@ -163,7 +159,8 @@ fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_s
         slice.places = slice.n < places ? slice.n : (cl_uint)places;
         fgmm_status status = run_settle(device, &slice);
         if (status != FGMM_OK) return go_without(device, block, status);
-        CL_TRY(cl_prepare_screen(device)); /* meanwhile */
+        /* Meanwhile: what the rows that are left will take, if there are going to be any. */
+        CL_TRY(engine->screened ? cl_prepare_screen(device, !block->passing) : cl_send_lower(device));
         CL_TRY(cl_read_end(device, &engine->taken, "a count of rows"));
         cl_uint2 taken = *(const cl_uint2 *)engine->taken.pinned.at;
         double all = (double)taken.s[0] + (double)taken.s[1];
@@ -175,6 +172,7 @@ fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_s
         slice.settled = 1;
         slice.listed = taken.s[0];
         slice.looked = taken.s[1];
+        engine->screened = slice.listed > 0;
         engine->tried += (double)slice.n;
         engine->left_over += (double)slice.listed;
         *out = slice;

@@ -1,9 +1,11 @@
 /* Sums over all rows so far, added up in the order of superchunks: see cl_tally in cl_engine.h. */
 #include "cl_engine.h"
 
+#include "../lib/clones.h"
+
 #include <math.h>
 
-enum { READ_BYTES = 16 << 20 };
+enum { READ_BYTES = 4 << 20, WIDE_READ_BYTES = 16 << 20, LEAST_LINES = 16 /* which threads share */ };
 
 static size_t cells(const cl_tally *tally) {
     return tally->lines * tally->width;
@@ -24,7 +26,7 @@ double cl_tally_bytes(const cl_tally *tally) {
 
 static fgmm_status fold(fgmm_device *device, cl_tally *tally, cl_uint slots, cl_uint move) {
     cl_kernel kernel = NULL;
-    CL_TRY(cl_kernel_get(device, &kernel, "accumulate", "-DROW_TYPE=0", "fold"));
+    CL_TRY(cl_kernel_get(device, &kernel, "tally", "", "fold"));
     cl_ulong count = cells(tally);
     size_t local = 64 < device->max_work_group ? 64 : 1, global = cl_round_up(count, local);
     return CL_RUN(device, kernel, "folding sums", 1, &global, &local, CL_ARG(tally->part.mem), CL_ARG(tally->total.mem),
@@ -56,7 +58,7 @@ fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots, 
     return slots > 1 ? fold(device, tally, slots - 1, 1) : FGMM_OK;
 }
 
-static void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, fgmm_sums *out) {
+static FGMM_INTO_CLONES void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, fgmm_sums *out) {
     double *s1 = out->s1 + c * engine->d;
     for (size_t f = 0; f < engine->d; f++) s1[f] += (double)sums[f].s[0] + (double)sums[f].s[1];
 }
@@ -71,7 +73,7 @@ static void set_share(const cl_engine *engine, size_t line, double s0, double sq
 }
 
 /* A line [2 D + 1]. */
-static void add_diag(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
+FGMM_CLONES static void add_diag(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
     size_t c = (size_t)engine->ids[line], d = engine->d;
     const double *a = engine->params.half_inv_var + c * d;
     double *s2 = out->s2 + c * d, s0 = (double)sums[2 * d].s[0] + (double)sums[2 * d].s[1], square = 0.0;
@@ -86,7 +88,7 @@ static void add_diag(const cl_engine *engine, size_t line, const cl_float2 *sums
 }
 
 /* A line [D + 2]. Tied and full: the squares have sums of their own. */
-static void add_narrow(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
+FGMM_CLONES static void add_narrow(const cl_engine *engine, size_t line, const cl_float2 *sums, fgmm_sums *out) {
     size_t c = (size_t)engine->ids[line], d = engine->d;
     double s0 = (double)sums[d + 1].s[0] + (double)sums[d + 1].s[1], s2 = (double)sums[d].s[0] + (double)sums[d].s[1];
     add_means(engine, c, sums, out);
@@ -101,51 +103,53 @@ static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
     return FGMM_OK;
 }
 
-/* Lines that are read at a time. */
-static size_t lines_at_once(size_t lines, size_t width) {
-    size_t row = width * sizeof(cl_float2), step = READ_BYTES / row ? READ_BYTES / row : 1;
-    return step < lines ? step : lines;
+/* Asks for `count` lines from `line` on; those [2 D + 1] come as [D + 2] if `narrow`. */
+static fgmm_status ask_lines(fgmm_device *device, const cl_tally *tally, cl_kernel narrow, size_t line, size_t count,
+                             cl_arrival *out) {
+    cl_engine *engine = device->engine;
+    size_t row = tally->width * sizeof(cl_float2), local = 64 /* NARROW of tally.cl */, global = count * local;
+    cl_uint line0 = (cl_uint)line;
+    if (!narrow) return cl_read_begin(device, out, tally->total.mem, line * row, count * row, "reading the sums");
+    row = ((size_t)engine->d + 2) * sizeof(cl_float2);
+    CL_TRY(cl_room_fit(device, &engine->narrow, count * row, "the sums"));
+    CL_TRY(CL_RUN(device, narrow, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(line0),
+                  CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
+    return cl_read_begin(device, out, engine->narrow.mem, 0, count * row, "reading the sums");
 }
 
-/* Reads `count` lines that lie at the start of line `at` of `from`, and gives them to `add` as lines from `line` on. */
-static fgmm_status read_lines(fgmm_device *device, cl_mem from, size_t at, size_t line, size_t count, size_t width,
-                              cl_tally_add *add, fgmm_sums *out) {
-    const cl_engine *engine = device->engine;
-    size_t row = width * sizeof(cl_float2);
-    CL_TRY(cl_pin(device, &device->engine->pinned, count * row));
-    const cl_float2 *sums = engine->pinned.at;
-    CL_TRY(cl_read_at(device, from, at * row, count * row, engine->pinned.at, "reading the sums"));
+/* Lines [width], some at a time: the next come while those before are added. */
+static fgmm_status collect(fgmm_device *device, cl_tally *tally, cl_kernel narrow, size_t width, cl_tally_add *add,
+                           fgmm_sums *out) {
+    cl_engine *engine = device->engine;
+    size_t lines = tally->lines, row = width * sizeof(cl_float2), fit = READ_BYTES / row;
+    if (fit < LEAST_LINES) fit = WIDE_READ_BYTES / row < LEAST_LINES ? WIDE_READ_BYTES / row : LEAST_LINES;
+    size_t step = fit < 1 ? 1 : fit < lines ? fit : lines;
+    CL_TRY(finish(device, tally));
+    CL_TRY(ask_lines(device, tally, narrow, 0, step, &engine->sums[0]));
+    for (size_t i = 0, turn = 0; i < lines; i += step, turn = 1 - turn) {
+        size_t next = i + step, left = lines - i, count = left < step ? left : step;
+        cl_arrival *arrival = &engine->sums[turn];
+        if (next < lines)
+            CL_TRY(ask_lines(device, tally, narrow, next, lines - next < step ? lines - next : step,
+                             &engine->sums[1 - turn]));
+        CL_TRY(cl_read_end(device, arrival, "reading the sums"));
+        const cl_float2 *sums = arrival->pinned.at;
 #pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)
-    for (size_t j = 0; j < count; j++) add(engine, line + j, sums + j * width, out);
+        for (size_t j = 0; j < count; j++) add(engine, i + j, sums + j * width, out);
+    }
     return FGMM_OK;
 }
 
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {
-    if (!tally->started) return FGMM_OK;
-    CL_TRY(finish(device, tally));
-    size_t lines = tally->lines, step = lines_at_once(lines, tally->width);
-    for (size_t i = 0; i < lines; i += step)
-        CL_TRY(read_lines(device, tally->total.mem, i, i, i + step < lines ? step : lines - i, tally->width, add, out));
-    return FGMM_OK;
+    return tally->started ? collect(device, tally, NULL, tally->width, add, out) : FGMM_OK;
 }
 
 fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out) {
-    cl_engine *engine = device->engine;
+    const cl_engine *engine = device->engine;
+    cl_kernel narrow = NULL;
     if (engine->diag || !tally->started) return cl_tally_collect(device, tally, add_diag, out);
-    cl_kernel kernel = NULL;
-    size_t width = (size_t)engine->d + 2, lines = tally->lines, step = lines_at_once(lines, width);
-    size_t local = 64; /* NARROW of accumulate.cl */
-    CL_TRY(finish(device, tally));
-    CL_TRY(cl_room_fit(device, &engine->narrow, width * step * sizeof(cl_float2), "the sums"));
-    CL_TRY(cl_kernel_get(device, &kernel, "accumulate", "-DROW_TYPE=0", "narrow"));
-    for (size_t i = 0; i < lines; i += step) {
-        cl_uint line0 = (cl_uint)i, count = (cl_uint)(i + step < lines ? step : lines - i);
-        size_t global = count * local;
-        CL_TRY(CL_RUN(device, kernel, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(line0),
-                      CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
-        CL_TRY(read_lines(device, engine->narrow.mem, 0, i, count, width, add_narrow, out));
-    }
-    return FGMM_OK;
+    CL_TRY(cl_kernel_get(device, &narrow, "tally", "", "narrow"));
+    return collect(device, tally, narrow, (size_t)engine->d + 2, add_narrow, out);
 }
 
 void cl_tally_free(fgmm_device *device, cl_tally *tally) {

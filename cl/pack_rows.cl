@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 | -DLISTED=1 | -DROW_FOURS=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=5
+// variants: -DDIAG=1 | -DROW_FOURS=1 | -DROW_TYPE=2 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DDIAG=1 | -DROW_TYPE=5
 /*
  * Rows as fragments for screen_mma.cl, for depths at which a warp cannot keep its own. NVIDIA GPUs only.
  *

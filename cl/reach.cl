@@ -44,28 +44,9 @@
 #define TILE (SIDE * MICRO)
 #define GROUP 64
 
-// off [k] = e_k. A work-group a component. m_lo [k, d]; a: spherical [k, 2], of which the first counts; diagonal [k, d].
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-reach_off(uint d, __global const float *m_lo, __global const float *a, __global float *off)
-{
-    __local float part[GROUP];
-    const uint lid = get_local_id(0);
-    const uint c = get_group_id(0);
-    float sum = 0.0f;
-    for (uint f = lid; f < d; f += GROUP) {
-        const float lo = m_lo[(ulong)c * d + f];
-        sum += (DIAG ? a[(ulong)c * d + f] : a[2 * c]) * lo * lo;
-    }
-    part[lid] = sum;
-    for (uint step = GROUP / 2; step > 0; step /= 2) {
-        barrier(CLK_LOCAL_MEM_FENCE);
-        if (lid < step) part[lid] += part[lid + step];
-    }
-    if (lid == 0) off[c] = sqrt(part[0]) * (1.0f + (float)(d + 32) * 0x1p-24f);
-}
-
 // moved [k]: of each component the root of the largest new a over the old, and the norm of its move by the new a. A work-group each. m_hi, last_hi
-// [k, d]; a, last_a: as above. Roundings are those of the settled rows' own sums; what underflows is under 1e-16.
+// [k, d]; a, last_a: spherical [k, 2], of which the first counts; diagonal [k, d]. Roundings are those of the settled rows' own sums; what
+// underflows is under 1e-16.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 reach_moved(uint d, __global const float *m_hi, __global const float *last_hi, __global const float *a, __global const float *last_a,
             __global float2 *moved)
@@ -115,7 +96,7 @@ static inline float reach_before(float square, float nu, float4 ch, float4 cj, f
     return square < 1e37f && apart > 0.0f && left > 0.0f ? left : 0.0f;
 }
 
-// between [h_n, k]: of components h0 .. h0 + h_n - 1. m_hi [k, d]; a as above; constants [k] and bounds of screen.cl.
+// between [h_n, k]: of components h0 .. h0 + h_n - 1. m_hi [k, d]; a as above; constants [k] and bounds of screen.cl; off [k]: e_k.
 // Global size: k by h_n, MICRO each.
 __kernel __attribute__((reqd_work_group_size(SIDE, SIDE, 1))) void
 reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __global const float *a,
@@ -125,17 +106,21 @@ reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __g
 #if DIAG
     __local float ah[STEP][TILE + 1], aj[STEP][TILE + 1]; // 1 / a
 #endif
+    __local float squares[TILE][TILE + 1];
     const uint lx = get_local_id(0), ly = get_local_id(1), lid = ly * SIDE + lx;
     const uint first_h = h0 + get_group_id(1) * TILE, first_j = get_group_id(0) * TILE;
-    float square[MICRO][MICRO], nu[MICRO][MICRO], inverse[MICRO][MICRO]; // of nu
+    float square[MICRO][MICRO];
+#if DIAG
+    float inverse[MICRO][MICRO]; // of nu
+#endif
 #pragma unroll
     for (uint i = 0; i < MICRO; i++)
 #pragma unroll
         for (uint j = 0; j < MICRO; j++) {
-            const float4 ch = constants[min(first_h + ly + i * SIDE, k - 1)], cj = constants[min(first_j + lx + j * SIDE, k - 1)];
             square[i][j] = 0.0f;
-            nu[i][j] = balance(ch, cj, d);
-            inverse[i][j] = 1.0f / nu[i][j];
+#if DIAG
+            inverse[i][j] = 1.0f / balance(constants[min(first_h + ly + i * SIDE, k - 1)], constants[min(first_j + lx + j * SIDE, k - 1)], d);
+#endif
         }
     for (uint f0 = 0; f0 < d; f0 += STEP) {
         for (uint at = lid; at < TILE * STEP; at += SIDE * SIDE) {
@@ -152,7 +137,7 @@ reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __g
 #endif
         }
         barrier(CLK_LOCAL_MEM_FENCE);
-#pragma unroll
+#pragma unroll 4
         for (uint f = 0; f < STEP; f++)
 #pragma unroll
             for (uint i = 0; i < MICRO; i++)
@@ -168,18 +153,20 @@ reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __g
         barrier(CLK_LOCAL_MEM_FENCE);
     }
 #pragma unroll
-    for (uint i = 0; i < MICRO; i++) {
-        const uint h = first_h + ly + i * SIDE;
+    for (uint i = 0; i < MICRO; i++)
 #pragma unroll
-        for (uint j = 0; j < MICRO; j++) {
-            const uint c = first_j + lx + j * SIDE;
-            if (c >= k || h >= h0 + h_n) continue;
+        for (uint j = 0; j < MICRO; j++) squares[ly + i * SIDE][lx + j * SIDE] = square[i][j];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint at = lid; at < TILE * TILE; at += SIDE * SIDE) {
+        const uint h = first_h + at / TILE, c = first_j + at % TILE;
+        if (c >= k || h >= h0 + h_n) continue;
+        const float4 ch = constants[h], cj = constants[c];
+        const float nu = balance(ch, cj, d);
+        float apart = squares[at / TILE][at % TILE];
 #if !DIAG
-            square[i][j] /= 1.0f / a[2 * c] + inverse[i][j] / a[2 * h];
+        apart /= 1.0f / a[2 * c] + 1.0f / nu / a[2 * h];
 #endif
-            between[(ulong)(h - h0) * k + c] =
-                c == h ? INFINITY : reach_before(square[i][j], nu[i][j], constants[h], constants[c], off[h], off[c], d, bounds);
-        }
+        between[(ulong)(h - h0) * k + c] = c == h ? INFINITY : reach_before(apart, nu, ch, cj, off[h], off[c], d, bounds);
     }
 }
 

@@ -1,4 +1,4 @@
-// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DHELD=4 -DROW_FOURS=1 -DPLACED=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
@@ -7,7 +7,7 @@
  * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  *
- * With PLACED, which goes with ALONE, the rows are those with places in the list of settle.cl.
+ * With a list, which goes with ALONE, the rows are those with places in the list of settle.cl.
  *
  * With ALONE a row of one candidate, which would be kept with r = 1 whatever its logit, is not read at all: a work-group takes GROUP
  * rows, a work-item one each, and together they evaluate those that have several candidates.
@@ -35,11 +35,7 @@
 #define GROUP 64
 #define ROWS (GROUP / LANES)
 // The slice's row whose place is i, if out0 is 0.
-#if PLACED
-#define ROW(i) (list[1 + (i)].x)
-#else
-#define ROW(i) (i)
-#endif
+#define ROW(i) (list ? list[1 + (i)].x : (i))
 
 // Four sums side by side, as two floats each.
 typedef struct {
@@ -75,7 +71,7 @@ static inline ff ff4_total(ff4 s)
 
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
 // cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, of the rows' places from out0 on.
-// list: of settle.cl, of n places. hints [block rows]: the best component, for the next screen. m_hi, m_lo, a may be read three elements beyond their ends.
+// list: of settle.cl, of n places; or NULL. hints [block rows]: the best component, for the next screen. m_hi, m_lo, a may be read three elements beyond their ends.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d,
        __global const float *m_hi, __global const float *m_lo, __global const float *a, __global const float4 *kconst,
@@ -95,11 +91,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     __local uint several[GROUP], n_several;
     const uint own = get_group_id(0) * GROUP + lid, own_at = out0 + min(own, n - 1);
     const uint own_found = cand_count[own_at], only = surv_id[(ulong)own_at * CAP];
-#if PLACED
-    const int within = own < list[0].x || (own < n && own >= n - list[0].y);
-#else
-    const int within = own < n;
-#endif
+    const int within = own < n && (!list || own < list[0].x || own >= n - list[0].y);
     if (lid == 0) n_several = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     if (within && own_found == 1) {

@@ -1,9 +1,9 @@
-// variants: -DCHUNK=2048 | -DGROUP=256 | -DGROUP=256 -DPLACED=1
+// variants: -DCHUNK=2048 | -DGROUP=256
 /*
  * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
  * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
- * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits. With PLACED what is known of
- * rows lies at their places (place, of places.clh), and of settled ones follows from hints [block rows], kconst of refine.cl and hard.
+ * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits. What is known of
+ * rows lies at their places (place, of places.clh, or NULL), and of settled ones follows from hints [block rows], kconst of refine.cl and hard.
  */
 #include "ff.clh"
 #include "places.clh"
@@ -36,7 +36,7 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         if (row >= n) break;
         const float w = weights ? weights[row0 + row] : 1.0f;
         const uint at = place_of(place, row);
-        const int settled = PLACED && at == SETTLED;
+        const int settled = at == SETTLED;
         float share = 1.0f; // of the weights, that the row's survivors have
         if (settled && !hard) share = kconst[hints[row0 + row]].w;
         if (!settled) share = kept_weight[at];

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DLISTED=1 | -DROW_FOURS=1 -DRM=8 -DRN=8 | -DROW_TYPE=2 -DDT=16 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DDIAG=1 -DDT=4 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DGX=8 -DRM=8 -DRN=16
+// variants: -DDIAG=1 | -DROW_FOURS=1 -DRM=8 -DRN=8 | -DROW_TYPE=2 -DDT=16 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DDIAG=1 -DDT=4 | -DGX=8 -DGY=8 -DRM=2 -DRN=1 | -DGX=8 -DRM=8 -DRN=16
 /*
  * Screen: which components can matter for a row.
  *
@@ -190,7 +190,7 @@ static inline void put(const share *s, __global const float *centre, __global co
 }
 
 // hints [block rows]: component numbers, out of range where there is none.
-// Rows and the places of their candidates are listed.clh's; list: if LISTED. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
+// Rows and the places of their candidates are listed.clh's; list: or NULL. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
 // hint_b [k, hint_pitch]: the same, a component a row. centre, scale: 0 from d to dp.
 // constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void

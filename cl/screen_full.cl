@@ -1,4 +1,4 @@
-// variants: -DLISTED=1 | -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=8 -DGY=8 -DDT=8 | -DGX=8 -DGY=16 -DDT=8 | -DGX=8 -DGY=8 -DRM=8 -DRN=1 -DDT=8
+// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 | -DGX=8 -DGY=8 -DDT=8 | -DGX=8 -DGY=16 -DDT=8 | -DGX=8 -DGY=8 -DRM=8 -DRN=1 -DDT=8
 /*
  * Screen for full covariances: which components can matter for a row.
  *
@@ -70,7 +70,7 @@ static inline float half_square(float x)
 }
 
 // hints [block rows]: component numbers, out of range where there is none; known [slice rows]: ., ., a lower logit of theirs.
-// Rows and the places of their candidates are listed.clh's; list: if LISTED. m_hi, m_lo, scale [K, D]; v [K, D, D].
+// Rows and the places of their candidates are listed.clh's; list: or NULL. m_hi, m_lo, scale [K, D]; v [K, D, D].
 // constants [K]: C_k and L_k with their rounding, g A, e0. bounds: log cut (0 in hard passes), slack, Cmax, pad.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen_full(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,

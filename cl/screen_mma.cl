@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DLISTED=1 -DSTEPS=0 -DNT=16 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=0 -DNT=16 | -DSTEPS=0 -DNT=16 -DDIAG=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=0 -DNT=16 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=0 -DNT=16 -DDIAG=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen on matrix units: which components can matter for a row. What screen.cl does, its bound included, with products in
  * f16; read that first. NVIDIA GPUs only.
@@ -105,7 +105,7 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
 // screen_rows.clh. packed_rows, row_starts (norm, start): what pack_rows made of these rows, where STEPS is 0.
 // packed [tiles, chunks, CHUNK, NT / 2, 32]: two registers each of two tiles of 8. constants [tiles TC]: multiplier, c1; components
 // [k]: multiplier, c1, c2 - c1, unused. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again: a list of the rows
-// that the f32 screen must take. list: if LISTED.
+// that the f32 screen must take. list: or NULL.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
            uint tiles, uint chunks, __global const float *centre, __global const float *scale,

@@ -1,5 +1,5 @@
 // target: nvptx64
-// variants: -DDIAG=1 -DSTEPS=4 | -DLISTED=1 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DRESIDENT=2 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
+// variants: -DDIAG=1 -DSTEPS=4 | -DSTEPS=1 -DROW_FOURS=1 | -DSTEPS=16 -DDIAG=1 -DRESIDENT=2 | -DSTEPS=32 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1
 /*
  * The screen of screen_mma.cl by Hopper's warpgroup products: read that first, the bound included, which holds for these as well.
  *

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 11
+#define FGMM_BACKEND_ABI 12
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -43,6 +43,7 @@ typedef struct fgmm_host {
     /* Stores the message and returns status: `return host->fail(host->user, FGMM_ERR_DEVICE, "...", ...)`. */
     fgmm_status (*fail)(void *user, fgmm_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
     void (*log)(void *user, fgmm_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+    void (*forget)(void *user);   /* what failed so far has been put right: its message is no one's; or NULL */
     int (*cancelled)(void *user); /* nonzero: give up soon, with FGMM_ERR_CANCELLED */
     int threads;                  /* 0: as many as OpenMP would use */
     size_t device_memory_limit;   /* 0: the backend's own choice */
@@ -220,6 +221,10 @@ typedef struct fgmm_backend {
                         size_t why_size);
     /* Opens a device; the host table is copied. Required. */
     fgmm_status (*open)(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out);
+    /* Before E-steps or assignments of such covariances of d features: whether the device gets known answers right. FGMM_ERR_DEVICE if not;
+     * FGMM_ERR_MEMORY and FGMM_ERR_CANCELLED say nothing about that. It
+     * is asked each time, and may remember. Optional. */
+    fgmm_status (*trust)(fgmm_device *device, int covariance, int64_t d);
     void (*close)(fgmm_device *device);
     void (*describe)(const fgmm_device *device, fgmm_device_facts *out);
 

@@ -226,6 +226,9 @@ static void *host_alloc(void *user, size_t bytes) {
 static void host_free(void *user, void *pointer) {
     fgmm_free(user, pointer);
 }
+static void host_forget(void *user) {
+    fgmm_enter(user);
+}
 static int host_cancelled(void *user) {
     return fgmm_cancelled(user);
 }
@@ -312,6 +315,7 @@ static fgmm_status context_new(fgmm_context **out, const fgmm_context_options *o
                             .free = host_free,
                             .fail = host_fail,
                             .log = host_log,
+                            .forget = host_forget,
                             .cancelled = host_cancelled,
                             .threads = options->threads,
                             .device_memory_limit = options->device_memory_limit,

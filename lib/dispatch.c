@@ -79,8 +79,27 @@ static void try_opencl(fgmm_context *ctx) {
     }
 }
 
-fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows,
-                          const fgmm_target **out) {
+fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64_t d) {
+    return covariance < 0 || !target->backend->trust ? FGMM_OK : target->backend->trust(target->device, covariance, d);
+}
+
+/* *take: whether "auto" has an OpenCL device for such covariances. */
+static fgmm_status auto_opencl(fgmm_context *ctx, int covariance, int64_t d, int *take) {
+    unsigned bit = covariance < 0 ? 0 : 1u << covariance;
+    *take = 0;
+    try_opencl(ctx);
+    if (!ctx->opencl.backend || ctx->opencl_distrusted & bit) return FGMM_OK;
+    fgmm_status status = fgmm_dispatch_trust(&ctx->opencl, covariance, d);
+    *take = status == FGMM_OK;
+    if (status == FGMM_OK || status == FGMM_ERR_CANCELLED) return status;
+    if (status == FGMM_ERR_DEVICE) ctx->opencl_distrusted |= bit;
+    fgmm_log(ctx, FGMM_LOG_INFO, "running on the CPU: %s", ctx->message);
+    fgmm_enter(ctx);
+    return FGMM_OK;
+}
+
+fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows, int covariance,
+                          int64_t d, const fgmm_target **out) {
     int is_auto = strcasecmp(ctx->device, "auto") == 0;
     int named_opencl = !is_auto && strcasecmp(ctx->device, "cpu") != 0;
     if (cl_rows && !named_opencl)
@@ -88,8 +107,10 @@ fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precisi
     if (precision == FGMM_DOUBLE && named_opencl && !ctx->opencl.facts.has_double)
         return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED, "precision double runs on the CPU only, and the device is %s",
                          ctx->opencl.label);
-    if (is_auto && work > auto_work && precision != FGMM_DOUBLE) try_opencl(ctx);
-    if (named_opencl || (is_auto && ctx->opencl.backend && work > auto_work && precision != FGMM_DOUBLE)) {
+    int take = named_opencl;
+    if (named_opencl) FGMM_TRY(fgmm_dispatch_trust(&ctx->opencl, covariance, d));
+    if (is_auto && work > auto_work && precision != FGMM_DOUBLE) FGMM_TRY(auto_opencl(ctx, covariance, d, &take));
+    if (take) {
         *out = &ctx->opencl;
     } else {
         FGMM_TRY(fgmm_dispatch_cpu(ctx));

@@ -104,10 +104,12 @@ static fgmm_status run_once(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     for (;;) {
         *sums = (fgmm_sums){.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
         fgmm_status status = fgmm_feed_run(feed, stage, params, estep_visit, &state);
-        if (status == FGMM_OK) status = target->backend->collect(target->device, sums);
+        if (status == FGMM_OK) {
+            fgmm_stats_start(ctx, stats); /* while the device works */
+            status = target->backend->collect(target->device, sums);
+        }
         if (status == FGMM_OK) break;
         if (status != FGMM_ERR_MEMORY || !fgmm_feed_give_up(feed)) return status;
-        fgmm_stats_clear(ctx, stats);
     }
     const fgmm_model *model = stats->model;
     int64_t d = model->d, matrices = !fgmm_has_matrices(model->type) ? 0 : model->type == FGMM_FULL ? model->k : 1;
@@ -128,7 +130,6 @@ static fgmm_status run_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
     if (!is_lost(params, stats, sums, allows)) return FGMM_OK;
     choice->sums_fail = 1;
     params->summed = 0;
-    fgmm_stats_clear(ctx, stats);
     return run_once(ctx, feed, stage, target, params, stats, sums);
 }
 
@@ -178,7 +179,6 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
         params->careful = sums.imprecise || check.recentre;
         if (sums.imprecise) choice->careful = careful_passes;
         if (too_much_dropped) params->cut = fmax(0.1 * check.cut, cut_min);
-        fgmm_stats_clear(ctx, stats);
         FGMM_GO(run_pass(ctx, feed, stage, params, allows, choice, stats, &sums));
     }
     /* The next pass starts where this one ended, and comes back to the usual cut as the components settle. */

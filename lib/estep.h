@@ -32,11 +32,11 @@ typedef struct fgmm_pass_counts {
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
 /* The same under a model that is borrowed and must outlive them. */
 fgmm_status fgmm_stats_over(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model);
-/* Makes such statistics those of no rows under another model of the same shape. */
-void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model);
+/* Gives such statistics to a pass to come under another model of the same shape, which fills them anew. */
+void fgmm_stats_restart(fgmm_stats *stats, const fgmm_model *model);
 
 /* Adds an E-step under stats->model over the feed, and over those of the other ranks of stats->group, whose statistics then
- * are the same to the bit. stats must hold no rows yet: its centres may be moved.
+ * are the same to the bit. What stats held is gone, and its centres may be moved.
  * @param hard 1 for k-means: all responsibility to the best component. @param counts NULL or what the pass saw. */
 fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stage, fgmm_stats *stats,
                             fgmm_precision precision, int hard, fgmm_engine_choice *choice, fgmm_pass_counts *counts);

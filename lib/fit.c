@@ -240,7 +240,7 @@ static void keep_last(fit_state *fit, fgmm_model *model) {
 /* Statistics for a pass under `model`. */
 static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     if (fit->stats)
-        fgmm_stats_restart(fit->ctx, fit->stats, model);
+        fgmm_stats_restart(fit->stats, model);
     else
         FGMM_TRY(fgmm_stats_over(fit->ctx, &fit->stats, model));
     fit->stats->group = fit->group;
@@ -401,7 +401,9 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     fgmm_context *ctx = fit->ctx;
     const fgmm_rows *rows = fit->rows;
     double work = (double)rows->n * (double)rows->d * (double)fit->k * (double)iterations;
-    FGMM_TRY(fgmm_dispatch(ctx, work, fit->compute.precision, rows->cl_mem != NULL, &fit->target));
+    const fgmm_model *start = fit->options->init_model;
+    FGMM_TRY(fgmm_dispatch(ctx, work, fit->compute.precision, rows->cl_mem != NULL,
+                           (int)(start ? start->type : fit->options->covariance_type), rows->d, &fit->target));
     FGMM_TRY(fgmm_feed_open(ctx, &fit->feed, rows, fit->target, &fit->compute, 2 + iterations));
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
     progress->n_init = fit->n_init;

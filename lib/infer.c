@@ -95,7 +95,8 @@ static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model 
     fgmm_prepared prepared = {0};
     double *room = NULL;
     double work = (double)rows->n * (double)rows->d * (double)model->k;
-    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, &state->target));
+    FGMM_GO(
+        fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, (int)model->type, rows->d, &state->target));
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, state->target, &compute, 1));
     if (state->scoring) {
         room = fgmm_alloc(ctx, (size_t)fgmm_feed_block_rows(feed) * sizeof *room, "log-probabilities of a block");

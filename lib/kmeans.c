@@ -117,7 +117,7 @@ static int64_t count_empty(const fgmm_stats *stats) {
 static fgmm_status hard_pass(kmeans_state *state, const fgmm_model *model, fgmm_stats **out, kmeans_run *run) {
     state->engine = fgmm_engine_next(&state->choice, state->compute.precision, model->k);
     if (*out)
-        fgmm_stats_restart(state->ctx, *out, model);
+        fgmm_stats_restart(*out, model);
     else
         FGMM_TRY(fgmm_stats_over(state->ctx, out, model));
     FGMM_TRY(fgmm_estep_pass(state->ctx, state->feed, "kmeans", *out, state->compute.precision, 1, &state->choice,
@@ -350,7 +350,8 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
     const fgmm_rows *rows = state->rows;
     int64_t passes = 2 + (int64_t)(state->max_iter + 1) * state->n_init;
     double work = (double)rows->n * (double)rows->d * (double)state->k * (double)passes;
-    FGMM_TRY(fgmm_dispatch(ctx, work, state->compute.precision, rows->cl_mem != NULL, &state->target));
+    FGMM_TRY(fgmm_dispatch(ctx, work, state->compute.precision, rows->cl_mem != NULL, FGMM_SPHERICAL, rows->d,
+                           &state->target));
     FGMM_TRY(fgmm_feed_open(ctx, &state->feed, rows, state->target, &state->compute, passes));
     fgmm_progress *progress = fgmm_feed_progress(state->feed);
     progress->n_init = state->n_init;

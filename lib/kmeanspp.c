@@ -90,6 +90,8 @@ static fgmm_status nearest_on_device(fgmm_context *ctx, const fgmm_seed_rows *sa
         model.covariances[c] = state.variance;
     }
     for (int64_t at = 0; at < count * d; at++) model.means[at] = centres[at];
+    FGMM_GO(fgmm_dispatch_trust(state.target, FGMM_SPHERICAL, d));
+    status = FGMM_ERR_MEMORY;
     if (!(state.ids = fgmm_alloc(ctx, (size_t)block_rows * sizeof *state.ids, "nearest centres"))) goto done;
     if (!(state.log_prob = fgmm_alloc(ctx, (size_t)block_rows * sizeof(double), "distances"))) goto done;
     FGMM_GO(fgmm_prepare(ctx, &prepared, &model));

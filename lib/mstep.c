@@ -3,29 +3,30 @@
 #include <string.h>
 
 #include "cholesky.h"
+#include "clones.h"
 #include "stats.h"
 
-static double floored(double variance, double floor, double reg_covar, int *hit) {
+static FGMM_INTO_CLONES double floored(double variance, double floor, double reg_covar, int *hit) {
     *hit = !(variance > floor);
     return (*hit ? floor : variance) + reg_covar;
 }
 
 /* Variances of component i about its new mean, which lies at centre + shift. @return 1 if all of them fell to the
  * floor. */
-static int update_variance(const fgmm_stats *stats, fgmm_model *model, int64_t i, double reg_covar) {
+static FGMM_INTO_CLONES int update_variance(const fgmm_stats *stats, fgmm_model *model, int64_t i, double reg_covar) {
     int64_t d = model->d;
-    double s0 = stats->s0[i];
+    double per = 1 / stats->s0[i];
     if (model->type == FGMM_SPHERICAL) {
         double square, floor;
         int hit;
         fgmm_stats_moved(stats, i, &square, &floor);
-        model->covariances[i] = floored((stats->s2[i] / s0 - square) / (double)d, floor / (double)d, reg_covar, &hit);
+        model->covariances[i] = floored((stats->s2[i] * per - square) / (double)d, floor / (double)d, reg_covar, &hit);
         return hit;
     }
     int all = 1, hit;
     for (int64_t j = 0; j < d; j++) {
-        double shift = stats->s1[i * d + j] / s0;
-        double variance = stats->s2[i * d + j] / s0 - shift * shift;
+        double shift = stats->s1[i * d + j] * per;
+        double variance = stats->s2[i * d + j] * per - shift * shift;
         model->covariances[i * d + j] =
             floored(variance, fgmm_variance_floor(stats->centres[i * d + j] + shift), reg_covar, &hit);
         all &= hit;
@@ -158,8 +159,8 @@ static void take_component(const fgmm_model *from, fgmm_model *to, int64_t i, in
 
 /* Mean and weight of component i, and its variances where they are its own: matrices follow when all means are known.
  * */
-static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, int64_t i, double total, double reg_covar,
-                                  unsigned freeze) {
+FGMM_CLONES static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, int64_t i, double total,
+                                              double reg_covar, unsigned freeze) {
     int64_t d = model->d;
     int freeze_means = (freeze & FGMM_FREEZE_MEANS) != 0, freeze_covariances = (freeze & FGMM_FREEZE_COVARIANCES) != 0;
     int dead = !(stats->s0[i] > 1e-12 * total / (double)model->k);
@@ -168,8 +169,9 @@ static fgmm_fate update_component(const fgmm_stats *stats, fgmm_model *model, in
         take_component(stats->model, model, i, dead || freeze_means, dead || freeze_covariances);
     if (!(freeze & FGMM_FREEZE_WEIGHTS)) model->weights[i] = dead ? 0 : stats->s0[i] / total;
     if (dead) return FGMM_DEAD;
-    for (int64_t j = 0; j < d && !freeze_means; j++)
-        model->means[i * d + j] = stats->centres[i * d + j] + stats->s1[i * d + j] / stats->s0[i];
+    double *means = model->means + i * d, per = 1 / stats->s0[i];
+    const double *centres = stats->centres + i * d, *s1 = stats->s1 + i * d;
+    for (int64_t j = 0; j < d && !freeze_means; j++) means[j] = centres[j] + s1[j] * per;
     if (own && freeze_means) variance_about(stats, model, i, reg_covar);
     return own && !freeze_means && update_variance(stats, model, i, reg_covar) ? FGMM_COLLAPSED : FGMM_ALIVE;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cholesky.h"
+#include "clones.h"
 
 static const double log_2pi = 1.8378770664093454836;
 
@@ -105,7 +106,8 @@ static fgmm_status whitened_spread(fgmm_context *ctx, const fgmm_model *model, c
 }
 
 /* What component i adds to the mixture's mean [D] and to its variances (of tied ones there are none to add), both about `origin`. */
-static void add_moments(const fgmm_model *model, int64_t i, const double *origin, double *mean, double *square) {
+FGMM_CLONES static void add_moments(const fgmm_model *model, int64_t i, const double *origin, double *mean,
+                                    double *square) {
     int64_t d = model->d;
     int64_t step = model->type == FGMM_FULL ? d + 1 : model->type == FGMM_DIAG ? 1 : 0;
     int64_t size = model->type == FGMM_FULL ? d * d : model->type == FGMM_DIAG ? d : 1;
@@ -129,7 +131,7 @@ static void add_moments(const fgmm_model *model, int64_t i, const double *origin
  */
 static fgmm_status prepare_components(fgmm_context *ctx, const fgmm_model *model, double *log_weights, double *log_norm,
                                       double *half_inv_var, double *mean, double *square) {
-    enum { PARTS = 32 };
+    enum { PARTS = 16 }; /* whatever the threads are; their sums are added by one */
     int64_t k = model->k, d = model->d;
     int threads = fgmm_threads_over(ctx, (double)(k * d));
     int64_t heaviest = 0;

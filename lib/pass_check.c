@@ -14,6 +14,8 @@
 
 #include <math.h>
 
+#include "clones.h"
+
 /* Half of a contract is spent on what is dropped; a tenth of it is what the variances may be off by. */
 static const double dropped_share = 5;
 
@@ -31,8 +33,8 @@ typedef struct {
 } variance_check;
 
 /* Variance `about` (about the centre), `shift2` (square of the new mean's distance from it), `old` (of the model). */
-static void check_variance(variance_check *check, double epsilon, double tolerance, double about, double shift2,
-                           double noise, double old) {
+static FGMM_INTO_CLONES void check_variance(variance_check *check, double epsilon, double tolerance, double about,
+                                            double shift2, double noise, double old) {
     /* Comparisons in place of fmax and fmin, which are calls: this runs for each cell. NaN takes the other side here, too. */
     double left = about - shift2, variance = (left > noise ? left : noise) + 1e-300, shrunk = variance / old;
     check->coarse |= epsilon * about > tolerance * variance;
@@ -76,11 +78,12 @@ static fgmm_pass_check check_tied(const fgmm_stats *stats, double epsilon, doubl
     return checked(&check, tolerance, promised);
 }
 
-static fgmm_pass_check check_component(const fgmm_stats *stats, double epsilon, double tolerance, int64_t i) {
+FGMM_CLONES static fgmm_pass_check check_component(const fgmm_stats *stats, double epsilon, double tolerance,
+                                                   int64_t i) {
     variance_check check = {.shrunk = 1};
     const fgmm_model *model = stats->model;
     int64_t d = model->d;
-    double s0 = stats->s0[i];
+    double s0 = stats->s0[i], per = 1 / s0;
     if (!is_held_to(stats, i)) return (fgmm_pass_check){.cut = 1};
     double promised = model->weights[i] * stats->weight / s0;
     if (model->type == FGMM_SPHERICAL) {
@@ -91,8 +94,8 @@ static fgmm_pass_check check_component(const fgmm_stats *stats, double epsilon, 
     }
     for (int64_t j = 0; j < d; j++) {
         int64_t at = i * d + j, diagonal = model->type == FGMM_FULL ? at * d + j : at;
-        double shift = stats->s1[at] / s0;
-        check_variance(&check, epsilon, tolerance, stats->s2[diagonal] / s0, shift * shift,
+        double shift = stats->s1[at] * per;
+        check_variance(&check, epsilon, tolerance, stats->s2[diagonal] * per, shift * shift,
                        fgmm_variance_floor(stats->centres[at] + shift), model->covariances[diagonal]);
     }
     return checked(&check, tolerance, promised);

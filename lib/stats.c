@@ -29,9 +29,14 @@ done:
     return status;
 }
 
-/* Sums at zero, about `means` [K, D] or, if NULL, where they are: threads gather once. */
-static void start_sums(fgmm_context *ctx, fgmm_stats *stats, const double *means) {
+void fgmm_stats_restart(fgmm_stats *stats, const fgmm_model *model) {
+    stats->model = model;
+    stats->about_means = 1;
+}
+
+void fgmm_stats_start(fgmm_context *ctx, fgmm_stats *stats) {
     const fgmm_model *model = stats->model;
+    const double *means = stats->about_means ? model->means : NULL;
     int64_t k = model->k, d = model->d, own = model->type == FGMM_TIED ? 0 : fgmm_covariances_size(model->type, 1, d);
     stats->log_likelihood = stats->weight = stats->rows = 0;
 #pragma omp parallel for num_threads(fgmm_threads_over(ctx, (double)(k * (2 * d + own))))
@@ -42,30 +47,6 @@ static void start_sums(fgmm_context *ctx, fgmm_stats *stats, const double *means
         memset(stats->s2 + i * own, 0, (size_t)own * sizeof(double));
     }
     if (!own) fgmm_zero(ctx, stats->s2, fgmm_covariances_size(model->type, k, d));
-}
-
-void fgmm_stats_clear(fgmm_context *ctx, fgmm_stats *stats) {
-    start_sums(ctx, stats, NULL);
-}
-
-void fgmm_stats_restart(fgmm_context *ctx, fgmm_stats *stats, const fgmm_model *model) {
-    stats->model = model;
-    stats->about_means = 1;
-    start_sums(ctx, stats, model->means);
-}
-
-void fgmm_stats_moved(const fgmm_stats *stats, int64_t i, double *square, double *floor) {
-    int64_t d = stats->model->d;
-    const double *s1 = stats->s1 + i * d, *centres = stats->centres + i * d, s0 = stats->s0[i];
-    double squares = 0, floors = 0;
-#pragma omp simd reduction(+ : squares, floors)
-    for (int64_t j = 0; j < d; j++) {
-        double shift = s1[j] / s0;
-        squares += shift * shift;
-        floors += fgmm_variance_floor(centres[j] + shift);
-    }
-    *square = squares;
-    *floor = floors;
 }
 
 fgmm_status fgmm_stats_new(fgmm_context *ctx, fgmm_stats **out, const fgmm_model *model) {
@@ -169,7 +150,8 @@ fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fg
     fgmm_engine_choice choice = {.asked = compute.engine};
     fgmm_pass_counts counts;
     double work = (double)rows->n * (double)rows->d * (double)stats->model->k;
-    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, &target));
+    FGMM_GO(
+        fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, (int)stats->model->type, rows->d, &target));
     /* 1: keeping rows for the rare second pass would cost more than reading them again. */
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &added, stats->model));

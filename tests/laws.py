@@ -26,7 +26,7 @@ MAY_SEE = {
     "tests": {"include", "lib", "cl", "cpu"},
 }
 # What a backend may see of lib/: it links to nothing there.
-BACKEND_SEES = {"lib/backend.h", "lib/convert.h"}
+BACKEND_SEES = {"lib/backend.h", "lib/clones.h", "lib/convert.h"}
 
 
 def code_files(root, *folders):

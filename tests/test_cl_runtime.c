@@ -61,8 +61,17 @@ static int host_cancelled(void *user) {
     return 0;
 }
 
-static fgmm_host host = {
-    .alloc = host_alloc, .free = host_free, .fail = host_fail, .log = host_log, .cancelled = host_cancelled};
+static void host_forget(void *user) {
+    (void)user;
+    state.message[0] = 0;
+}
+
+static fgmm_host host = {.alloc = host_alloc,
+                         .free = host_free,
+                         .fail = host_fail,
+                         .log = host_log,
+                         .forget = host_forget,
+                         .cancelled = host_cancelled};
 
 static char selector_text[128];
 static fgmm_open_request request = {.any_kind = 1};
@@ -671,13 +680,42 @@ START_TEST(tuning_rows_that_fail) {
         if (held) setenv("FLASHGMM_CL_OPTIONS", "-DGX=16 -DGY=16", 1);
         state.warnings = 0;
         ck_assert_int_eq(backend->open(&host, &request, &device), FGMM_OK);
+        ck_assert_int_eq(backend->trust(device, FGMM_SPHERICAL, 20), FGMM_OK);
         ck_assert_int_eq(state.warnings, held);
+        ck_assert_str_eq(state.message, ""); /* of what was put right */
         ck_assert_uint_eq(device->n_tuning, !held);
         backend->close(device);
     }
     unsetenv("FLASHGMM_CL_OPTIONS");
     setenv("FLASHGMM_TUNING", "/dev/null", 1);
     unlink(path);
+    ck_assert_int_eq(state.live, 0);
+}
+END_TEST
+
+/* The test has as many features as what it is for, and is asked once; whether compilers work side by side is all the same. */
+START_TEST(known_answers) {
+    static const int64_t features[] = {1, 2, 3, 7, 15, 20, 33, 100, 300, 513, 1027, 4096};
+    const fgmm_backend *backend = cl_backend_entry(FGMM_BACKEND_ABI);
+    fgmm_device *device = NULL;
+    setenv("FLASHGMM_BUILD_AHEAD", _i ? "1" : "0", 1);
+    ck_assert_int_eq(backend->open(&host, &request, &device), FGMM_OK);
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++)
+        for (int covariance = 0; covariance < 4; covariance++) {
+            state.warnings = 0;
+            fgmm_status status = backend->trust(device, covariance, features[i]);
+            ck_assert_msg(status == FGMM_OK && !state.warnings, "%lld features, covariance %d: %s",
+                          (long long)features[i], covariance, state.message);
+            int built = cl_opened_of(device)->programs_built;
+            int64_t peak = device->peak_bytes;
+            ck_assert_int_eq(backend->trust(device, covariance, features[i]), FGMM_OK);
+            ck_assert_int_eq(cl_opened_of(device)->programs_built, built);
+            ck_assert_int_eq(device->peak_bytes, peak);
+        }
+    ck_assert_int_eq(cl_opened_of(device)->programs_asked > 0, _i);
+    ck_assert_ptr_null(device->asked);
+    backend->close(device);
+    unsetenv("FLASHGMM_BUILD_AHEAD");
     ck_assert_int_eq(state.live, 0);
 }
 END_TEST
@@ -718,6 +756,7 @@ int main(void) {
     tcase_add_test(room, shared_buffers);
     tcase_add_test(room, tuning_rows);
     tcase_add_test(room, tuning_rows_that_fail);
+    tcase_add_loop_test(room, known_answers, 0, 2);
     tcase_add_test(room, every_allocation_may_fail);
     suite_add_tcase(suite, room);
     SRunner *runner = srunner_create(suite);

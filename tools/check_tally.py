@@ -67,7 +67,7 @@ def tell(path):
             reason = next((line for line in output.splitlines() if line.startswith("skipped")), "skipped: no reason given")
             skips[backend_of(test["name"]), reason] += 1
         elif test["result"] not in GOOD:
-            print(f"  {test['result']}: {test['name']}")
+            print(f"  {test['result'] if count(test)[1] else 'not searched for leaks'}: {test['name']}")
             print("\n".join("    " + line for line in output.strip().splitlines()[-20:]))
     for (backend, reason), number in sorted(skips.items()):
         print(f"  {backend}: {number} {reason}")

@@ -1,0 +1,44 @@
+/*
+ * Sums over all rows so far (cl_tally of cl_engine.h), in float-floats:
+ *
+ *   total[i] += part[0, i] + part[1, i] + ..., slots in order     part [slots, count], total [count]: of superchunks, and of those done
+ *   out[line] = total[line] with the sums of squares added up     [., 2 d + 1] to [., d + 2]
+ */
+#include "ff.clh"
+
+#define NARROW 64 // work-items of a line
+
+// Adds the first `slots` slots of part [., count] to total [count], in order; `move`: slot `slots` becomes slot 0.
+__kernel void fold(__global float2 *part, __global float2 *total, ulong count, uint slots, uint move)
+{
+    const ulong i = get_global_id(0);
+    if (i >= count) return;
+    ff sum = total[i];
+    for (uint s = 0; s < slots; s++) sum = ff_sum(sum, part[s * count + i]);
+    total[i] = sum;
+    if (move) part[i] = part[slots * count + i];
+}
+
+// Lines from line0 on, a work-group each, of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
+// of w r t^2 over them, w r.
+__kernel __attribute__((reqd_work_group_size(NARROW, 1, 1))) void
+narrow(__global const float2 *total, uint line0, uint d, __global float2 *out)
+{
+    __local ff part[NARROW];
+    const uint lid = get_local_id(0), line = get_group_id(0);
+    __global const float2 *in = total + (line0 + line) * (2ul * d + 1);
+    ff sum = (ff)(0.0f, 0.0f);
+    out += line * (d + 2ul);
+    for (uint f = lid; f < d; f += NARROW) {
+        out[f] = in[f];
+        sum = ff_sum(sum, in[d + f]);
+    }
+    part[lid] = sum;
+    for (uint step = NARROW / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lid < step) part[lid] = ff_sum(part[lid], part[lid + step]);
+    }
+    if (lid > 0) return;
+    out[d] = part[0];
+    out[d + 1] = in[2 * d];
+}
