@@ -65,8 +65,8 @@ START_TEST(finds_planted_clusters) {
     fgmm_rows *rows = problem_rows(ctx, p);
     fgmm_model *model = NULL;
     options.init = inits[_i % (harness_is_slow() ? 2 : 3)]; /* the third takes many restarts */
-    /* A start from random rows has two in one cluster four times of five. */
-    options.n_init = options.init == FGMM_INIT_RANDOM_FROM_DATA ? 40 : 5;
+    /* A start from random rows has two in one cluster four times of five; of the others, five all end somewhere else once in some hundred problems. */
+    options.n_init = options.init == FGMM_INIT_RANDOM_FROM_DATA ? 40 : harness_is_slow() ? 8 : 20;
     CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &options, &report));
     double truth = true_likelihood(p);
     ck_assert_msg(report.lower_bound > truth - 0.1, "lower bound %g, of the truth %g", report.lower_bound, truth);
