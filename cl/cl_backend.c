@@ -31,14 +31,6 @@ static void backend_close(fgmm_device *device) {
     cl_device_close(device);
 }
 
-static fgmm_status backend_open(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out) {
-    fgmm_device *device = NULL;
-    *out = NULL;
-    CL_TRY(cl_device_open(host, request, &device));
-    *out = device;
-    return FGMM_OK;
-}
-
 static fgmm_status backend_trust(fgmm_device *device, int covariance, int64_t d) {
     return cl_trust(device, covariance == FGMM_DIAG ? CL_CASE_DIAGONAL : CL_CASE_SPHERICAL, d);
 }
@@ -120,7 +112,7 @@ static const fgmm_backend opencl_backend = {
     .abi = FGMM_BACKEND_ABI,
     .name = "opencl",
     .list = backend_list,
-    .open = backend_open,
+    .open = cl_device_open,
     .trust = backend_trust,
     .close = backend_close,
     .describe = backend_describe,

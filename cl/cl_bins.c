@@ -56,11 +56,6 @@ static fgmm_status scan(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n) {
     return scan_level(device, in, out, n, 0);
 }
 
-/* Where what is known of the slice's rows lies; NULL: at their own numbers. */
-static cl_mem places(const cl_engine *engine, const cl_slice *slice) {
-    return slice->settled ? engine->place.mem : NULL;
-}
-
 /* A flag for each row of the slice, where flags are kept at the rows' places. */
 static fgmm_status mark_dense(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
@@ -100,7 +95,7 @@ fgmm_status cl_count(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
-    cl_mem place = places(engine, slice);
+    cl_mem place = cl_places(engine, slice);
     size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = GROUP,
            global = cl_round_up(slice->n, local);
     CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
@@ -121,7 +116,7 @@ fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *d
     if (engine->all_dense) return FGMM_OK;
     CL_TRY(cl_read_end(device, &engine->dense_left, "a count of rows"));
     *dense = *(const cl_uint *)engine->dense_left.pinned.at;
-    if (device->asking) *dense = 1;
+    if (device->asking) *dense = 1; /* so that both engines are asked for */
     return *dense ? list_dense(device, slice, *dense) : FGMM_OK;
 }
 
@@ -133,7 +128,7 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice) {
     size_t local[2] = {GROUP, 1}, global[2] = {cl_round_up(engine->k, GROUP), plan.slots};
     size_t several = slice->settled ? (size_t)slice->listed + slice->looked : slice->n; /* rows that may have */
     size_t most = slice->n + several * (CL_CAP - 1);
-    cl_mem place = places(engine, slice);
+    cl_mem place = cl_places(engine, slice);
     CL_TRY(cl_room_fit(device, &engine->totals, (size_t)pairs * sizeof(cl_uint), "lengths of lists"));
     CL_TRY(cl_room_fit(device, &engine->lists, ((size_t)pairs + 1) * sizeof(cl_uint), "starts of lists"));
     CL_TRY(cl_room_fit(device, &engine->values, most * sizeof(cl_uint), "survivors"));
@@ -189,7 +184,7 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     const fgmm_block *block = slice->block;
     cl_tally *tally = &engine->sparse;
     cl_kernel kernel = NULL;
-    cl_mem place = places(engine, slice);
+    cl_mem place = cl_places(engine, slice);
     bin_plan plan = plan_bins(engine, slice);
     cl_uint k = engine->k, d = engine->d, most = tally->grain ? tally->slots : plan.slots;
     char options[96];

@@ -196,6 +196,14 @@ typedef struct cl_slice {
     cl_uint listed, looked; /* places taken from the first on, by rows for the screen, and from the last down */
 } cl_slice;
 
+/* Where what is known of its rows lies, and which these are (places.clh, listed.clh); NULL: at their own numbers, all. */
+static inline cl_mem cl_places(const cl_engine *engine, const cl_slice *slice) {
+    return slice->settled ? engine->place.mem : NULL;
+}
+static inline cl_mem cl_left(const cl_engine *engine, const cl_slice *slice) {
+    return slice->settled ? engine->left.mem : NULL;
+}
+
 /* Rows of a dispatch as listed.clh has them: in a row, or of a list. */
 typedef struct cl_part {
     cl_mem rows;

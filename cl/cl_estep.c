@@ -174,7 +174,7 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
              fours > MOST_HELD ? 0 : fours, engine->alone);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
-    cl_mem list = slice->settled ? engine->left.mem : NULL;
+    cl_mem list = cl_left(engine, slice);
     size_t local = 64, rows = engine->alone ? local : local / (size_t)lanes,
            global = cl_round_up(slice->places, rows) / rows * local;
     return CL_RUN(device, kernel, "refining", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
@@ -224,7 +224,7 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
     /* log p(x) is not known of each row: the row's cut is then at its largest. */
     cl_float log_norm_max = engine->alone ? -FLT_MAX : engine->log_norm_max;
     cl_uint hard = engine->params.hard != 0;
-    cl_mem place = slice->settled ? engine->place.mem : NULL;
+    cl_mem place = cl_places(engine, slice);
     char options[48];
     snprintf(options, sizeof options, "-DGROUP=%d", (int)local);
     CL_TRY(cl_kernel_get(device, &kernel, "row_sums", options, "row_sums"));

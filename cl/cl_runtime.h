@@ -174,11 +174,10 @@ const char *cl_matrix_name(int level);
 
 int64_t cl_settle_from(const fgmm_device *device); /* the usual settle_from */
 
-/* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
-fgmm_status cl_lists_known_answer(fgmm_device *device);
-
 /* Known-answer test of the engine, in the programs that so many features take (cl_check.c). */
 fgmm_status cl_known_answer(fgmm_device *device, cl_case which, int64_t d);
+/* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
+fgmm_status cl_lists_known_answer(fgmm_device *device);
 /* Puts the device to a case that it has not passed yet; FGMM_ERR_DEVICE if it cannot be used (cl_trust.c). */
 fgmm_status cl_trust(fgmm_device *device, cl_case which, int64_t d);
 

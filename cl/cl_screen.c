@@ -224,7 +224,7 @@ fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
                         .out0 = out0,
                         .n = n,
                         .type = block->type,
-                        .list = slice->settled ? engine->left.mem : NULL};
+                        .list = cl_left(engine, slice)};
         if (engine->tied) {
             /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
             CL_TRY(cl_white_rows(device, block, part.row0, n));

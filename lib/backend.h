@@ -222,8 +222,7 @@ typedef struct fgmm_backend {
     /* Opens a device; the host table is copied. Required. */
     fgmm_status (*open)(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out);
     /* Before E-steps or assignments of such covariances of d features: whether the device gets known answers right. FGMM_ERR_DEVICE if not;
-     * FGMM_ERR_MEMORY and FGMM_ERR_CANCELLED say nothing about that. It
-     * is asked each time, and may remember. Optional. */
+     * FGMM_ERR_MEMORY and FGMM_ERR_CANCELLED say nothing about that. It is asked each time, and may remember. Optional. */
     fgmm_status (*trust)(fgmm_device *device, int covariance, int64_t d);
     void (*close)(fgmm_device *device);
     void (*describe)(const fgmm_device *device, fgmm_device_facts *out);

@@ -79,6 +79,7 @@ static fgmm_status nearest_on_device(fgmm_context *ctx, const fgmm_seed_rows *sa
                            .variance = fmax(1e-5 * sample->spread, 1e-32),
                            .nearest = nearest,
                            .owner = owner};
+    FGMM_TRY(fgmm_dispatch_trust(state.target, FGMM_SPHERICAL, d));
     double *shape = fgmm_alloc(ctx, (size_t)(count * (d + 2)) * sizeof *shape, "centres");
     fgmm_model model = {.type = FGMM_SPHERICAL, .k = count, .d = d};
     if (!shape) return FGMM_ERR_MEMORY;
@@ -90,8 +91,6 @@ static fgmm_status nearest_on_device(fgmm_context *ctx, const fgmm_seed_rows *sa
         model.covariances[c] = state.variance;
     }
     for (int64_t at = 0; at < count * d; at++) model.means[at] = centres[at];
-    FGMM_GO(fgmm_dispatch_trust(state.target, FGMM_SPHERICAL, d));
-    status = FGMM_ERR_MEMORY;
     if (!(state.ids = fgmm_alloc(ctx, (size_t)block_rows * sizeof *state.ids, "nearest centres"))) goto done;
     if (!(state.log_prob = fgmm_alloc(ctx, (size_t)block_rows * sizeof(double), "distances"))) goto done;
     FGMM_GO(fgmm_prepare(ctx, &prepared, &model));
