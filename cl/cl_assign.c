@@ -1,50 +1,123 @@
-/* The best components of each row, and all of their responsibilities. */
+/* What is asked of rows under a model: the best components of each, all of their responsibilities, log-densities and their sums. */
 #include "cl_engine.h"
 
 #include <string.h>
 
-enum { READ_ROWS = 4096 };
+enum { READ_ROWS = 4096, TOP_BYTES = 32 << 20 /* of the best components of a slice */ };
+
+/* What is wanted of each row; NULL, or m = 0: not that. */
+typedef struct wanted {
+    cl_uint m;
+    int32_t *ids;     /* [n, m] */
+    float *resp;      /* [n, m] */
+    double *log_prob; /* [n] */
+    int sums;         /* of the log-densities, as row_sums.cl leaves them */
+} wanted;
+
+/* The near engine is for sums alone. */
+static fgmm_status prepare(fgmm_device *device, const fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    CL_TRY(cl_trust(device, cl_rows_case(engine->diag), engine->d, block->type));
+    if (engine->near && !engine->prepared) {
+        engine->near = 0;
+        engine->pairs = (cl_pairs){0};
+        cl_dense_plan(device, engine);
+    }
+    return cl_prepare(device, block);
+}
 
 static fgmm_status run_top_sparse(fgmm_device *device, const cl_slice *slice, cl_uint m) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
+    cl_mem place = cl_places(engine, slice);
     CL_TRY(cl_kernel_get(device, &kernel, "top", "", "top_sparse"));
     size_t local = 64, global = cl_round_up(slice->n, local);
     return CL_RUN(device, kernel, "best components", 1, &global, &local, CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->cand_v.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
-                  CL_ARG(slice->n), CL_ARG(m), CL_ARG(engine->top_ids.mem), CL_ARG(engine->top_resp.mem));
+                  CL_ARG(slice->block->hints), CL_ARG(slice->row0), CL_ARG(place), CL_ARG(slice->n), CL_ARG(m),
+                  CL_ARG(engine->top_ids.mem), CL_ARG(engine->top_resp.mem));
+}
+
+/* The best m components of a slice's rows, dense ones included, in top_ids and top_resp. */
+static fgmm_status find_top(fgmm_device *device, const cl_slice *slice, cl_uint dense, cl_uint m) {
+    cl_engine *engine = device->engine;
+    size_t cells = (size_t)slice->n * m;
+    if (m) {
+        CL_TRY(cl_room_fit(device, &engine->top_ids, cells * sizeof(cl_uint), "components"));
+        CL_TRY(cl_room_fit(device, &engine->top_resp, cells * sizeof(float), "responsibilities"));
+        if (!engine->all_dense) CL_TRY(run_top_sparse(device, slice, m));
+    }
+    return dense ? cl_dense_rows(device, slice, dense, &(cl_dense_use){.m = m}) : FGMM_OK;
+}
+
+/* The other rows' log-densities beside those of the settled ones. */
+static fgmm_status spread_logz(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t local = 64, global = cl_round_up(slice->n, local);
+    CL_TRY(cl_kernel_get(device, &kernel, "top", "", "spread_logz"));
+    return CL_RUN(device, kernel, "log-densities", 1, &global, &local, CL_ARG(engine->place.mem),
+                  CL_ARG(engine->logz.mem), CL_ARG(slice->n), CL_ARG(engine->row_logz.mem));
 }
 
 /* Results of a slice to the caller, with the caller's numbers of components. */
-static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, size_t m, int32_t *ids, float *resp) {
+static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, const wanted *want) {
     const cl_engine *engine = device->engine;
-    size_t count = slice->n * m, at = slice->row0 * m;
-    if (resp) CL_TRY(cl_read(device, engine->top_resp.mem, count * sizeof *resp, resp + at, "responsibilities"));
-    if (!ids) return FGMM_OK;
-    CL_TRY(cl_read(device, engine->top_ids.mem, count * sizeof *ids, ids + at, "components"));
-    for (size_t i = at; i < at + count; i++)
+    size_t count = (size_t)slice->n * want->m, at = (size_t)slice->row0 * want->m;
+    if (want->resp)
+        CL_TRY(cl_fetch(device, engine->top_resp.mem, count * sizeof(float), want->resp + at, "responsibilities"));
+    if (!want->ids) return FGMM_OK;
+    int32_t *ids = want->ids + at;
+    CL_TRY(cl_fetch(device, engine->top_ids.mem, count * sizeof *ids, ids, "components"));
+    if ((int64_t)engine->k == engine->params.k) return FGMM_OK;
+    for (size_t i = 0; i < count; i++)
         if (ids[i] >= 0) ids[i] = engine->ids[ids[i]];
     return FGMM_OK;
 }
 
-fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob) {
+static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const wanted *want) {
     cl_engine *engine = device->engine;
-    cl_uint best = (cl_uint)m;
-    CL_TRY(cl_prepare(device, block->centre));
-    int64_t most = cl_slice_rows(device) < 1 << 16 ? cl_slice_rows(device) : 1 << 16;
+    int64_t fit = want->m ? TOP_BYTES / (int64_t)(want->m * (sizeof(cl_uint) + sizeof(float))) : INT64_MAX;
+    CL_TRY(prepare(device, block));
+    engine->tried = engine->left_over = 0.0; /* each block tells of itself */
+    engine->each = !engine->tied && !engine->full && (want->log_prob || want->sums);
+    CL_TRY(cl_guess(device, block));
+    CL_TRY(cl_settle_begin(device, block));
     for (int64_t row0 = 0; row0 < block->n;) {
-        cl_slice slice = cl_slice_at(engine, block, row0, most);
+        cl_slice slice;
         cl_uint dense = 0;
+        int64_t most = cl_slice_rows(device);
+        if (engine->settling) CL_TRY(cl_settle(device, block, row0, fit, &slice));
+        if (!engine->settling) slice = cl_slice_at(engine, block, row0, most < fit ? most : fit);
         CL_TRY(cl_survivors(device, &slice));
         CL_TRY(cl_dense_list(device, &slice, &dense));
-        CL_TRY(cl_room_fit(device, &engine->top_ids, (size_t)slice.n * best * sizeof(cl_uint), "components"));
-        CL_TRY(cl_room_fit(device, &engine->top_resp, (size_t)slice.n * best * sizeof(float), "responsibilities"));
-        if (!engine->all_dense) CL_TRY(run_top_sparse(device, &slice, best));
-        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, best, NULL));
-        CL_TRY(read_top(device, &slice, best, ids, resp));
-        if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
+        CL_TRY(find_top(device, &slice, dense, want->m));
+        if (engine->each && slice.settled) CL_TRY(spread_logz(device, &slice));
+        if (want->m) CL_TRY(read_top(device, &slice, want));
+        if (want->sums) CL_TRY(cl_sum_rows(device, &slice));
+        if (want->log_prob) CL_TRY(cl_read_log_prob(device, &slice, want->log_prob));
         row0 += slice.n;
     }
+    if (engine->settling) block->distances_of = engine->now.number;
+    engine->settling = 0;
+    cl_settle_learn(device);
+    return FGMM_OK;
+}
+
+fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob) {
+    const wanted want = {.m = (cl_uint)m, .ids = ids, .resp = resp, .log_prob = log_prob};
+    return infer_rows(device, block, &want);
+}
+
+fgmm_status cl_score(fgmm_device *device, fgmm_block *block, double *sum) {
+    cl_engine *engine = device->engine;
+    const wanted want = {.sums = 1};
+    CL_TRY(cl_sum_rows_begin(device, block));
+    CL_TRY(infer_rows(device, block, &want));
+    CL_TRY(cl_sum_rows_ask(device, block));
+    engine->log_likelihood = *sum; /* in the order of rows, whatever the blocks */
+    CL_TRY(cl_sum_rows_end(device));
+    *sum = engine->log_likelihood;
     return FGMM_OK;
 }
 
@@ -74,7 +147,7 @@ done:
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob) {
     cl_engine *engine = device->engine;
     size_t k = (size_t)engine->params.k;
-    CL_TRY(cl_prepare(device, block->centre));
+    CL_TRY(prepare(device, block));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         cl_uint dense = 0;
@@ -83,7 +156,7 @@ fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double
         CL_TRY(cl_survivors(device, &slice));
         CL_TRY(cl_dense_list(device, &slice, &dense));
         if (!engine->all_dense) CL_TRY(read_survivors(device, &slice, out));
-        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, out));
+        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, &(cl_dense_use){.resp = out}));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }

@@ -1,6 +1,7 @@
 /* The OpenCL backend's table. */
 #include "cl_backend.h"
 #include "cl_devices.h"
+#include "cl_engine.h"
 #include "cl_program.h"
 #include "cl_tuning.h"
 
@@ -31,8 +32,15 @@ static void backend_close(fgmm_device *device) {
     cl_device_close(device);
 }
 
-static fgmm_status backend_trust(fgmm_device *device, int covariance, int64_t d) {
-    return cl_trust(device, covariance == FGMM_DIAG ? CL_CASE_DIAGONAL : CL_CASE_SPHERICAL, d);
+static fgmm_status backend_trust(fgmm_device *device, int covariance, int64_t d, fgmm_dtype type) {
+    int diag = covariance == FGMM_DIAG;
+    fgmm_dtype stored = cl_stored_type(type);
+    CL_TRY(cl_trust(device, diag ? CL_CASE_DIAGONAL : CL_CASE_SPHERICAL, d, stored));
+    if (!device->failed) return FGMM_OK;
+    CL_TRY(cl_trust(device, cl_rows_case(diag), d, stored));
+    CL_TRY(cl_trust(device, cl_dense_case(diag), d, stored));
+    device->failed = 0;
+    return FGMM_OK;
 }
 
 /* What is freed counts once the work with it has ended. */
@@ -129,6 +137,7 @@ static const fgmm_backend opencl_backend = {
     .estep = cl_estep,
     .collect = cl_collect,
     .assign = cl_assign,
+    .score = cl_score,
     .proba = cl_proba,
     .distances = cl_distances,
     .lists_put = cl_lists_put,

@@ -116,7 +116,7 @@ fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *d
     if (engine->all_dense) return FGMM_OK;
     CL_TRY(cl_read_end(device, &engine->dense_left, "a count of rows"));
     *dense = *(const cl_uint *)engine->dense_left.pinned.at;
-    if (device->asking) *dense = 1; /* so that both engines are asked for */
+    if (device->asking > 1) *dense = 1;
     return *dense ? list_dense(device, slice, *dense) : FGMM_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "cl_engine.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #ifdef _OPENMP
@@ -60,9 +61,34 @@ fgmm_status cl_fill(fgmm_device *device, cl_mem buffer, cl_uint word, size_t byt
     return FGMM_OK;
 }
 
+/* Large pages where there are any, touched by all threads: a driver that makes such memory of its own takes pages one by one. NULL: there is none. */
+static void *new_pages(fgmm_device *device, size_t bytes) {
+    enum { PAGE = 4096 };
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    (void)madvise(at, bytes, MADV_HUGEPAGE);
+#endif
+#pragma omp parallel for num_threads(cl_threads(device, bytes / sizeof(double)))
+    for (size_t i = 0; i < bytes; i += PAGE) at[i] = 0;
+    return at;
+}
+
+/* Pages pinned by a buffer over them, which is not used: see cl_pin_rows. */
+static int open_pages(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
+    void *at = new_pages(device, bytes);
+    cl_mem mem = at ? cl_pin_rows(device, at, bytes) : NULL;
+    if (at && !mem) munmap(at, bytes);
+    if (!mem) return 0;
+    *pinned = (cl_pinned){.mem = mem, .at = at, .bytes = bytes, .pages = 1};
+    return 1;
+}
+
 void cl_pinned_open(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
+    enum { PAGES_BYTES = 1 << 20 };
     *pinned = (cl_pinned){0};
     if (bytes > device->max_alloc) return;
+    if (device->pins && bytes >= PAGES_BYTES && open_pages(device, pinned, bytes)) return;
     cl_int code = CL_SUCCESS;
     cl_mem mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
     if (code != CL_SUCCESS) return;
@@ -76,9 +102,10 @@ void cl_pinned_open(fgmm_device *device, cl_pinned *pinned, size_t bytes) {
 
 void cl_pinned_close(fgmm_device *device, cl_pinned *pinned) {
     if (!pinned->mem) return;
-    clEnqueueUnmapMemObject(device->queue, pinned->mem, pinned->at, 0, NULL, NULL);
+    if (!pinned->pages) clEnqueueUnmapMemObject(device->queue, pinned->mem, pinned->at, 0, NULL, NULL);
     clFinish(device->queue);
     clReleaseMemObject(pinned->mem);
+    if (pinned->pages) munmap(pinned->at, pinned->bytes);
     *pinned = (cl_pinned){0};
 }
 
@@ -151,6 +178,33 @@ fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffe
         what);
     clFlush(device->queue);
     return FGMM_OK;
+}
+
+fgmm_status cl_fetch_as(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, cl_fetched *take,
+                        const char *what) {
+    enum { PIECE = 2 << 20, SHARE = 128 << 10 /* of a thread, at a time */ };
+    cl_arrival *pieces = device->engine->pieces;
+    CL_TRY(cl_read_begin(device, &pieces[0], buffer, 0, bytes < PIECE ? bytes : PIECE, what));
+    for (size_t i = 0, turn = 0; i < bytes; i += PIECE, turn = 1 - turn) {
+        size_t next = i + PIECE, count = bytes - i < PIECE ? bytes - i : PIECE;
+        if (next < bytes)
+            CL_TRY(cl_read_begin(device, &pieces[1 - turn], buffer, next, bytes - next < PIECE ? bytes - next : PIECE,
+                                 what));
+        CL_TRY(cl_read_end(device, &pieces[turn], what));
+        const char *from = pieces[turn].pinned.at;
+#pragma omp parallel for num_threads(cl_threads(device, count / 8)) if (count > SHARE)
+        for (size_t at = 0; at < count; at += SHARE)
+            take(out, from + at, i + at, count - at < SHARE ? count - at : SHARE);
+    }
+    return FGMM_OK;
+}
+
+static void take_bytes(void *out, const void *from, size_t at, size_t bytes) {
+    memcpy((char *)out + at, from, bytes);
+}
+
+fgmm_status cl_fetch(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what) {
+    return cl_fetch_as(device, buffer, bytes, out, take_bytes, what);
 }
 
 cl_int cl_arrival_wait(cl_arrival *arrival) {

@@ -1,8 +1,9 @@
 /*
- * Known-answer test: moments, E-steps (row by row and summed, of parameters that move) and assignments of a small mixture, against double. It
- * has as many features as what the device is tested for, 16 at least, so that the very programs that f32 rows will take are put to it. Many
- * components lie so close together that the rows near them overflow their lists of candidates, so both engines run; pairs of others are what
- * settling has to look at. For the dense engine on matrix units, components near a centre.
+ * Known-answer test of a small mixture against double: of moments and E-steps (of parameters that move); of rows, their log-densities and labels; or
+ * of all that where the dense engine takes part. It has as many features as what the device is tested for, 16 at least, and rows of the same type,
+ * so that the very programs that these will take are put to it. Some components lie so close together that the rows near them have several
+ * candidates, or for the dense engine more than their lists hold, so that both engines run; pairs of others are what settling has to look at. For
+ * the dense engine on matrix units, components near a centre.
  */
 #include "cl_engine.h"
 #include "cl_program.h"
@@ -10,12 +11,22 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = 200, COMPONENTS = 70, ALIKE = 30, PAIRED = 50, LEAST_FEATURES = 16, MOST_FEATURES = 1024 };
+enum { ROWS = 140, COMPONENTS = 70, PAIRED = 50, LEAST_FEATURES = 16, MOST_FEATURES = 1024 };
+enum { SEVERAL = CL_CAP - 4, TOO_MANY = 30 }; /* components that lie close together */
 static const double TOLERANCE = 1e-4, FAST_TOLERANCE = 2e-3;
+
+/* How a type of rows stores the case, which is made for f32. */
+typedef struct check_form {
+    double unit, zero; /* 1 and 0 of the case */
+    double step;       /* rows are multiples of it, which the type stores as they are; 0: any */
+} check_form;
 
 typedef struct check_case {
     int d, own; /* features, and variances of a component: these, or 1 */
-    float *x;   /* [ROWS, D] */
+    int dense;  /* it is for the dense engine */
+    fgmm_dtype type;
+    check_form form;
+    float *x; /* [ROWS, D]: the values that the type stores */
     double weights[COMPONENTS], log_weights[COMPONENTS], log_norm[COMPONENTS];
     double *means, *inverse, *centre, *scale; /* [COMPONENTS, D], [COMPONENTS, own], [D], [D] */
     double s0[COMPONENTS], *s1, *s2, log_prob[ROWS];
@@ -73,15 +84,65 @@ static check_case *new_case(fgmm_device *device, int d, int diag) {
     return c;
 }
 
-static void make_case(check_case *c, cl_case which) {
+static int is_diag(cl_case which) {
+    return which == CL_CASE_DIAGONAL || which == CL_CASE_ROWS_DIAGONAL || which == CL_CASE_DENSE_DIAGONAL;
+}
+
+static check_form form_of(fgmm_dtype type) {
+    static const check_form forms[] = {[FGMM_F32] = {1.0, 0.0, 0.0},
+                                       [FGMM_F16] = {1.0, 0.0, 0x1p-8},
+                                       [FGMM_BF16] = {1.0, 0.0, 0x1p-5},
+                                       [FGMM_U8] = {32.0, 32.0, 1.0},
+                                       [FGMM_I8] = {32.0, -96.0, 1.0}};
+    return forms[type];
+}
+
+static void take_form(check_case *c) {
+    double unit = c->form.unit, zero = c->form.zero, step = c->form.step;
+    for (int i = 0; i < COMPONENTS * c->d; i++) c->means[i] = zero + unit * c->means[i];
+    for (int i = 0; i < COMPONENTS * c->own; i++) c->inverse[i] /= unit * unit;
+    for (int f = 0; f < c->d; f++) {
+        c->centre[f] = zero + unit * c->centre[f];
+        c->scale[f] /= unit;
+    }
+    for (int i = 0; i < ROWS * c->d; i++) {
+        double x = zero + unit * (double)c->x[i];
+        c->x[i] = (float)(step > 0.0 ? step * rint(x / step) : x);
+    }
+}
+
+/* The rows as their type stores them, until s1 is wanted. */
+static const void *stored_rows(check_case *c) {
+    uint16_t *halves = (void *)c->s1;
+    uint8_t *bytes = (void *)c->s1;
+    if (c->type == FGMM_F32) return c->x;
+    for (int i = 0; i < ROWS * c->d; i++) {
+        float x = c->type == FGMM_F16 ? 0x1p-112f * c->x[i] : c->x[i]; /* which has the exponent's bits of f16 */
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        if (c->type == FGMM_F16)
+            halves[i] = (uint16_t)((bits >> 16 & 0x8000u) | (bits & 0x7fffffffu) >> 13);
+        else if (c->type == FGMM_BF16)
+            halves[i] = (uint16_t)(bits >> 16);
+        else
+            bytes[i] = (uint8_t)(int)x;
+    }
+    return c->s1;
+}
+
+static void make_case(check_case *c, cl_test test) {
+    cl_case which = test.which;
     uint32_t state = 7;
-    int diag = which == CL_CASE_DIAGONAL, d = c->d;
+    int diag = is_diag(which), d = c->d, alike = which < CL_CASE_DENSE_SPHERICAL ? SEVERAL : TOO_MANY;
     double near = sqrt(17.0 / d); /* components are as near whatever d is */
+    c->dense = alike == TOO_MANY;
+    c->type = test.type;
+    c->form = form_of(test.type);
     for (int k = 0; k < COMPONENTS; k++) {
         for (int f = 0; f < d; f++) {
             double inverse = 10.0 + 4.0 * (diag ? 1.0 : near) * (next_value(&state) - 0.5),
                    *mean = c->means + k * d + f;
-            *mean = k && k < ALIKE ? c->means[f] + 0.05 * near * next_value(&state) : 6.0 * next_value(&state);
+            *mean = k && k < alike ? c->means[f] + 0.05 * near * next_value(&state) : 6.0 * next_value(&state);
             if (k >= PAIRED && k % 2) *mean = mean[-d] + 0.1 * near * next_value(&state);
             if (which >= CL_CASE_NEAR) *mean = 3.0 + 0.2 * near * (next_value(&state) - 0.5);
             if (f < c->own) c->inverse[k * c->own + f] = inverse;
@@ -108,12 +169,13 @@ static void make_case(check_case *c, cl_case which) {
                               .cut = 1e-7,
                               .precision = which == CL_CASE_NEAR_FAST ? FGMM_FAST : FGMM_EXACT,
                               .engine = which >= CL_CASE_NEAR ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN};
+    take_form(c);
     set_norms(c);
 }
 
 /* As an M-step might, so that distances known of rows are of other parameters. */
 static void move_case(check_case *c) {
-    double far = 0.003 * sqrt(17.0 / c->d);
+    double far = 0.003 * c->form.unit * sqrt(17.0 / c->d);
     for (int i = 0; i < COMPONENTS * c->d; i++) c->means[i] += far * (i % 3 - 1);
     for (int i = 0; i < COMPONENTS * c->own; i++) c->inverse[i] *= 1.0 + 0.01 * (i % 2);
     set_norms(c);
@@ -152,9 +214,10 @@ static void expect(check_case *c) {
     }
 }
 
-static int differ(const double *got, const double *want, int count, double tolerance) {
+/* unit: of the values. */
+static int differ(const double *got, const double *want, int count, double unit, double tolerance) {
     for (int i = 0; i < count; i++)
-        if (!(fabs(got[i] - want[i]) <= tolerance * (1.0 + fabs(want[i])))) return 1;
+        if (!(fabs(got[i] - want[i]) <= tolerance * (unit + fabs(want[i])))) return 1;
     return 0;
 }
 
@@ -165,7 +228,7 @@ static double tolerance_of(const check_case *c) {
 /* Which of a component's sums differ from those expected; NULL: none. */
 static const char *wrong_component(check_case *c, int k) {
     int d = c->d, own = c->own;
-    double want_s0 = 0.0, by = tolerance_of(c);
+    double want_s0 = 0.0, unit = c->form.unit, by = tolerance_of(c);
     clear(c->want_s1, d);
     clear(c->want_s2, own);
     for (int i = 0; i < ROWS; i++) {
@@ -177,10 +240,10 @@ static const char *wrong_component(check_case *c, int k) {
             c->want_s2[f % own] += r * t * t;
         }
     }
-    return differ(c->s0 + k, &want_s0, 1, by)             ? "counts"
-           : differ(c->s1 + k * d, c->want_s1, d, by)     ? "means"
-           : differ(c->s2 + k * own, c->want_s2, own, by) ? "variances"
-                                                          : NULL;
+    return differ(c->s0 + k, &want_s0, 1, 1.0, by)                     ? "counts"
+           : differ(c->s1 + k * d, c->want_s1, d, unit, by)            ? "means"
+           : differ(c->s2 + k * own, c->want_s2, own, unit * unit, by) ? "variances"
+                                                                       : NULL;
 }
 
 /* An E-step's sums, of which *wrong names one that differs. */
@@ -197,52 +260,92 @@ static fgmm_status run_estep(fgmm_device *device, fgmm_block *block, check_case 
     CL_TRY(cl_collect(device, &sums));
     *wrong = NULL;
     for (int k = 0; k < COMPONENTS && !*wrong; k++) *wrong = wrong_component(c, k);
-    if (!*wrong && differ(&sums.log_likelihood, &want, 1, tolerance_of(c))) *wrong = "log-likelihood";
-    if (!*wrong && c->params.engine == FGMM_ENGINE_SCREEN && (sums.dense_rows < 1 || sums.dense_rows > ROWS - 1))
-        *wrong = "choice of engines";
+    if (!*wrong && differ(&sums.log_likelihood, &want, 1, 1.0, tolerance_of(c))) *wrong = "log-likelihood";
+    if (!*wrong && !summed && differ(c->log_prob, c->want_log_prob, ROWS, 1.0, tolerance_of(c)))
+        *wrong = "log-densities";
+    int some = sums.dense_rows > 0, all = sums.dense_rows > ROWS - 1;
+    if (!*wrong && (some != c->dense || all != (c->params.engine == FGMM_ENGINE_DENSE))) *wrong = "choice of engines";
     return FGMM_OK;
 }
 
-static fgmm_status run_case(fgmm_device *device, check_case *c) {
+/* Labels, log-densities and, unless `summed`, their sum, of which *wrong names one that differs. */
+static fgmm_status run_rows(fgmm_device *device, fgmm_block *block, check_case *c, int summed, const char **wrong) {
+    double want = 0.0, sum = 0.0;
+    for (int i = 0; i < ROWS; i++) want += c->want_log_prob[i];
+    c->params.summed = summed;
+    CL_TRY(cl_begin(device, &c->params));
+    CL_TRY(cl_assign(device, block, 1, c->best, c->resp, summed ? NULL : c->log_prob));
+    if (!summed) CL_TRY(cl_score(device, block, &sum));
+    *wrong = memcmp(c->best, c->want_best, sizeof c->best)                       ? "labels"
+             : summed                                                            ? NULL
+             : differ(c->log_prob, c->want_log_prob, ROWS, 1.0, tolerance_of(c)) ? "log-densities"
+             : differ(&sum, &want, 1, 1.0, tolerance_of(c))                      ? "sum of log-densities"
+                                                                                 : NULL;
+    return FGMM_OK;
+}
+
+/* What stops at the first wrong one. */
+#define CL_CHECKED(call)                                                                                               \
+    do {                                                                                                               \
+        if (!*wrong || device->asking) CL_TRY(call);                                                                   \
+    } while (0)
+
+/* Rows that nothing is known of; then as far as possible settled, by what the passes before learned. */
+static fgmm_status check_rows(fgmm_device *device, fgmm_block *block, check_case *c, const char **wrong) {
+    CL_CHECKED(run_rows(device, block, c, 0, wrong));
+    CL_CHECKED(run_rows(device, block, c, 0, wrong));
+    CL_CHECKED(run_rows(device, block, c, 1, wrong));
+    return FGMM_OK;
+}
+
+/* The same of sums: the last pass goes by how far rows were before parameters moved. */
+static fgmm_status check_sums(fgmm_device *device, fgmm_block *block, check_case *c, const char **wrong) {
+    fgmm_moments moments = {.sum = c->sum, .square = c->square, .bad_row = -1};
+    double unit = c->form.unit;
+    CL_TRY(cl_moments(device, block, c->centre, &moments));
+    *wrong = differ(c->sum, c->want_sum, c->d, unit, TOLERANCE)                ? "column sums"
+             : differ(c->square, c->want_square, c->d, unit * unit, TOLERANCE) ? "column squares"
+             : moments.bad_count != 0                                          ? "search for NaN"
+                                                                               : NULL;
+    CL_CHECKED(run_estep(device, block, c, 0, wrong));
+    CL_CHECKED(run_estep(device, block, c, 1, wrong));
+    move_case(c);
+    expect(c);
+    CL_CHECKED(run_estep(device, block, c, 1, wrong));
+    return FGMM_OK;
+}
+
+static fgmm_status run_case(fgmm_device *device, check_case *c, cl_case which) {
     const fgmm_host *host = &device->host;
     fgmm_block *block = NULL;
-    const char *wrong_sums[4] = {NULL};
-    fgmm_block_source source = {
-        .data = c->x, .stride_bytes = c->d * (int64_t)sizeof *c->x, .type = FGMM_F32, .n = ROWS, .d = c->d, .kept = 1};
-    fgmm_moments moments = {.sum = c->sum, .square = c->square, .bad_row = -1};
+    const char *wrong = NULL;
+    fgmm_block_source source = {.data = stored_rows(c),
+                                .stride_bytes = (size_t)c->d * cl_stored_size(c->type),
+                                .type = c->type,
+                                .n = ROWS,
+                                .d = c->d,
+                                .kept = 1};
     fgmm_status status = FGMM_OK;
     CL_GO(cl_put(device, &source, &block));
     CL_GO(cl_wait(device, block));
-    CL_GO(cl_moments(device, block, c->centre, &moments));
-    CL_GO(run_estep(device, block, c, 0, &wrong_sums[0]));
-    CL_GO(run_estep(device, block, c, 1, &wrong_sums[1])); /* settles rows by what the first learned */
-    move_case(c);
-    expect(c);
-    CL_GO(run_estep(device, block, c, 1, &wrong_sums[2])); /* and by how far they were */
-    CL_GO(run_estep(device, block, c, 0, &wrong_sums[3]));
-    CL_GO(cl_assign(device, block, 1, c->best, c->resp, NULL));
-    const char *wrong = NULL;
-    for (int i = 0; i < 4 && !wrong; i++) wrong = wrong_sums[i];
-    if (!wrong)
-        wrong = differ(c->log_prob, c->want_log_prob, ROWS, tolerance_of(c)) ? "log-densities"
-                : differ(c->sum, c->want_sum, c->d, TOLERANCE)               ? "column sums"
-                : differ(c->square, c->want_square, c->d, TOLERANCE)         ? "column squares"
-                : moments.bad_count != 0                                     ? "search for NaN"
-                : memcmp(c->best, c->want_best, sizeof c->best)              ? "labels"
-                                                                             : NULL;
+    /* The near engine is for sums alone. */
+    if (which >= CL_CASE_ROWS_SPHERICAL && which < CL_CASE_NEAR) CL_GO(check_rows(device, block, c, &wrong));
+    int sums = which < CL_CASE_ROWS_SPHERICAL || which >= CL_CASE_DENSE_SPHERICAL;
+    if (sums && (!wrong || device->asking)) CL_GO(check_sums(device, block, c, &wrong));
     if (wrong && !device->asking)
-        CL_GO(host->fail(host->user, FGMM_ERR_DEVICE, "%s fails the known-answer test: wrong %s", device->name, wrong));
+        CL_GO(host->fail(host->user, FGMM_ERR_DEVICE, "%s fails the known-answer test%s: wrong %s", device->name,
+                         c->dense ? " of the dense engine" : "", wrong));
 done:
     cl_release(device, block);
     return status;
 }
 
-fgmm_status cl_known_answer(fgmm_device *device, cl_case which, int64_t d) {
-    check_case *c = new_case(device, features(d), which == CL_CASE_DIAGONAL);
+fgmm_status cl_known_answer(fgmm_device *device, cl_test test) {
+    check_case *c = new_case(device, features(test.d), is_diag(test.which));
     if (!c) return FGMM_ERR_MEMORY;
-    make_case(c, which);
+    make_case(c, test);
     expect(c);
-    fgmm_status status = run_case(device, c);
+    fgmm_status status = run_case(device, c, test.which);
     cl_release_memory(device, c);
     return status;
 }

@@ -157,11 +157,12 @@ static fgmm_status close_places(fgmm_device *device, const cl_place places[2]) {
 }
 
 /* What is wanted of a tile of responsibilities. */
-static fgmm_status use_tile(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width, cl_uint m,
-                            float *resp, const cl_place places[2]) {
+static fgmm_status use_tile(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint width,
+                            const cl_dense_use *use, const cl_place places[2]) {
     const cl_engine *engine = device->engine;
-    if (m) return run_top(device, group, k0, width, m);
-    if (resp) return read_tile(device, group, k0, width, resp);
+    if (use->m) CL_TRY(run_top(device, group, k0, width, use->m));
+    if (use->resp) CL_TRY(read_tile(device, group, k0, width, use->resp));
+    if (!use->sums) return FGMM_OK;
     CL_TRY(cl_dense_sums(device, group, k0, width, &places[0]));
     return engine->tied || engine->full ? cl_scatter_dense(device, group, k0, width, &places[1]) : FGMM_OK;
 }
@@ -175,13 +176,12 @@ static fgmm_status fit_tile(fgmm_device *device, size_t rows) {
     return cl_room_fit(device, &engine->white_logits, cells * sizeof(cl_float2), "a tile of logits");
 }
 
-static fgmm_status run_group(fgmm_device *device, const cl_group *group, cl_uint m, float *resp) {
+static fgmm_status run_group(fgmm_device *device, const cl_group *group, const cl_dense_use *use) {
     const cl_engine *engine = device->engine;
     cl_uint wide = engine->dense_width, k = engine->k;
     cl_place places[2] = {{0}};
-    int sums = !m && !resp;
-    if (sums) CL_TRY(open_places(device, group, places));
-    if (sums && cl_pairs_take(engine, group)) {
+    if (use->sums) CL_TRY(open_places(device, group, places));
+    if (use->sums && cl_pairs_take(engine, group)) {
         int done = 0;
         CL_TRY(cl_pairs_try(device, group, &places[0], &done));
         if (done) return close_places(device, places);
@@ -198,9 +198,9 @@ static fgmm_status run_group(fgmm_device *device, const cl_group *group, cl_uint
         cl_uint width = k0 + wide < k ? wide : k - k0;
         if (k > wide) CL_TRY(run_logits(device, group, k0, width));
         CL_TRY(run_resp(device, group, k0, width));
-        CL_TRY(use_tile(device, group, k0, width, m, resp, places));
+        CL_TRY(use_tile(device, group, k0, width, use, places));
     }
-    return sums ? close_places(device, places) : FGMM_OK;
+    return use->sums ? close_places(device, places) : FGMM_OK;
 }
 
 /* How many of the group's n rows fit the slots of a tally. */
@@ -232,11 +232,14 @@ static cl_uint group_rows(const cl_engine *engine, cl_group *group, cl_uint left
     return engine->tied || engine->full ? rows_within(group, &engine->dense_scatter, n) : n;
 }
 
-fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m, float *resp) {
+fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, const cl_dense_use *use) {
     cl_engine *engine = device->engine;
     const fgmm_host *host = &device->host;
     size_t most = count < engine->dense_group ? count : engine->dense_group;
-    if (m || resp) engine->near = 0; /* a row that is far cannot be repeated */
+    CL_TRY(cl_trust(device, cl_rows_case(engine->diag), engine->d, slice->block->type));
+    CL_TRY(cl_trust(device, cl_dense_case(engine->diag), engine->d, slice->block->type));
+    engine->dense_tile = cl_tuning_tile(device, CL_TUNED_DENSE, engine->k, engine->d); /* which the test may change */
+    if (!use->sums) engine->near = 0; /* a row that is far cannot be repeated */
     if (engine->near) CL_TRY(cl_room_fit(device, &engine->norms, most * sizeof(cl_float2), "a dense group"));
     if (engine->near && !engine->far_asked) {
         CL_TRY(cl_room_fit(device, &engine->far_rows, sizeof(cl_uint), "a mark of far rows"));
@@ -246,11 +249,11 @@ fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint co
     CL_TRY(cl_room_fit(device, &engine->best, most * sizeof(cl_float2), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->best_id, most * sizeof(cl_uint), "a dense group"));
     CL_TRY(cl_room_fit(device, &engine->sum, most * sizeof(cl_float2), "a dense group"));
-    cl_group group = {.slice = slice, .list = all ? NULL : engine->dense_list.mem, .rows = engine->list};
+    cl_group group = {.slice = slice, .list = engine->all_dense ? NULL : engine->dense_list.mem, .rows = engine->list};
     for (; group.base < count; group.base += group.n) {
         if (host->cancelled(host->user)) return host->fail(host->user, FGMM_ERR_CANCELLED, "cancelled");
-        group.n = group_rows(engine, &group, count - group.base, !m && !resp);
-        CL_TRY(run_group(device, &group, m, resp));
+        group.n = group_rows(engine, &group, count - group.base, use->sums);
+        CL_TRY(run_group(device, &group, use));
     }
     return FGMM_OK;
 }

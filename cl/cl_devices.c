@@ -237,21 +237,25 @@ int cl_devices_choose(const cl_found *found, int count, const char *selector, in
     return -1;
 }
 
+static int is_nvidia(cl_device_id id) {
+    char extensions[4096];
+    device_text(id, CL_DEVICE_EXTENSIONS, extensions, sizeof extensions);
+    return strstr(extensions, "cl_nv_device_attribute_query") != NULL;
+}
+
 /* Which kernels in NVIDIA's own instructions can be tried: from compute capability 8.0 on, and on 9.0. FLASHGMM_CL_PORTABLE=1
  * leaves them. */
 static int likely_matrix(cl_device_id id) {
     enum { COMPUTE_CAPABILITY_MAJOR_NV = 0x4000 };
-    char extensions[4096];
     const char *portable = getenv("FLASHGMM_CL_PORTABLE");
     if (portable && *portable && strcmp(portable, "0") != 0) return CL_MATRIX_NONE;
-    device_text(id, CL_DEVICE_EXTENSIONS, extensions, sizeof extensions);
-    if (!strstr(extensions, "cl_nv_device_attribute_query")) return CL_MATRIX_NONE;
+    if (!is_nvidia(id)) return CL_MATRIX_NONE;
     cl_uint major = device_uint(id, COMPUTE_CAPABILITY_MAJOR_NV);
     return major == 9 ? CL_MATRIX_WARPGROUPS : major >= 8 ? CL_MATRIX_WARPS : CL_MATRIX_NONE;
 }
 
 /* Finding the reaches takes some of what the screen takes for so many rows a component. */
-int64_t cl_settle_from(const fgmm_device *device) {
+static int64_t settle_from(const fgmm_device *device) {
     return device->has_matrix ? 128 : 32;
 }
 
@@ -273,12 +277,13 @@ static void learn(fgmm_device *device) {
     device->global_bytes = to_int64(device_ulong(id, CL_DEVICE_GLOBAL_MEM_SIZE));
     device->compute_units = device_uint(id, CL_DEVICE_MAX_COMPUTE_UNITS);
     device->unified = device_uint(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
+    device->pins = is_nvidia(id) && !device->unified;
     device->has_matrix = likely_matrix(id);
-    device->has_full = device->has_matrix == CL_MATRIX_WARPGROUPS;
+    device->has_full = device->has_guess = device->has_matrix == CL_MATRIX_WARPGROUPS;
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     device->pairs = device->has_matrix;
     device->singles = 1;
-    device->settle_from = cl_settle_from(device);
+    device->settle_from = settle_from(device);
     device->builds_ahead = builds_ahead(device);
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;

@@ -119,6 +119,7 @@ struct cl_engine {
     cl_generation now, last; /* of mean_hi and inverse, and of last_hi and last_inverse */
     cl_room last_hi, last_inverse;
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
+    int each;  /* each row's log p(x) is asked for of rows that may be settled: it then goes to row_logz */
     int alone; /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
     int near;  /* the dense engine takes products and sums about the screen's centre */
     cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
@@ -168,7 +169,7 @@ struct cl_engine {
     const fgmm_block *waiting_to; /* NULL: all */
     int waiting_lost;             /* some were released */
     /* of a slice */
-    cl_room packed_rows, row_starts, again, narrow;
+    cl_room packed_rows, row_starts, again, narrow, guess, row_logz;
     cl_room cand_id, cand_v, cand_count, kept, dense_flag, logz, kept_weight; /* at the rows' places */
     cl_room marks_of_rows, offsets, dense_list;
     cl_room counts, dense_count, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
@@ -181,7 +182,7 @@ struct cl_engine {
     cl_arrival dense_left; /* how many rows of the slice are left to the dense engine */
     cl_arrival row_sums;   /* of the last block's chunks */
     size_t chunks_summed;  /* that row_sums will hold; 0: they have been added */
-    cl_arrival sums[2];    /* of a tally's lines, some at a time */
+    cl_arrival pieces[2];  /* of what is read some at a time */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
@@ -203,14 +204,19 @@ static inline cl_mem cl_places(const cl_engine *engine, const cl_slice *slice) {
 static inline cl_mem cl_left(const cl_engine *engine, const cl_slice *slice) {
     return slice->settled ? engine->left.mem : NULL;
 }
+/* Work-items a row of refine.cl, and of settle.cl where its sums must be those. */
+static inline int cl_refine_lanes(cl_uint d) {
+    return d >= 1024 ? 32 : d >= 512 ? 16 : d >= 64 ? 8 : d >= 16 ? 4 : 1;
+}
 
 /* Rows of a dispatch as listed.clh has them: in a row, or of a list. */
 typedef struct cl_part {
     cl_mem rows;
     cl_ulong offset, pitch;
     cl_uint row0, out0, n;
-    int type;    /* fgmm_dtype */
-    cl_mem list; /* or NULL */
+    int type;       /* fgmm_dtype */
+    int few_listed; /* 1: the list is likely to be short; how long it is, the device knows */
+    cl_mem list;    /* or NULL */
 } cl_part;
 
 /* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
@@ -251,6 +257,12 @@ fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t byt
 fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t at, size_t bytes,
                           const char *what);
 fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what);
+/* Takes `bytes` of what is read from `at` on; threads do so together. */
+typedef void cl_fetched(void *out, const void *from, size_t at, size_t bytes);
+/* Reads much, some at a time: the next comes while those before are taken. `bytes` are whole values of 8 bytes, or taken as they are. */
+fgmm_status cl_fetch_as(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, cl_fetched *take,
+                        const char *what);
+fgmm_status cl_fetch(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
 /* The end without a message, for what nobody wants any more. */
 cl_int cl_arrival_wait(cl_arrival *arrival);
 void cl_arrival_free(fgmm_device *device, cl_arrival *arrival);
@@ -271,8 +283,8 @@ void cl_row_options(char *out, size_t size, const fgmm_block *block);
 int cl_row_fours(const cl_engine *engine, cl_ulong offset, cl_ulong pitch); /* ROW_FOURS of rows.clh */
 void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block);
 
-/* cl_params.c: device copies of the parameters for rows from which `frame` was subtracted. */
-fgmm_status cl_prepare(fgmm_device *device, const double *frame);
+/* cl_params.c: device copies of the parameters for such a block's rows, from which its centre was subtracted. */
+fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block);
 /* What nothing takes before the screens: formed and sent when it is first wanted, which settling puts off. @param beside most of it through
  * the other queue, while this one works; where that brings rows, it would come after these */
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
@@ -287,7 +299,9 @@ fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from,
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
 
-size_t cl_stored_size(fgmm_dtype type); /* of a feature on a device; cl_transfer.c */
+/* cl_transfer.c: as what a device stores rows of a type, and the bytes of a feature of those. */
+fgmm_dtype cl_stored_type(fgmm_dtype type);
+size_t cl_stored_size(fgmm_dtype stored);
 
 /* cl_stretch.c: blocks that stay, in one buffer. */
 /* Gives a block to come its part of one: rows, hints, distances and weights. Without one it has block->stretch NULL. */
@@ -303,11 +317,16 @@ fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block);
-/* Settles the rows from row0 of the block on: as many as leave no more than there are places for. *out: their slice. Where settling is over
- * instead, engine->settling is 0. */
-fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_slice *out);
+/* Settles the rows from row0 of the block on: as many as leave no more than there are places for, `most` at most. *out: their slice. Where settling
+ * is over instead, engine->settling is 0. */
+fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out);
 /* At the end of a pass: whether that paid. */
 void cl_settle_learn(fgmm_device *device);
+/* Whether rows of this block that have hints are worth settling in this pass. */
+int cl_settle_pays(const fgmm_device *device, const fgmm_block *block);
+
+/* cl_guess.c: hints of rows that have none, where settling them would then pay and there are kernels for it; else it does nothing. */
+fgmm_status cl_guess(fgmm_device *device, fgmm_block *block);
 
 /* cl_screen.c: candidates of the rows of a slice. */
 fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice);
@@ -368,10 +387,15 @@ fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add 
 fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out);
 void cl_tally_free(fgmm_device *device, cl_tally *tally);
 
-/* cl_dense.c: rows list[0 .. count-1] of the slice, ascending, or its first count rows if `all`. Adds to the tallies;
- * or, if m > 0, fills their part of top_ids and top_resp; or of resp [slice rows, the caller's K], which holds zeros,
- * if that is given. */
-fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, int all, cl_uint m, float *resp);
+/* What dense rows are wanted for, besides their log-densities and numbers of components kept. */
+typedef struct cl_dense_use {
+    int sums;    /* they add to the tallies */
+    cl_uint m;   /* and fill their part of top_ids and top_resp; 0: not that */
+    float *resp; /* and of this [slice rows, the caller's K], which holds zeros; or NULL */
+} cl_dense_use;
+/* cl_dense.c: rows list[0 .. count-1] of the slice, ascending, or its first count rows if engine->all_dense. The device is put to the dense engine's
+ * test before the first of them. */
+fgmm_status cl_dense_rows(fgmm_device *device, const cl_slice *slice, cl_uint count, const cl_dense_use *use);
 /* Log-sum-exp of the group's rows takes in components k0 .. of the tile: `tiles` tops a row, that of tile t and row r at t tile_step + r
  * row_step. */
 fgmm_status cl_dense_lse(fgmm_device *device, const cl_group *group, cl_uint k0, cl_uint tiles, cl_uint tile_step,
@@ -390,6 +414,8 @@ int cl_is_near(const fgmm_device *device, const cl_engine *engine);
 fgmm_status cl_send_near(fgmm_device *device, const double *frame);
 /* Whether groups may go through matrix units, from what cl_begin knows. */
 void cl_pairs_choose(const fgmm_device *device, cl_engine *engine);
+/* And from what the test says, of such rows, before the first of the pass. */
+fgmm_status cl_pairs_trust(fgmm_device *device, const fgmm_block *block);
 size_t cl_pairs_padded(size_t components);
 size_t cl_pairs_row_bytes(const cl_engine *engine); /* of memory that a row of a group takes */
 size_t cl_pairs_floats(const cl_engine *engine);    /* of pinned memory that this takes */
@@ -402,6 +428,14 @@ fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_pl
  * engine->all_dense) cl_dense_list says. */
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
+/* Room for a block's hints. */
+fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block);
+/* Sums over rows: room for a block's; those of a slice, chunk by chunk; asks for the block's; adds what was asked for, in the order of rows. The
+ * device may then be busy with another block. */
+fgmm_status cl_sum_rows_begin(fgmm_device *device, const fgmm_block *block);
+fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice);
+fgmm_status cl_sum_rows_ask(fgmm_device *device, const fgmm_block *block);
+fgmm_status cl_sum_rows_end(fgmm_device *device);
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most);

@@ -71,7 +71,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     (void)cl_arrival_wait(&engine->taken);
     (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
-    for (int i = 0; i < 2; i++) (void)cl_arrival_wait(&engine->sums[i]);
+    for (int i = 0; i < 2; i++) (void)cl_arrival_wait(&engine->pieces[i]);
     engine->chunks_summed = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
@@ -96,13 +96,10 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     }
     engine->count_units = params->hard ? 0.0 : 32.0;
     engine->near = cl_is_near(device, engine);
-    if (engine->near && device->pairs) CL_TRY(cl_trust(device, CL_CASE_NEAR, params->d));
-    if (engine->near && device->pairs && params->precision == FGMM_FAST)
-        CL_TRY(cl_trust(device, CL_CASE_NEAR_FAST, params->d));
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
-    engine->settling = 0;
+    engine->settling = engine->each = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(device, engine);
@@ -165,7 +162,7 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
     char options[128];
-    int lanes = engine->d >= 1024 ? 32 : engine->d >= 512 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
+    int lanes = cl_refine_lanes(engine->d);
     /* A CPU has its rows in a cache. */
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
@@ -186,12 +183,16 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints), CL_ARG(list));
 }
 
+fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block) {
+    size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
+    return block->hints ? FGMM_OK : cl_buffer(device, &block->hints, room, "the rows' best components");
+}
+
 /* Hints start as none; refine fills them in. */
 static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
     const cl_engine *engine = device->engine;
     if (block->hinted) return FGMM_OK;
-    size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
-    if (!block->hints) CL_TRY(cl_buffer(device, &block->hints, room, "the rows' best components"));
+    CL_TRY(cl_hints_open(device, block));
     CL_TRY(cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
                    "clearing the rows' best components"));
     block->hinted = 1;
@@ -215,10 +216,10 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     return cl_count(device, slice);
 }
 
-/* Sums over the rows of a slice, chunk by chunk, into engine->chunks. */
-static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
+fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
+    cl_mem row_logz = slice->settled && engine->each ? engine->row_logz.mem : NULL;
     size_t local = device->max_work_group >= 256 ? 256 : 64,
            global = ((size_t)slice->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * local;
     /* log p(x) is not known of each row: the row's cut is then at its largest. */
@@ -232,15 +233,25 @@ static fgmm_status sum_rows(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
                   CL_ARG(engine->kept_weight.mem), CL_ARG(slice->block->hints), CL_ARG(engine->constants.mem),
-                  CL_ARG(hard), CL_ARG(place), CL_ARG(engine->chunks.mem));
+                  CL_ARG(hard), CL_ARG(place), CL_ARG(row_logz), CL_ARG(engine->chunks.mem));
 }
 
 static size_t chunk_bytes(const fgmm_block *block) {
     return ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS * ROW_SUMS * sizeof(cl_uint);
 }
 
-/* Adds the sums of the last block's chunks in the order of rows. The device is then busy with the block after, if there is one. */
-static fgmm_status add_row_sums(fgmm_device *device) {
+fgmm_status cl_sum_rows_begin(fgmm_device *device, const fgmm_block *block) {
+    return cl_room_fit(device, &device->engine->chunks, chunk_bytes(block), "sums over rows");
+}
+
+fgmm_status cl_sum_rows_ask(fgmm_device *device, const fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, 0, chunk_bytes(block), "sums over rows"));
+    engine->chunks_summed = chunk_bytes(block) / (ROW_SUMS * sizeof(cl_uint));
+    return FGMM_OK;
+}
+
+fgmm_status cl_sum_rows_end(fgmm_device *device) {
     cl_engine *engine = device->engine;
     size_t count = engine->chunks_summed * ROW_SUMS;
     engine->chunks_summed = 0;
@@ -259,29 +270,32 @@ static fgmm_status add_row_sums(fgmm_device *device) {
     return FGMM_OK;
 }
 
+/* Pairs of floats as doubles: a cl_fetched. */
+static void add_pairs(void *out, const void *from, size_t at, size_t bytes) {
+    const cl_float2 *pairs = from;
+    double *to = (double *)out + at / sizeof *pairs;
+    for (size_t i = 0; i < bytes / sizeof *pairs; i++) to[i] = (double)pairs[i].s[0] + (double)pairs[i].s[1];
+}
+
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob) {
-    size_t bytes = (size_t)slice->n * sizeof(cl_float2);
-    cl_float2 *pairs = cl_alloc(device, bytes);
-    if (!pairs) return FGMM_ERR_MEMORY;
-    fgmm_status status = cl_read(device, device->engine->logz.mem, bytes, pairs, "log-densities");
-    if (status == FGMM_OK)
-        for (size_t i = 0; i < slice->n; i++) log_prob[slice->row0 + i] = (double)pairs[i].s[0] + (double)pairs[i].s[1];
-    cl_release_memory(device, pairs);
-    return status;
+    const cl_engine *engine = device->engine;
+    cl_mem from = slice->settled ? engine->row_logz.mem : engine->logz.mem;
+    return cl_fetch_as(device, from, (size_t)slice->n * sizeof(cl_float2), log_prob + slice->row0, add_pairs,
+                       "log-densities");
 }
 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     if (engine->params.hard && block->weights) engine->count_units = 20.0;
+    CL_TRY(cl_prepare(device, block));
     bound_slots(&engine->sparse, block->n);
     bound_slots(&engine->dense, block->n);
-    CL_TRY(cl_prepare(device, block->centre));
     CL_TRY(cl_settle_begin(device, block));
-    CL_TRY(cl_room_fit(device, &engine->chunks, chunk_bytes(block), "sums over rows"));
+    CL_TRY(cl_sum_rows_begin(device, block));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice;
         cl_uint dense = 0;
-        if (engine->settling) CL_TRY(cl_settle(device, block, row0, &slice));
+        if (engine->settling) CL_TRY(cl_settle(device, block, row0, INT64_MAX, &slice));
         if (!engine->settling) slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
         CL_TRY(cl_survivors(device, &slice));
         if (!engine->all_dense) {
@@ -290,17 +304,15 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
             if (engine->tied || engine->full) CL_TRY(cl_scatter_sparse(device, &slice));
         }
         CL_TRY(cl_dense_list(device, &slice, &dense));
-        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, engine->all_dense, 0, NULL));
-        CL_TRY(sum_rows(device, &slice));
+        if (dense) CL_TRY(cl_dense_rows(device, &slice, dense, &(cl_dense_use){.sums = 1}));
+        CL_TRY(cl_sum_rows(device, &slice));
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
     if (engine->settling) block->distances_of = engine->now.number;
     engine->settling = 0;
-    CL_TRY(add_row_sums(device));
-    CL_TRY(cl_read_begin(device, &engine->row_sums, engine->chunks.mem, 0, chunk_bytes(block), "sums over rows"));
-    engine->chunks_summed = chunk_bytes(block) / (ROW_SUMS * sizeof(cl_uint));
-    return FGMM_OK;
+    CL_TRY(cl_sum_rows_end(device));
+    return cl_sum_rows_ask(device, block);
 }
 
 /* Blocks of a stretch that the pass did not go through. */
@@ -346,7 +358,7 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     CL_TRY(estep_waiting(device));
     if (engine->measured) engine->prepared = 0; /* nothing more is formed of these parameters */
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
-    CL_TRY(add_row_sums(device));
+    CL_TRY(cl_sum_rows_end(device));
     cl_settle_learn(device);
     if (engine->alone) add_shares(engine, out);
     CL_TRY(cl_dense_collect(device, out));
@@ -382,14 +394,14 @@ void cl_engine_free(fgmm_device *device) {
         &engine->pair_columns,   &engine->by_feature,     &engine->by_row,        &engine->row_norms,
         &engine->factors,        &engine->marks,          &engine->nearest,       &engine->off,
         &engine->place,          &engine->left,           &engine->marks_of_rows, &engine->moved,
-        &engine->last_hi,        &engine->last_inverse};
+        &engine->last_hi,        &engine->last_inverse,   &engine->guess,         &engine->row_logz};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);
     cl_arrival_free(device, &engine->taken);
     cl_arrival_free(device, &engine->dense_left);
     cl_arrival_free(device, &engine->row_sums);
-    for (int i = 0; i < 2; i++) cl_arrival_free(device, &engine->sums[i]);
+    for (int i = 0; i < 2; i++) cl_arrival_free(device, &engine->pieces[i]);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
         cl_room_free(device, &engine->scan_sums[i]);

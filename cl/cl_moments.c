@@ -1,31 +1,43 @@
 /* Column sums, the scan for NaN and Inf, and single rows. */
 #include "cl_engine.h"
 
-enum { SUM_BYTES = 16 << 20, GATHER_BYTES = 16 << 20, SCAN_ROWS = 1 << 18 };
+#include <math.h>
+#include <stdio.h>
+
+enum { SUM_BYTES = 16 << 20, GATHER_BYTES = 16 << 20, SCAN_BYTES = 1 << 30 /* under 100 ms on a slow GPU */ };
+
+static void moments_options(char *out, size_t size, const fgmm_block *block) {
+    int fours = block->offset % 4 == 0 && block->pitch % 4 == 0 && block->d % 4 == 0;
+    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type, fours);
+}
 
 /* Rows with NaN or Inf: bad [n] on the device, or NULL where the type has none. */
 static fgmm_status find_bad(fgmm_device *device, const fgmm_block *block, cl_mem *bad, fgmm_moments *io) {
     cl_kernel kernel = NULL;
     char options[64];
     cl_mem found_mem = NULL;
-    cl_uint found[2] = {0, UINT32_MAX}, d = (cl_uint)block->d;
+    cl_uint found[3] = {0, UINT32_MAX, 0}, d = (cl_uint)block->d;
+    cl_float most = 0x1p62f / sqrtf((float)d); /* a row of these has a squared norm of 2^124 */
     fgmm_status status = FGMM_OK;
     *bad = NULL;
     if (block->type == FGMM_U8 || block->type == FGMM_I8) return FGMM_OK;
-    cl_row_options(options, sizeof options, block);
+    moments_options(options, sizeof options, block);
     CL_TRY(cl_kernel_get(device, &kernel, "moments", options, "find_bad"));
     CL_GO(cl_buffer(device, bad, (size_t)block->n * sizeof(cl_uint), "marks of bad rows"));
     CL_GO(cl_buffer(device, &found_mem, sizeof found, "marks of bad rows"));
     CL_GO(cl_write(device, found_mem, sizeof found, found, "marks of bad rows"));
-    for (int64_t row = 0; row < block->n; row += SCAN_ROWS) {
-        cl_uint first = (cl_uint)row;
-        size_t rows = (size_t)(block->n - row < SCAN_ROWS ? block->n - row : SCAN_ROWS), local = 64;
-        size_t global = rows * local;
+    int64_t row_bytes = block->d * (int64_t)cl_stored_size(block->type), step = (SCAN_BYTES / row_bytes / 64 + 1) * 64;
+    for (int64_t row = 0; row < block->n; row += step) {
+        if (row) CL_GO(cl_breathe(device));
+        cl_uint first = (cl_uint)row, n = (cl_uint)(block->n - row < step ? block->n - row : step);
+        size_t local = 64, global = cl_round_up(n, 64 /* rows a work-group */) / 64 * local;
         CL_GO(CL_RUN(device, kernel, "looking for NaN", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
-                     CL_ARG(block->pitch), CL_ARG(first), CL_ARG(d), CL_ARG(*bad), CL_ARG(found_mem)));
+                     CL_ARG(block->pitch), CL_ARG(first), CL_ARG(n), CL_ARG(d), CL_ARG(most), CL_ARG(block->weights),
+                     CL_ARG(*bad), CL_ARG(found_mem)));
     }
     CL_GO(cl_read(device, found_mem, sizeof found, found, "marks of bad rows"));
     io->bad_count += found[0];
+    if (found[2]) io->overflows = 1;
     if (found[0] && io->bad_row < 0) {
         cl_uint column = 0;
         cl_int code = clEnqueueReadBuffer(device->queue, *bad, CL_TRUE, found[1] * sizeof column, sizeof column,
@@ -79,8 +91,9 @@ fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *cen
     size_t width = ((size_t)d + 1) * sizeof *sums, chunks = ((size_t)block->n + FGMM_CHUNK_ROWS - 1) / FGMM_CHUNK_ROWS;
     size_t step = SUM_BYTES / width ? SUM_BYTES / width : 1;
     if (step > chunks) step = chunks;
-    cl_row_options(options, sizeof options, block);
+    moments_options(options, sizeof options, block);
     CL_GO(find_bad(device, block, &bad, io));
+    if (!centre) goto done;
     CL_GO(send_centre(device, block, centre, centres));
     CL_GO(cl_buffer(device, &out, step * width, "column sums"));
     sums = cl_alloc(device, step * width);
@@ -130,7 +143,7 @@ fgmm_status cl_gather(fgmm_device *device, fgmm_block *block, const int64_t *row
     fgmm_status status = FGMM_OK;
     if (total == 0) return FGMM_OK;
     if (step > total) step = total;
-    cl_row_options(options, sizeof options, block);
+    moments_options(options, sizeof options, block);
     float *values = cl_alloc(device, step * (d + 1) * sizeof *values);
     if (!values) return FGMM_ERR_MEMORY;
     cl_uint *numbers = (cl_uint *)(values + step * d);

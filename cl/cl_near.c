@@ -59,6 +59,18 @@ void cl_pairs_choose(const fgmm_device *device, cl_engine *engine) {
     engine->pairs.parts = (blocks + 1) / 2;
 }
 
+fgmm_status cl_pairs_trust(fgmm_device *device, const fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    int pairs = device->pairs, singles = device->singles;
+    if (!engine->pairs.on) return FGMM_OK;
+    CL_TRY(cl_trust(device, CL_CASE_NEAR, engine->d, block->type));
+    if (engine->params.precision == FGMM_FAST) CL_TRY(cl_trust(device, CL_CASE_NEAR_FAST, engine->d, block->type));
+    if (device->pairs == pairs && device->singles == singles) return FGMM_OK;
+    cl_pairs_choose(device, engine);
+    if (!engine->dense.started) cl_dense_plan(device, engine);
+    return FGMM_OK;
+}
+
 size_t cl_pairs_padded(size_t components) {
     return cl_round_up(components, CL_PAIRS_COLUMNS);
 }

@@ -25,7 +25,6 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
 static void choose_tiles(const fgmm_device *device, cl_engine *engine) {
     cl_uint k = engine->k, d = engine->d;
     engine->tile = cl_tuning_tile(device, CL_TUNED_SCREEN, k, d);
-    engine->dense_tile = cl_tuning_tile(device, CL_TUNED_DENSE, k, d);
     engine->white_tile = cl_tuning_tile(device, CL_TUNED_WHITEN, k, d);
     engine->scatter_tile = cl_tuning_tile(device, CL_TUNED_SCATTER, k, d);
     engine->batch_budget = (int64_t)200000000 * (device->compute_units ? device->compute_units : 1);
@@ -569,9 +568,10 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     return cl_pin(device, &engine->pinned, floats * sizeof(float) + 32 * 64); /* each part on a line of its own */
 }
 
-fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
+fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
+    const double *frame = block->centre;
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
@@ -579,6 +579,7 @@ fgmm_status cl_prepare(fgmm_device *device, const double *frame) {
     engine->lower = NULL;
     drop_measured(device);
 
+    CL_TRY(cl_pairs_trust(device, block));
     choose_tiles(device, engine);
     choose_matrix(device, engine);
     engine->kp = (cl_uint)cl_round_up(engine->k, (size_t)(engine->tile.gx * engine->tile.rn));

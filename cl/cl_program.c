@@ -131,12 +131,17 @@ static cl_int create_program(cl_build *build) {
     return code;
 }
 
+/* Builds build->program, and of a marked one what it stands for. Any thread may. */
+static cl_int run_compiler(cl_build *build) {
+    cl_int code = clBuildProgram(build->program, 1, &build->device->id, build->options, NULL, NULL);
+    if (code != CL_SUCCESS || !cl_sm90a_marked(build->source->text)) return code;
+    return cl_sm90a(build->device, &build->program, build->options);
+}
+
 /* What the compiler made of build->program, with `code`. On failure build->program is NULL and *log (unless NULL) holds the compiler's
  * words. */
 static cl_int take_built(cl_build *build, cl_int code, char **log) {
     fgmm_device *device = build->device;
-    if (code == CL_SUCCESS && cl_sm90a_marked(build->source->text))
-        code = cl_sm90a(device, &build->program, build->options);
     if (code != CL_SUCCESS) {
         if (build->program && log && !*log) *log = build_log(device, build->program);
         if (build->program) clReleaseProgram(build->program);
@@ -151,8 +156,7 @@ static cl_int take_built(cl_build *build, cl_int code, char **log) {
 static cl_int compile(cl_build *build, char **log) {
     cl_int code = create_program(build);
     if (code != CL_SUCCESS) return code;
-    code = clBuildProgram(build->program, 1, &build->device->id, build->options, NULL, NULL);
-    return take_built(build, code, log);
+    return take_built(build, run_compiler(build), log);
 }
 
 static fgmm_status build_program(cl_build *build, const char *options) {
@@ -250,8 +254,7 @@ static fgmm_status first_kernel(cl_build *build, const char *options, const char
 
 static void *build_asked(void *user) {
     cl_asked *asked = user;
-    cl_build *build = &asked->build;
-    asked->code = clBuildProgram(build->program, 1, &build->device->id, build->options, NULL, NULL);
+    asked->code = run_compiler(&asked->build);
     return NULL;
 }
 

@@ -52,9 +52,10 @@ typedef struct cl_noted {
 
 /* Host memory that a device reads and writes at full speed. */
 typedef struct cl_pinned {
-    cl_mem mem; /* mapped for good; NULL: plain memory */
+    cl_mem mem; /* mapped for good, or over pages of ours; NULL: plain memory */
     void *at;
     size_t bytes, used;
+    int pages; /* ours */
 } cl_pinned;
 
 enum { CL_SPARES = 2, CL_STAGES = 8 };
@@ -62,13 +63,30 @@ enum { CL_SPARES = 2, CL_STAGES = 8 };
 /* Each is left for the one before where it fails. */
 enum { CL_MATRIX_NONE, CL_MATRIX_WARPS /* screen_mma.cl */, CL_MATRIX_WARPGROUPS /* screen_wgmma.cl */ };
 
-/* Cases of the known-answer test: the whole engine; and the dense engine on matrix units, in either precision, of spherical covariances. */
-typedef enum cl_case { CL_CASE_SPHERICAL, CL_CASE_DIAGONAL, CL_CASE_NEAR, CL_CASE_NEAR_FAST } cl_case;
-typedef struct cl_passed {
+/* Cases of the known-answer test: what fits take but for the dense engine; what rows are told but for it; all that with it; and it on matrix
+ * units, in either precision, of spherical covariances. */
+typedef enum cl_case {
+    CL_CASE_SPHERICAL,
+    CL_CASE_DIAGONAL,
+    CL_CASE_ROWS_SPHERICAL,
+    CL_CASE_ROWS_DIAGONAL,
+    CL_CASE_DENSE_SPHERICAL,
+    CL_CASE_DENSE_DIAGONAL,
+    CL_CASE_NEAR,
+    CL_CASE_NEAR_FAST
+} cl_case;
+static inline cl_case cl_rows_case(int diag) {
+    return diag ? CL_CASE_ROWS_DIAGONAL : CL_CASE_ROWS_SPHERICAL;
+}
+static inline cl_case cl_dense_case(int diag) {
+    return diag ? CL_CASE_DENSE_DIAGONAL : CL_CASE_DENSE_SPHERICAL;
+}
+typedef struct cl_test {
     cl_case which;
-    int64_t d; /* 0: none */
-} cl_passed;
-enum { CL_PASSED = 32 };
+    fgmm_dtype type; /* of the rows, as they are stored */
+    int64_t d;       /* 0: none */
+} cl_test;
+enum { CL_PASSED = 128 };
 
 struct fgmm_device {
     fgmm_host host;
@@ -82,12 +100,15 @@ struct fgmm_device {
     int group_refused;   /* a work-group was larger than some kernel allows here */
     int has_matrix;      /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
     int has_full;        /* screen_full_wgmma.cl runs */
+    int has_guess;       /* guess_wgmma.cl runs */
+    int pins;            /* a buffer over memory pins it (cl_pin_rows) */
     int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;           /* the same for the dense engine: near_logits.clh */
     int singles;         /* near_lse.clh and near_fused.clh run too, where pairs do */
     int64_t settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in a test */
-    cl_passed passed[CL_PASSED]; /* of the known-answer test, the oldest overwritten */
+    cl_test passed[CL_PASSED]; /* the oldest overwritten */
     int n_passed;
+    int failed;   /* a case: from then on the dense engine is tested with the rest */
     int testing;  /* it is being put to one */
     int searches; /* the kernels that search lists have passed their known-answer test */
     int unified;  /* its memory is the host's */
@@ -108,7 +129,8 @@ struct fgmm_device {
     cl_kernel_slot *kernels; /* built so far */
     cl_asked *asked;         /* programs that are being built by threads of their own */
     int builds_ahead;        /* they may be */
-    int asking;              /* no kernel is run: those that would be are built, and all that is read is 0 */
+    int asking;              /* no kernel is run: those that would be are built, and all that is read is 0; 2: and the
+                                dense engine's are among them */
     cl_engine *engine;       /* owned by cl_estep.c; NULL until its first use */
 };
 
@@ -161,6 +183,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params);
 fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob);
 fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out);
 fgmm_status cl_assign(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+fgmm_status cl_score(fgmm_device *device, fgmm_block *block, double *sum);
 fgmm_status cl_proba(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);
 fgmm_status cl_distances(fgmm_device *device, fgmm_block *block, const float *queries, int64_t stride,
                          int64_t n_queries, int dot, float *out);
@@ -172,13 +195,11 @@ void cl_engine_free(fgmm_device *device); /* frees device->engine; before the co
 /* A CL_MATRIX_* in messages. */
 const char *cl_matrix_name(int level);
 
-int64_t cl_settle_from(const fgmm_device *device); /* the usual settle_from */
-
-/* Known-answer test of the engine, in the programs that so many features take (cl_check.c). */
-fgmm_status cl_known_answer(fgmm_device *device, cl_case which, int64_t d);
+/* Known-answer test of the engine, in the programs that rows of such a type and so many features take (cl_check.c). */
+fgmm_status cl_known_answer(fgmm_device *device, cl_test test);
 /* The same of the kernels that search lists, run before the first index is put (cl_check.c). */
 fgmm_status cl_lists_known_answer(fgmm_device *device);
 /* Puts the device to a case that it has not passed yet; FGMM_ERR_DEVICE if it cannot be used (cl_trust.c). */
-fgmm_status cl_trust(fgmm_device *device, cl_case which, int64_t d);
+fgmm_status cl_trust(fgmm_device *device, cl_case which, int64_t d, fgmm_dtype type);
 
 #endif

@@ -96,14 +96,18 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     return FGMM_OK;
 }
 
-fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
-    cl_engine *engine = device->engine;
+int cl_settle_pays(const fgmm_device *device, const fgmm_block *block) {
+    const cl_engine *engine = device->engine;
     /* One warp at a time, matrix units screen half as many rows. */
     int64_t from = engine->matrix.on == CL_MATRIX_WARPS ? device->settle_from / 2 : device->settle_from;
     int few = !engine->reached && block->n / (int64_t)engine->k < from;
-    if (engine->all_dense || !engine->alone || !block->hinted || engine->settle_wait || few ||
-        (double)TILE * (double)engine->k * (double)engine->d > (double)engine->batch_budget)
-        return FGMM_OK;
+    return !engine->all_dense && (engine->alone || engine->each) && !engine->settle_wait && !few &&
+           (double)TILE * (double)engine->k * (double)engine->d <= (double)engine->batch_budget;
+}
+
+fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    if (!block->hinted || !cl_settle_pays(device, block)) return FGMM_OK;
     device->group_refused = 0;
     fgmm_status status = engine->reached ? FGMM_OK : find_reaches(device);
     if (status != FGMM_OK) return go_without(device, block, status);
@@ -116,14 +120,22 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
-    char options[112];
+    char options[128];
     int follows = block->distances && block->distances_of && block->distances_of == engine->moved_from;
-    cl_mem moved = follows ? engine->moved.mem : NULL;
-    int lanes = engine->d >= 256 ? 16 : engine->d >= 64 ? 8 : engine->d >= 16 ? 4 : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u",
+    cl_mem moved = follows && !engine->each ? engine->moved.mem : NULL;
+    int lanes = engine->each       ? cl_refine_lanes(engine->d)
+                : engine->d >= 256 ? 16
+                : engine->d >= 64  ? 8
+                : engine->d >= 16  ? 4
+                                   : 1;
+    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d",
              (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
-             engine->n_nearest);
+             engine->n_nearest, engine->each);
     CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
+    if (engine->each) {
+        CL_TRY(cl_send_lower(device));
+        CL_TRY(cl_room_fit(device, &engine->row_logz, (size_t)slice->n * sizeof(cl_float2), "log-densities"));
+    }
     CL_TRY(cl_fit_places(device, slice->places));
     CL_TRY(cl_room_fit(device, &engine->place, (size_t)slice->n * sizeof(cl_uint), "places of rows"));
     CL_TRY(cl_room_fit(device, &engine->left, ((size_t)slice->places + 1) * sizeof(cl_uint2), "rows to screen"));
@@ -139,7 +151,8 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
                       CL_ARG(engine->bounds), CL_ARG(engine->off.mem), CL_ARG(engine->nearest.mem),
                       CL_ARG(block->hints), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_count.mem),
                       CL_ARG(engine->place.mem), CL_ARG(engine->left.mem), CL_ARG(slice->places),
-                      CL_ARG(block->distances), CL_ARG(moved)));
+                      CL_ARG(block->distances), CL_ARG(moved), CL_ARG(engine->mean_lo.mem),
+                      CL_ARG(engine->constants.mem), CL_ARG(engine->row_logz.mem)));
     }
     return cl_read_begin(device, &engine->taken, engine->left.mem, 0, sizeof(cl_uint2), "a count of rows");
 }
@@ -150,12 +163,13 @@ static int64_t likely_rows(const cl_engine *engine, int64_t places) {
     return (int64_t)((double)places * (times < 1.0 ? 1.0 : times < most ? times : most));
 }
 
-fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, cl_slice *out) {
+fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out) {
     cl_engine *engine = device->engine;
     int64_t places = cl_slice_rows(device);
     device->group_refused = 0;
-    for (int64_t most = likely_rows(engine, places);; most = places) {
-        cl_slice slice = cl_slice_at(engine, block, row0, most);
+    if (places > most) places = most;
+    for (int64_t rows = likely_rows(engine, places);; rows = places) {
+        cl_slice slice = cl_slice_at(engine, block, row0, rows < most ? rows : most);
         slice.places = slice.n < places ? slice.n : (cl_uint)places;
         fgmm_status status = run_settle(device, &slice);
         if (status != FGMM_OK) return go_without(device, block, status);

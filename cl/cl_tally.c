@@ -125,13 +125,13 @@ static fgmm_status collect(fgmm_device *device, cl_tally *tally, cl_kernel narro
     if (fit < LEAST_LINES) fit = WIDE_READ_BYTES / row < LEAST_LINES ? WIDE_READ_BYTES / row : LEAST_LINES;
     size_t step = fit < 1 ? 1 : fit < lines ? fit : lines;
     CL_TRY(finish(device, tally));
-    CL_TRY(ask_lines(device, tally, narrow, 0, step, &engine->sums[0]));
+    CL_TRY(ask_lines(device, tally, narrow, 0, step, &engine->pieces[0]));
     for (size_t i = 0, turn = 0; i < lines; i += step, turn = 1 - turn) {
         size_t next = i + step, left = lines - i, count = left < step ? left : step;
-        cl_arrival *arrival = &engine->sums[turn];
+        cl_arrival *arrival = &engine->pieces[turn];
         if (next < lines)
             CL_TRY(ask_lines(device, tally, narrow, next, lines - next < step ? lines - next : step,
-                             &engine->sums[1 - turn]));
+                             &engine->pieces[1 - turn]));
         CL_TRY(cl_read_end(device, arrival, "reading the sums"));
         const cl_float2 *sums = arrival->pinned.at;
 #pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)

@@ -134,8 +134,12 @@ void cl_transfer_end(fgmm_device *device) {
 
 /* ---- blocks ---- */
 
-size_t cl_stored_size(fgmm_dtype type) {
-    return type == FGMM_F32 ? 4 : type == FGMM_F16 || type == FGMM_BF16 ? 2 : 1;
+fgmm_dtype cl_stored_type(fgmm_dtype type) {
+    return type == FGMM_F64 ? FGMM_F32 : type;
+}
+
+size_t cl_stored_size(fgmm_dtype stored) {
+    return stored == FGMM_F32 ? 4 : stored == FGMM_F16 || stored == FGMM_BF16 ? 2 : 1;
 }
 
 /* Rows of f64, as f32 about the centre. */
@@ -232,7 +236,7 @@ fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_bl
     fgmm_block *block = cl_alloc(device, sizeof *block);
     if (!block) return FGMM_ERR_MEMORY;
     memset(block, 0, sizeof *block);
-    block->type = source->type == FGMM_F64 ? FGMM_F32 : source->type;
+    block->type = cl_stored_type(source->type);
     block->first_row = source->first_row;
     block->n = source->n;
     block->d = source->d;

@@ -1,4 +1,4 @@
-// variants: -DROW_TYPE=2 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5
+// variants: -DROW_FOURS=1 | -DROW_TYPE=2 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5
 /*
  * Looking at rows: which hold NaN or Inf, column sums about a centre, single rows.
  */
@@ -13,32 +13,51 @@
 #error "CHUNK must be positive"
 #endif
 #define GROUP 64
+#define LANES 8     // work-items that share a row
+#define EACH 8      // rows that they take together
+#define ROUND (GROUP / LANES)
 
-// One work-group a row from `first` on: bad[row] = its first column with NaN or Inf, or d. found: [0] how many rows have any,
-// [1] the first of them (starts at 0xffffffff).
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
-find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint d, __global uint *bad,
-         __global uint *found)
+static inline int is_bad(float x)
 {
-    __local uint column;
-    const uint lid = get_local_id(0);
-    const uint row = first + get_group_id(0);
-    if (lid == 0) column = d;
+    return (as_uint(x) & 0x7f800000u) == 0x7f800000u;
+}
+
+// Rows first .. first + n - 1, ROUND EACH of them a work-group: bad[row] = its first column with NaN or Inf, or d. found: [0] how many rows have
+// any, [1] the first of them (starts at 0xffffffff), [2] whether a row of weight (all, without weights)
+// has a finite value of `most` or more, which is at most 2^120.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint n, uint d, float most,
+         __global const float *weights, __global uint *bad, __global uint *found)
+{
+    __local uint columns[ROUND * EACH];
+    const uint lid = get_local_id(0), lane = lid % LANES, row0 = get_group_id(0) * (ROUND * EACH);
+    columns[lid] = d;
     barrier(CLK_LOCAL_MEM_FENCE);
-    const ulong at = offset + (ulong)row * pitch;
-    for (uint f = lid; f < d; f += GROUP) {
-        const float x = ROW_AT(rows, at + f);
-        if ((as_uint(x) & 0x7f800000u) == 0x7f800000u) {
-            atomic_min(&column, f);
-            break;
+    for (uint f = 4 * lane; f < d; f += 4 * LANES) {
+        float4 x[EACH];
+#pragma unroll
+        for (uint i = 0; i < EACH; i++) {
+            const uint row = min(row0 + i * ROUND + lid / LANES, n - 1);
+            x[i] = row_four(rows, offset + (ulong)(first + row) * pitch, f, d);
+        }
+#pragma unroll
+        for (uint i = 0; i < EACH; i++) {
+            const float4 size = fabs(x[i]);
+            if ((size.x + size.y) + (size.z + size.w) < most) continue;
+            const uint at = is_bad(x[i].x) ? 0 : is_bad(x[i].y) ? 1 : is_bad(x[i].z) ? 2 : is_bad(x[i].w) ? 3 : 4;
+            if (at < 4)
+                atomic_min(&columns[i * ROUND + lid / LANES], f + at);
+            else if (!(fmax(fmax(size.x, size.y), fmax(size.z, size.w)) < most) &&
+                     !(weights && weights[first + min(row0 + i * ROUND + lid / LANES, n - 1)] == 0.0f))
+                found[2] = 1; // whoever writes it
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (lid > 0) return;
-    bad[row] = column;
-    if (column < d) {
+    if (row0 + lid >= n) return;
+    bad[first + row0 + lid] = columns[lid];
+    if (columns[lid] < d) {
         atomic_inc(&found[0]);
-        atomic_min(&found[1], row);
+        atomic_min(&found[1], first + row0 + lid);
     }
 }
 

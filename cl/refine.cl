@@ -7,7 +7,7 @@
  * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  *
- * With a list, which goes with ALONE, the rows are those with places in the list of settle.cl.
+ * With a list the rows are those with places in the list of settle.cl.
  *
  * With ALONE a row of one candidate, which would be kept with r = 1 whatever its logit, is not read at all: a work-group takes GROUP
  * rows, a work-item one each, and together they evaluate those that have several candidates.
@@ -15,12 +15,9 @@
 #include "ff.clh"
 #include "places.clh"
 #include "rows.clh"
+#include "squares.clh"
 #include "survivors.clh"
 
-// DIAG: 1 for diagonal covariances (default 0).
-#ifndef DIAG
-#define DIAG 0
-#endif
 // LANES: work-items a row, a power of two up to 64 (default 8).
 #ifndef LANES
 #define LANES 8
@@ -36,38 +33,8 @@
 #define ROWS (GROUP / LANES)
 // The slice's row whose place is i, if out0 is 0.
 #define ROW(i) (list ? list[1 + (i)].x : (i))
-
-// Four sums side by side, as two floats each.
-typedef struct {
-    float4 hi, lo;
-} ff4;
-
-// sum += a t^2, t = (x - m_hi) - m_lo
-static inline void add_squares(ff4 *sum, float4 x, float4 m_hi, float4 m_lo, float4 a)
-{
-    // t as t + e
-    const float4 gap = x - m_hi;
-    const float4 part = gap - x;
-    const float4 rest = ((x - (gap - part)) - (m_hi + part)) - m_lo;
-    const float4 t = gap + rest;
-    const float4 e = rest - (t - gap);
-    float4 p = t * t;
-    float4 q = fma(t, t, -p) + 2.0f * (t * e);
-#if DIAG
-    const float4 ap = a * p;
-    q = fma(a, p, -ap) + a * q;
-    p = ap;
-#endif
-    const float4 s = sum->hi + p;
-    const float4 added = s - sum->hi;
-    sum->lo += ((sum->hi - (s - added)) + (p - added)) + q;
-    sum->hi = s;
-}
-
-static inline ff ff4_total(ff4 s)
-{
-    return ff_sum(ff_sum((ff)(s.hi.x, s.lo.x), (ff)(s.hi.y, s.lo.y)), ff_sum((ff)(s.hi.z, s.lo.z), (ff)(s.hi.w, s.lo.w)));
-}
+// Whether it is taken.
+#define TAKEN(i) ((i) < n && (!list || (i) < list[0].x || (i) >= n - list[0].y))
 
 // kconst [K]: L_hi, L_lo, log w, w. a: spherical [K, 2] hi and lo; diagonal [K, D].
 // cand_count in; surv_id and surv_r (the candidates' own arrays), kept, dense, logz, kept_weight out, of the rows' places from out0 on.
@@ -91,7 +58,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     __local uint several[GROUP], n_several;
     const uint own = get_group_id(0) * GROUP + lid, own_at = out0 + min(own, n - 1);
     const uint own_found = cand_count[own_at], only = surv_id[(ulong)own_at * CAP];
-    const int within = own < n && (!list || own < list[0].x || own >= n - list[0].y);
+    const int within = TAKEN(own);
     if (lid == 0) n_several = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     if (within && own_found == 1) {
@@ -112,11 +79,11 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         const int is_row = done + slot < left;
         const uint r = several[min(done + slot, left - 1)];
 #else
-        const int is_row = get_group_id(0) * ROWS + slot < n;
         const uint r = min((uint)get_group_id(0) * ROWS + slot, n - 1);
+        const int is_row = get_group_id(0) * ROWS + slot < n && TAKEN(r);
 #endif
         const uint at = out0 + r;
-        const uint row = row0 + ROW(r); // of the block
+        const uint row = row0 + (is_row ? ROW(r) : 0); // of the block
         const ulong x0 = offset + (ulong)row * pitch;
 #if HELD
         // The row's own numbers, on their way before it is known what for.
@@ -129,9 +96,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 
         for (uint c = 0; c < count; c++) {
             const uint id = surv_id[(ulong)at * CAP + c];
-            const ulong m0 = (ulong)id * d;
-            ff4 s;
-            s.hi = s.lo = (float4)(0.0f);
+            ff4 s = ff4_zero();
 #if HELD
 #pragma unroll
             for (uint i = 0; i < HELD; i++) {
@@ -142,17 +107,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             for (uint f = 4 * lane; f < d; f += 4 * LANES) {
                 const float4 x = row_four(rows, x0, f, d);
 #endif
-                float4 hi = vload4(0, m_hi + m0 + f), lo = vload4(0, m_lo + m0 + f), scale = (float4)(1.0f);
-#if DIAG
-                scale = vload4(0, a + m0 + f);
-#endif
-#if !ROW_FOURS
-                const int4 within = (int4)(f, f + 1, f + 2, f + 3) < (int4)(d);
-                hi = select((float4)(0.0f), hi, within);
-                lo = select((float4)(0.0f), lo, within);
-                scale = select((float4)(0.0f), scale, within);
-#endif
-                add_squares(&s, x, hi, lo, scale);
+                add_squares_of(&s, x, m_hi, m_lo, a, id, f, d);
             }
             part[(slot * CAP + c) * LANES + lane] = ff4_total(s);
         }
@@ -162,11 +117,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
             for (uint i = 0; i < LANES; i++) q = ff_sum(q, part[(slot * CAP + c) * LANES + i]);
             const uint id = surv_id[(ulong)at * CAP + c];
             const float4 k = kconst[id];
-            q = ff_finite(q);
-#if !DIAG
-            q = ff_finite(ff_mul(q, (ff)(a[2 * id], a[2 * id + 1])));
-#endif
-            ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), q);
+            ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), whole_square(q, a, id));
             ids[slot * CAP + c] = id;
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // the lists are about to be overwritten

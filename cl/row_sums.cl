@@ -3,7 +3,8 @@
  * Sums over each chunk of rows of the block, those from row0 on, a multiple of CHUNK:
  * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits. What is known of
- * rows lies at their places (place, of places.clh, or NULL), and of settled ones follows from hints [block rows], kconst of refine.cl and hard.
+ * rows lies at their places (place, of places.clh, or NULL), and of settled ones follows from hints [block rows], kconst of refine.cl and hard;
+ * log Z of all lies in row_logz [n], or NULL, and then settled ones have none.
  */
 #include "ff.clh"
 #include "places.clh"
@@ -24,7 +25,7 @@
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 row_sums(__global const float *weights, uint row0, uint n, float log_cut, float log_norm_max, __global const float2 *logz,
          __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global const uint *hints,
-         __global const float4 *kconst, uint hard, __global const uint *place, __global uint *out)
+         __global const float4 *kconst, uint hard, __global const uint *place, __global const float2 *row_logz, __global uint *out)
 {
     __local ff likelihood[GROUP], weight[GROUP], dropped[GROUP];
     __local uint survivors[GROUP], dense_rows[GROUP];
@@ -40,7 +41,7 @@ row_sums(__global const float *weights, uint row0, uint n, float log_cut, float 
         float share = 1.0f; // of the weights, that the row's survivors have
         if (settled && !hard) share = kconst[hints[row0 + row]].w;
         if (!settled) share = kept_weight[at];
-        const ff l = settled ? (ff)(0.0f, 0.0f) : logz[at];
+        const ff l = row_logz ? row_logz[row] : settled ? (ff)(0.0f, 0.0f) : logz[at];
         if (w > 0.0f) sum_l = ff_sum(sum_l, ff_scale(l, w));
         sum_w = ff_add(sum_w, w);
         const float rho = exp(row_cut(log_cut, log_norm_max, l.x));

@@ -45,8 +45,7 @@
 static inline void stage(__local uint4 *stages, __local ulong *full, __global const uint4 *packed, uint step, uint tiles)
 {
     const uint tile = step < tiles ? step : step - tiles, s = step % STAGES;
-    barrier_expect(full + s, TILE_BYTES);
-    copy_bulk(stages + s * (TILE_BYTES / 16), packed + (ulong)tile * (TILE_BYTES / 16), TILE_BYTES, full + s);
+    copy_tile(stages + s * (TILE_BYTES / 16), packed, tile, TILE_BYTES, full + s);
 }
 
 // Where a row's walk starts: at the lower logit of its last best component, which is listed at once.

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3
+// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3 | -DLOGZ=1 -DROW_FOURS=1 | -DLOGZ=1 -DDIAG=1 -DLANES=32
 /*
  * Settle: rows that lie near to their last best component h, without a screen. Within the reach of h before all others (reach.cl), h alone
  * is a candidate, and the row is settled. Beyond it the few whose reaches are passed are looked at one by one: where one of them stays,
@@ -17,17 +17,16 @@
  *
  * That bound takes the place of s, and is replaced when the row is read again.
  *
+ * Where each row's log p(x) is asked for, all rows are read, and that of a settled one follows from the same sum, which is then one of float-floats
+ * about the mean itself: its root is off by less than what is allowed for above.
+ *
  * LANES work-items share a row, four features at a time; a work-group takes GROUP rows, ROWS at a time.
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "places.clh"
 #include "row_cut.clh"
-#include "rows.clh"
+#include "squares.clh"
 
-// DIAG: 1 for diagonal covariances (default 0).
-#ifndef DIAG
-#define DIAG 0
-#endif
 // LANES: work-items a row, a power of two up to 64 (default 8).
 #ifndef LANES
 #define LANES 8
@@ -41,6 +40,15 @@
 #endif
 #if NEAREST < 1 || CAP <= NEAREST
 #error "CAP must be larger than NEAREST, which must be positive"
+#endif
+// LOGZ: 1 if log p(x) of settled rows is asked for (default 0).
+#ifndef LOGZ
+#define LOGZ 0
+#endif
+#if LOGZ
+typedef ff part_t;
+#else
+typedef float part_t;
 #endif
 #define GROUP 64
 #define ROWS (GROUP / LANES)
@@ -63,6 +71,19 @@ static inline float lane_sum(__global const row_t *rows, ulong x0, __global cons
     return (sum.x + sum.y) + (sum.z + sum.w);
 }
 
+// A lane's part of the sum that is wanted of a row and its own component.
+static inline part_t own_sum(__global const row_t *rows, ulong x0, __global const float *m_hi, __global const float *m_lo,
+                             __global const float *a, uint c, uint d, uint lane)
+{
+#if LOGZ
+    ff4 sum = ff4_zero();
+    for (uint f = 4 * lane; f < d; f += 4 * LANES) add_squares_of(&sum, row_four(rows, x0, f, d), m_hi, m_lo, a, c, f, d);
+    return ff4_total(sum);
+#else
+    return lane_sum(rows, x0, m_hi, a, c, d, lane);
+#endif
+}
+
 // The sum of the lanes' parts.
 static inline float q_of(__local const float *part, __global const float *a, uint c)
 {
@@ -78,15 +99,16 @@ static inline float q_of(__local const float *part, __global const float *a, uin
 // [k, 2], of which the first counts, diagonal [k, d]. constants [k] and bounds of screen.cl; off and nearest of reach.cl.
 // place [slice rows]: of each row, or SETTLED. list: how many places were taken from either end, which may be more than there are, `room`;
 // and of each place the slice's row and itself, as listed.clh takes them. distances [block rows]: at least s of each row, infinite where the row's
-// component may change; NULL: not kept. moved [k]: ratio, and how far h has moved, since `distances` was written; NULL: they say nothing.
+// component may change; NULL: not kept. moved [k]: ratio, and how far h has moved, since `distances` was written; NULL: they say nothing, as with
+// LOGZ. m_lo, kconst: of refine.cl, and row_logz [slice rows]: log p(x), all rows', which counts of settled ones alone; only with LOGZ.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
        __global const float *m_hi, __global const float *a, __global const float4 *constants, float4 bounds,
        __global const float *off, __global const uint2 *nearest, __global const uint *hints, __global uint *cand_id,
        __global uint *cand_count, __global uint *place, __global uint2 *list, uint room, __global float *distances,
-       __global const float2 *moved)
+       __global const float2 *moved, __global const float *m_lo, __global const float4 *kconst, __global float2 *row_logz)
 {
-    __local float part[GROUP * (LANES + 1)];         // [row that is read, lane]
+    __local part_t part[GROUP * (LANES + 1)];         // [row that is read, lane]
     __local float others[ROWS * NEAREST * LANES];    // [row, other, lane]
     __local float roots[GROUP];                      // of q_h of the rows that are read
     __local uint passed[GROUP];                      // reaches that they pass
@@ -116,13 +138,21 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 #pragma unroll
         for (uint i = 0; i < AT_ONCE; i++) {
             const uint at = min(done + i * ROWS + slot, n_reads - 1), row = row0 + first + reads[at];
-            const float sum = lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, min(hints[row], k - 1), d, lane);
+            const part_t sum = own_sum(rows, offset + (ulong)row * pitch, m_hi, m_lo, a, min(hints[row], k - 1), d, lane);
             if (done + i * ROWS + slot < n_reads) part[at * (LANES + 1) + lane] = sum;
         }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lid < n_reads) {
         const uint row = row0 + first + reads[lid], at = out0 + first + reads[lid], hint = hints[row], h = min(hint, k - 1);
+#if LOGZ
+        ff sum = (ff)(0.0f, 0.0f);
+        for (uint i = 0; i < LANES; i++) sum = ff_sum(sum, part[lid * (LANES + 1) + i]);
+        const ff q = whole_square(sum, a, h);
+        row_logz[at] = ff_sub((ff)(kconst[h].x, kconst[h].y), q);
+        const float root = sqrt(q.x);
+#else
         const float root = sqrt(q_of(part + lid * (LANES + 1), a, h));
+#endif
         __global const uint2 *near = nearest + (ulong)h * (NEAREST + 1);
         // Beyond sqrt(Q) no reach says anything, of however few components.
         uint beyond = hint < k && root < root_most ? 0 : NEAREST + 1;

@@ -3,14 +3,8 @@
  * The best m components of each row by responsibility, of equal ones the first; component NONE and responsibility 0 after the last.
  */
 #include "group_row.clh"
+#include "places.clh"
 
-// CAP: most survivors of a row (default 16).
-#ifndef CAP
-#define CAP 16
-#endif
-#if CAP < 1
-#error "CAP must be positive"
-#endif
 #define NONE 0xffffffffu
 #define LANES 64
 #define TOP_MAX 64
@@ -21,21 +15,32 @@ static inline int before(float r, uint id, float s, uint other)
     return r > s || (r == s && id < other);
 }
 
-// Rows that the dense engine does not take. ids, resp [n, m] of the slice.
+// Rows that the dense engine does not take. What is known of rows lies at their places (place, of places.clh, or NULL); hints [block rows] has the
+// settled ones' component. ids, resp [n, m] of the slice.
 __kernel void top_sparse(__global const uint *surv_id, __global const float *surv_r, __global const uint *kept,
-                         __global const uint *dense, uint n, uint m, __global uint *ids, __global float *resp)
+                         __global const uint *dense, __global const uint *hints, uint row0, __global const uint *place,
+                         uint n, uint m, __global uint *ids, __global float *resp)
 {
     const uint row = get_global_id(0);
-    if (row >= n || dense[row]) return;
-    const uint count = kept[row];
+    if (row >= n) return;
+    const uint at = place_of(place, row);
+    if (at == SETTLED) {
+        for (uint j = 0; j < m; j++) {
+            ids[(ulong)row * m + j] = j ? NONE : hints[row0 + row];
+            resp[(ulong)row * m + j] = j ? 0.0f : 1.0f;
+        }
+        return;
+    }
+    if (dense[at]) return;
+    const uint count = kept[at];
     float last_r = INFINITY;
     uint last_id = 0;
     for (uint j = 0; j < m; j++) {
         float r = -1.0f;
         uint id = NONE;
         for (uint i = 0; i < count && j < count; i++) {
-            const float ri = surv_r[(ulong)row * CAP + i];
-            const uint ki = surv_id[(ulong)row * CAP + i];
+            const float ri = surv_r[(ulong)at * CAP + i];
+            const uint ki = surv_id[(ulong)at * CAP + i];
             if (before(last_r, last_id, ri, ki) && before(ri, ki, r, id)) {
                 r = ri;
                 id = ki;
@@ -99,4 +104,11 @@ top_dense(__global const float *resp_tile, __global const uint *list, uint base,
             row_resp[j] = last_id == NONE ? 0.0f : last_r;
         }
     }
+}
+
+// row_logz [n]: log p(x) of a slice's rows, of which settled ones have theirs: the others' from their places.
+__kernel void spread_logz(__global const uint *place, __global const float2 *logz, uint n, __global float2 *row_logz)
+{
+    const uint row = get_global_id(0);
+    if (row < n && place[row] != SETTLED) row_logz[row] = logz[place[row]];
 }

@@ -177,7 +177,7 @@ static void chunk_moments(const fgmm_block_source *source, const double *centre,
         }
         double weight = source->weights ? source->weights[i] : 1;
         found->weight += weight;
-        for (int64_t j = 0; j < d; j++) {
+        for (int64_t j = 0; j < d && centre; j++) {
             double t = x[j] - centre[j];
             part[j] += weight * t;
             part[d + j] += weight * t * t;

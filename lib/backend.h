@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 12
+#define FGMM_BACKEND_ABI 13
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -155,6 +155,7 @@ typedef struct fgmm_moments {
     int64_t bad_row;    /* number (through the pass) of the first row with NaN or Inf; -1 if none so far */
     int64_t bad_column; /* its first such column */
     int64_t bad_count;  /* rows with any; their values are kept out of the sums */
+    int overflows; /* 1: some row's squares are beyond the device's arithmetic, or near to that; doubles have none */
 } fgmm_moments;
 
 /* Rows a scan takes at most, and what its queries are padded to, in elements. */
@@ -221,9 +222,9 @@ typedef struct fgmm_backend {
                         size_t why_size);
     /* Opens a device; the host table is copied. Required. */
     fgmm_status (*open)(const fgmm_host *host, const fgmm_open_request *request, fgmm_device **out);
-    /* Before E-steps or assignments of such covariances of d features: whether the device gets known answers right. FGMM_ERR_DEVICE if not;
-     * FGMM_ERR_MEMORY and FGMM_ERR_CANCELLED say nothing about that. It is asked each time, and may remember. Optional. */
-    fgmm_status (*trust)(fgmm_device *device, int covariance, int64_t d);
+    /* Before E-steps or assignments of such covariances, of rows of d features of such a type: whether the device gets known answers right.
+     * FGMM_ERR_DEVICE if not; FGMM_ERR_MEMORY and FGMM_ERR_CANCELLED say nothing about that. It is asked each time, and may remember. Optional. */
+    fgmm_status (*trust)(fgmm_device *device, int covariance, int64_t d, fgmm_dtype type);
     void (*close)(fgmm_device *device);
     void (*describe)(const fgmm_device *device, fgmm_device_facts *out);
 
@@ -242,7 +243,7 @@ typedef struct fgmm_backend {
     fgmm_status (*wait)(fgmm_device *device, fgmm_block *block);
     void (*release)(fgmm_device *device, fgmm_block *block); /* NULL is ignored; also while work on it is under way */
 
-    /* Adds to *io. centre is [D]. Required. */
+    /* Adds to *io. centre: [D], or NULL: rows are looked at for NaN, Inf and overflows alone. Required. */
     fgmm_status (*moments)(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io);
     /* Copies rows (numbers within the block, any order) as double: out [count, d]. Required. */
     fgmm_status (*gather)(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out);
@@ -257,6 +258,10 @@ typedef struct fgmm_backend {
     /* The best m components of each row, best first, ids -1 for those below the row's cut. ids, resp [n, m], log_prob
      * [n]: each may be NULL. Required. */
     fgmm_status (*assign)(fgmm_device *device, fgmm_block *block, int m, int32_t *ids, float *resp, double *log_prob);
+
+    /* Adds the sum of w log p(x) over the rows of positive weight, as the device keeps weights, to *sum: the same whatever blocks they come in.
+     * Optional: else the caller sums what assign finds. */
+    fgmm_status (*score)(fgmm_device *device, fgmm_block *block, double *sum);
 
     /* Responsibilities of each row: resp [n, K], 0 for those below the row's cut; log_prob [n] or NULL. Required. */
     fgmm_status (*proba)(fgmm_device *device, fgmm_block *block, float *resp, double *log_prob);

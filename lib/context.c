@@ -226,8 +226,11 @@ static void *host_alloc(void *user, size_t bytes) {
 static void host_free(void *user, void *pointer) {
     fgmm_free(user, pointer);
 }
+/* Not that memory of the host ran short, which is for who asked for it to say: threads may read meanwhile. */
 static void host_forget(void *user) {
-    fgmm_enter(user);
+    fgmm_context *ctx = user;
+    ctx->message[0] = 0;
+    atomic_store(&ctx->failing, 0);
 }
 static int host_cancelled(void *user) {
     return fgmm_cancelled(user);

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "module.h"
+#include "rows.h"
 
 /* "auto" looks for a GPU when a call takes more multiply-adds than this: below, opening OpenCL (22-500 ms) and moving
  * the rows cost more than the CPU needs. */
@@ -79,17 +80,21 @@ static void try_opencl(fgmm_context *ctx) {
     }
 }
 
-fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64_t d) {
-    return covariance < 0 || !target->backend->trust ? FGMM_OK : target->backend->trust(target->device, covariance, d);
+fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64_t d, fgmm_dtype type) {
+    return target->backend->trust ? target->backend->trust(target->device, covariance, d, type) : FGMM_OK;
+}
+
+static fgmm_status trust_opencl(const fgmm_context *ctx, const fgmm_rows *rows, int covariance) {
+    return rows ? fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type) : FGMM_OK;
 }
 
 /* *take: whether "auto" has an OpenCL device for such covariances. */
-static fgmm_status auto_opencl(fgmm_context *ctx, int covariance, int64_t d, int *take) {
-    unsigned bit = covariance < 0 ? 0 : 1u << covariance;
+static fgmm_status auto_opencl(fgmm_context *ctx, const fgmm_rows *rows, int covariance, int *take) {
+    unsigned bit = 1u << (rows ? covariance : 31); /* 31: of what no mixture is evaluated for */
     *take = 0;
     try_opencl(ctx);
     if (!ctx->opencl.backend || ctx->opencl_distrusted & bit) return FGMM_OK;
-    fgmm_status status = fgmm_dispatch_trust(&ctx->opencl, covariance, d);
+    fgmm_status status = trust_opencl(ctx, rows, covariance);
     *take = status == FGMM_OK;
     if (status == FGMM_OK || status == FGMM_ERR_CANCELLED) return status;
     if (status == FGMM_ERR_DEVICE) ctx->opencl_distrusted |= bit;
@@ -98,18 +103,18 @@ static fgmm_status auto_opencl(fgmm_context *ctx, int covariance, int64_t d, int
     return FGMM_OK;
 }
 
-fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows, int covariance,
-                          int64_t d, const fgmm_target **out) {
+fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, const fgmm_rows *rows,
+                          int covariance, const fgmm_target **out) {
     int is_auto = strcasecmp(ctx->device, "auto") == 0;
     int named_opencl = !is_auto && strcasecmp(ctx->device, "cpu") != 0;
-    if (cl_rows && !named_opencl)
+    if (rows && rows->cl_mem && !named_opencl)
         return fgmm_fail(ctx, FGMM_ERR_INVALID, "rows in a cl_mem need the context that was made over its cl_context");
     if (precision == FGMM_DOUBLE && named_opencl && !ctx->opencl.facts.has_double)
         return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED, "precision double runs on the CPU only, and the device is %s",
                          ctx->opencl.label);
     int take = named_opencl;
-    if (named_opencl) FGMM_TRY(fgmm_dispatch_trust(&ctx->opencl, covariance, d));
-    if (is_auto && work > auto_work && precision != FGMM_DOUBLE) FGMM_TRY(auto_opencl(ctx, covariance, d, &take));
+    if (named_opencl) FGMM_TRY(trust_opencl(ctx, rows, covariance));
+    if (is_auto && work > auto_work && precision != FGMM_DOUBLE) FGMM_TRY(auto_opencl(ctx, rows, covariance, &take));
     if (take) {
         *out = &ctx->opencl;
     } else {
@@ -118,6 +123,15 @@ fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precisi
     }
     ctx->label = (*out)->label;
     return FGMM_OK;
+}
+
+int fgmm_dispatch_again(fgmm_context *ctx, fgmm_status status, const fgmm_rows *rows) {
+    if (status != FGMM_ERR_DEVICE || strcasecmp(ctx->device, "auto") != 0 || ctx->label != ctx->opencl.label ||
+        ctx->opencl_distrusted == ~0u || fgmm_rows_once(rows))
+        return 0;
+    ctx->opencl_distrusted = ~0u;
+    fgmm_log(ctx, FGMM_LOG_WARNING, "once more, on the CPU: %s", ctx->message);
+    return 1;
 }
 
 /* ---- the list of devices ---- */

@@ -35,22 +35,27 @@ struct fgmm_context {
     atomic_int host_short;      /* the host's memory was refused in this call, by the limit or by the system */
     atomic_int failing;         /* guards message: the first failure of a call, from whatever thread, is kept */
     fgmm_target cpu, opencl;
-    int opencl_tried;           /* "auto" looked for a device already */
-    unsigned opencl_distrusted; /* 1 << fgmm_covariance: those that the device was found wrong in */
-    int sharers;                /* contexts that fit together and share the machine's memory; 1: alone */
+    int opencl_tried; /* "auto" looked for a device already */
+    unsigned
+        opencl_distrusted; /* 1 << fgmm_covariance: those that the device was found wrong in, of whatever rows; all once a call failed */
+    int sharers; /* contexts that fit together and share the machine's memory; 1: alone */
 };
 
 /* Starts a public call: forgets the last message. */
 void fgmm_enter(fgmm_context *ctx);
 
 /* The device for a call. @param work multiply-adds the call is likely to take, for "auto".
- * @param cl_rows 1 if the rows are a caller's cl_mem, which only the context's OpenCL device can read.
- * @param covariance fgmm_covariance of the mixtures of d features that the call evaluates, or -1: none */
-fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, int cl_rows, int covariance,
-                          int64_t d, const fgmm_target **out);
+ * @param rows that it evaluates mixtures of the fgmm_covariance on; a caller's cl_mem only the context's OpenCL device can read. NULL: it evaluates
+ * none, and covariance is not looked at */
+fgmm_status fgmm_dispatch(fgmm_context *ctx, double work, fgmm_precision precision, const fgmm_rows *rows,
+                          int covariance, const fgmm_target **out);
 
-/* Whether the device of a call may be used for other covariances, too. */
-fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64_t d);
+/* At the end of a call, with its status. @return 1 if a device that "auto" took has failed, whose results are then lost: the call is to be made again,
+ * which will be on the CPU. Not of rows that can be read only once. */
+int fgmm_dispatch_again(fgmm_context *ctx, fgmm_status status, const fgmm_rows *rows);
+
+/* Whether the device of a call may be used for other covariances or rows, too. */
+fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64_t d, fgmm_dtype type);
 
 /* Opens ctx->cpu, for what runs on the CPU whatever the device is. */
 fgmm_status fgmm_dispatch_cpu(fgmm_context *ctx);

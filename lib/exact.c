@@ -215,7 +215,7 @@ fgmm_status fgmm_exact_search(fgmm_context *ctx, const fgmm_rows *rows, const fg
                          (long long)group);
     const fgmm_target *target;
     double work = (double)rows->n * (double)queries->n * (double)rows->d;
-    FGMM_TRY(fgmm_dispatch(ctx, work, FGMM_EXACT, 0, -1, 0, &target));
+    FGMM_TRY(fgmm_dispatch(ctx, work, FGMM_EXACT, NULL, -1, &target));
     if (!target->backend->scan && !target->backend->lists_search) {
         FGMM_TRY(fgmm_dispatch_cpu(ctx));
         target = &ctx->cpu;

@@ -32,7 +32,7 @@ struct fgmm_feed {
     feed_slot *now;   /* on its way or being visited; NULL once that is over */
     int32_t *hints;   /* [rows], or NULL where they take too much or serve nobody */
     double *centre, *mean, *variance;
-    int has_centre, scanned, quiet;
+    int has_centre, scanned, no_moments, quiet;
     fgmm_moments moments;
     fgmm_bad_rows bad;
     fgmm_progress progress;
@@ -324,8 +324,8 @@ static fgmm_status slot_open(fgmm_feed *feed, feed_slot *slot, int64_t index) {
 
 static fgmm_status slot_scan(fgmm_feed *feed, feed_slot *slot) {
     fgmm_moments *moments = &feed->moments;
-    const double *centre = feed->centre;
-    if (slot->first == 0 && feed->rows->type != FGMM_F64) {
+    const double *centre = feed->no_moments ? NULL : feed->centre;
+    if (centre && slot->first == 0 && feed->rows->type != FGMM_F64) {
         int64_t zero = 0;
         FGMM_TRY(feed->target->backend->gather(feed->target->device, slot->block, &zero, 1, feed->centre));
         for (int64_t j = 0; j < feed->rows->d; j++)
@@ -350,6 +350,12 @@ static void forget_scan(fgmm_feed *feed) {
 
 static fgmm_status finish_scan(fgmm_feed *feed) {
     feed->scanned = 1;
+    if (feed->no_moments && feed->moments.overflows)
+        return fgmm_fail(feed->ctx, FGMM_ERR_UNSUPPORTED,
+                         "the rows hold values whose squares overflow: %s computes in f32; use the cpu device, or "
+                         "scale the data",
+                         feed->target->label);
+    if (feed->no_moments) return FGMM_OK;
     double weight = feed->moments.weight;
     for (int64_t j = 0; j < feed->rows->d; j++) {
         double shift = weight > 0 ? feed->moments.sum[j] / weight : 0;
@@ -578,6 +584,10 @@ int64_t fgmm_feed_block_rows(const fgmm_feed *feed) {
 int fgmm_feed_once(const fgmm_feed *feed) {
     return fgmm_rows_once(feed->rows);
 }
+void fgmm_feed_no_moments(fgmm_feed *feed) {
+    feed->no_moments = 1;
+}
+
 void fgmm_feed_quiet(fgmm_feed *feed) {
     feed->quiet = 1;
 }

@@ -39,6 +39,9 @@ int fgmm_feed_give_up(fgmm_feed *feed);
 /* Copies rows by number, ascending, as doubles: out [count, d]. */
 fgmm_status fgmm_feed_gather(fgmm_feed *feed, const int64_t *rows, int64_t count, double *out);
 
+/* Before the first run, which then looks for NaN and Inf alone: no mean and no variance are found. */
+void fgmm_feed_no_moments(fgmm_feed *feed);
+
 /* Says nothing to the progress callback: a feed inside another call. */
 void fgmm_feed_quiet(fgmm_feed *feed);
 

@@ -320,7 +320,7 @@ done:
     fit->last = NULL;
     now->seconds_per_iteration = fgmm_laps_median(&fit->laps);
     if (status == FGMM_OK) save_place(fit);
-    if (status == FGMM_ERR_CANCELLED) {
+    if (status == FGMM_ERR_CANCELLED || status == FGMM_ERR_DEVICE) {
         char who[128];
         snprintf(who, sizeof who, "%s", fgmm_context_message(fit->ctx));
         fgmm_enter(fit->ctx);
@@ -402,8 +402,8 @@ static fgmm_status fit_open(fit_state *fit, int64_t iterations) {
     const fgmm_rows *rows = fit->rows;
     double work = (double)rows->n * (double)rows->d * (double)fit->k * (double)iterations;
     const fgmm_model *start = fit->options->init_model;
-    FGMM_TRY(fgmm_dispatch(ctx, work, fit->compute.precision, rows->cl_mem != NULL,
-                           (int)(start ? start->type : fit->options->covariance_type), rows->d, &fit->target));
+    FGMM_TRY(fgmm_dispatch(ctx, work, fit->compute.precision, rows,
+                           (int)(start ? start->type : fit->options->covariance_type), &fit->target));
     FGMM_TRY(fgmm_feed_open(ctx, &fit->feed, rows, fit->target, &fit->compute, 2 + iterations));
     fgmm_progress *progress = fgmm_feed_progress(fit->feed);
     progress->n_init = fit->n_init;
@@ -499,7 +499,9 @@ fgmm_status fgmm_fit_constrained(fgmm_context *ctx, fgmm_model **out, const fgmm
     }
     if (begun == FGMM_OK) fgmm_report_end(&scope, status);
     fit_close(&fit);
-    return status;
+    /* A rank that began anew would be alone. */
+    int again = !options->ranks.sum && fgmm_dispatch_again(ctx, status, rows);
+    return again ? fgmm_fit_constrained(ctx, out, rows, options, constraints, report) : status;
 }
 
 fgmm_status fgmm_initial_model(fgmm_context *ctx, fgmm_model **out, const fgmm_rows *rows,

@@ -14,24 +14,39 @@ typedef struct {
     int32_t *ids;
     float *resp;
     double *log_prob;
-    /* for fgmm_score: the sums, with log_prob as room for one block */
+    /* for fgmm_score: the sums, with log_prob as room for one block where the backend has none of its own */
     int scoring;
     double sum, weight;
 } infer_state;
 
-/* Row by row in chunks, so that the sum does not depend on the size of blocks. */
-static void score_block(infer_state *state, const fgmm_feed_block *block) {
+/* Of a block's rows, in chunks, so that a sum does not depend on the size of blocks: of their weights, and of w log p(x) where log_prob is given. */
+static void add_scores(infer_state *state, const fgmm_feed_block *block, const double *log_prob) {
+    if (!block->weights && !log_prob) {
+        state->weight += (double)block->n;
+        return;
+    }
     for (int64_t from = 0; from < block->n; from += FGMM_CHUNK_ROWS) {
         int64_t to = from + FGMM_CHUNK_ROWS < block->n ? from + FGMM_CHUNK_ROWS : block->n;
         double sum = 0, weight = 0;
         for (int64_t i = from; i < to; i++) {
             double w = block->weights ? block->weights[i] : 1;
-            sum += w > 0 ? w * state->log_prob[i] : 0;
+            if (log_prob && w > 0) sum += w * log_prob[i];
             weight += w;
         }
         state->sum += sum;
         state->weight += weight;
     }
+}
+
+static fgmm_status score_visit(infer_state *state, const fgmm_feed_block *block) {
+    const fgmm_target *target = state->target;
+    double *log_prob = target->backend->score ? NULL : state->log_prob;
+    if (log_prob)
+        FGMM_TRY(target->backend->assign(target->device, block->block, 0, NULL, NULL, log_prob));
+    else
+        FGMM_TRY(target->backend->score(target->device, block->block, &state->sum));
+    add_scores(state, block, log_prob);
+    return FGMM_OK;
 }
 
 /* Entries below min_resp go; with renormalise the best stays all the same, and the rest is scaled to sum to one. */
@@ -57,16 +72,12 @@ static fgmm_status infer_visit(void *user, const fgmm_feed_block *block) {
     const fgmm_target *target = state->target;
     int32_t *ids = state->ids ? state->ids + block->first * m : NULL;
     float *resp = state->resp ? state->resp + block->first * m : NULL;
-    double *log_prob = state->log_prob;
-    if (log_prob && !state->scoring) log_prob += block->first;
+    if (state->scoring) return score_visit(state, block);
+    double *log_prob = state->log_prob ? state->log_prob + block->first : NULL;
     if (state->proba)
         FGMM_TRY(target->backend->proba(target->device, block->block, resp, log_prob));
     else
         FGMM_TRY(target->backend->assign(target->device, block->block, (int)m, ids, resp, log_prob));
-    if (state->scoring) {
-        score_block(state, block);
-        return FGMM_OK;
-    }
     for (int64_t b = 0; b < block->n_bad; b++) {
         int64_t i = block->bad[b] - block->first;
         for (int64_t j = 0; j < m; j++) {
@@ -95,10 +106,10 @@ static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model 
     fgmm_prepared prepared = {0};
     double *room = NULL;
     double work = (double)rows->n * (double)rows->d * (double)model->k;
-    FGMM_GO(
-        fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, (int)model->type, rows->d, &state->target));
+    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows, (int)model->type, &state->target));
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, state->target, &compute, 1));
-    if (state->scoring) {
+    fgmm_feed_no_moments(feed);
+    if (state->scoring && !state->target->backend->score) {
         room = fgmm_alloc(ctx, (size_t)fgmm_feed_block_rows(feed) * sizeof *room, "log-probabilities of a block");
         if (!room) status = FGMM_ERR_MEMORY;
         if (!room) goto done;
@@ -110,14 +121,18 @@ static fgmm_status infer(fgmm_context *ctx, const char *stage, const fgmm_model 
     params->precision = fgmm_row_precision(compute.precision);
     params->engine = fgmm_engine_next(&choice, params->precision, model->k);
     params->cut = params->precision == FGMM_DOUBLE ? 0 : FGMM_CUT;
+    params->summed = !state->log_prob && !state->scoring;
     FGMM_GO(fgmm_feed_run(feed, stage, params, infer_visit, state));
     fgmm_report_pass(&scope, feed, params->engine, compute.precision, NULL);
 done:
     fgmm_report_end(&scope, status);
     fgmm_prepared_free(ctx, &prepared);
+    if (room) state->log_prob = NULL;
     fgmm_free(ctx, room);
     fgmm_feed_close(ctx, feed);
-    return status;
+    if (!fgmm_dispatch_again(ctx, status, rows)) return status;
+    fgmm_enter(ctx);
+    return infer(ctx, stage, model, rows, given, state, report);
 }
 
 fgmm_status fgmm_score_samples(fgmm_context *ctx, const fgmm_model *model, const fgmm_rows *rows,

@@ -108,7 +108,7 @@ fgmm_status fgmm_ivf_searcher_create(fgmm_context *ctx, fgmm_ivf_searcher **out,
     fgmm_status status = FGMM_OK;
     fgmm_ivf_searcher *searcher = NULL;
     /* For "auto": who makes a searcher means to ask it much. */
-    FGMM_TRY(fgmm_dispatch(ctx, 1e15, FGMM_EXACT, 0, -1, 0, &target));
+    FGMM_TRY(fgmm_dispatch(ctx, 1e15, FGMM_EXACT, NULL, -1, &target));
     if (!(searcher = fgmm_calloc(ctx, 1, sizeof *searcher, "a searcher"))) return FGMM_ERR_MEMORY;
     searcher->ctx = ctx;
     searcher->index = index;

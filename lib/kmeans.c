@@ -350,8 +350,7 @@ static fgmm_status run_all(kmeans_state *state, kmeans_run *best) {
     const fgmm_rows *rows = state->rows;
     int64_t passes = 2 + (int64_t)(state->max_iter + 1) * state->n_init;
     double work = (double)rows->n * (double)rows->d * (double)state->k * (double)passes;
-    FGMM_TRY(fgmm_dispatch(ctx, work, state->compute.precision, rows->cl_mem != NULL, FGMM_SPHERICAL, rows->d,
-                           &state->target));
+    FGMM_TRY(fgmm_dispatch(ctx, work, state->compute.precision, rows, FGMM_SPHERICAL, &state->target));
     FGMM_TRY(fgmm_feed_open(ctx, &state->feed, rows, state->target, &state->compute, passes));
     fgmm_progress *progress = fgmm_feed_progress(state->feed);
     progress->n_init = state->n_init;
@@ -422,5 +421,6 @@ fgmm_status fgmm_kmeans_constrained(fgmm_context *ctx, fgmm_model **out, const f
     fgmm_seeder_free(ctx, state.seeder);
     fgmm_free(ctx, state.moves);
     fgmm_feed_close(ctx, state.feed);
-    return status;
+    int again = fgmm_dispatch_again(ctx, status, rows);
+    return again ? fgmm_kmeans_constrained(ctx, out, rows, options, constraints, result, counts, report) : status;
 }

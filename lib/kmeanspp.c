@@ -79,7 +79,7 @@ static fgmm_status nearest_on_device(fgmm_context *ctx, const fgmm_seed_rows *sa
                            .variance = fmax(1e-5 * sample->spread, 1e-32),
                            .nearest = nearest,
                            .owner = owner};
-    FGMM_TRY(fgmm_dispatch_trust(state.target, FGMM_SPHERICAL, d));
+    FGMM_TRY(fgmm_dispatch_trust(state.target, FGMM_SPHERICAL, d, FGMM_F32));
     double *shape = fgmm_alloc(ctx, (size_t)(count * (d + 2)) * sizeof *shape, "centres");
     fgmm_model model = {.type = FGMM_SPHERICAL, .k = count, .d = d};
     if (!shape) return FGMM_ERR_MEMORY;

@@ -130,8 +130,7 @@ fgmm_status fgmm_partial_fit(fgmm_context *ctx, fgmm_online *online, const fgmm_
     fgmm_pass_counts counts;
     double work = (double)rows->n * (double)rows->d * (double)model->k;
     choice.asked = online->compute.engine;
-    FGMM_GO(
-        fgmm_dispatch(ctx, work, online->compute.precision, rows->cl_mem != NULL, (int)model->type, rows->d, &target));
+    FGMM_GO(fgmm_dispatch(ctx, work, online->compute.precision, rows, (int)model->type, &target));
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &online->compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &batch, model));
     fgmm_engine ran = fgmm_engine_next(&choice, online->compute.precision, model->k);
@@ -155,5 +154,5 @@ done:
     fgmm_report_end(&scope, status);
     fgmm_stats_free(ctx, batch);
     fgmm_feed_close(ctx, feed);
-    return status;
+    return fgmm_dispatch_again(ctx, status, rows) ? fgmm_partial_fit(ctx, online, rows, report) : status;
 }

@@ -150,8 +150,7 @@ fgmm_status fgmm_stats_accumulate(fgmm_context *ctx, fgmm_stats *stats, const fg
     fgmm_engine_choice choice = {.asked = compute.engine};
     fgmm_pass_counts counts;
     double work = (double)rows->n * (double)rows->d * (double)stats->model->k;
-    FGMM_GO(
-        fgmm_dispatch(ctx, work, compute.precision, rows->cl_mem != NULL, (int)stats->model->type, rows->d, &target));
+    FGMM_GO(fgmm_dispatch(ctx, work, compute.precision, rows, (int)stats->model->type, &target));
     /* 1: keeping rows for the rare second pass would cost more than reading them again. */
     FGMM_GO(fgmm_feed_open(ctx, &feed, rows, target, &compute, 1));
     FGMM_GO(fgmm_stats_new(ctx, &added, stats->model));
@@ -167,7 +166,7 @@ done:
     fgmm_report_end(&scope, status);
     fgmm_stats_free(ctx, added);
     fgmm_feed_close(ctx, feed);
-    return status;
+    return fgmm_dispatch_again(ctx, status, rows) ? fgmm_stats_accumulate(ctx, stats, rows, given, report) : status;
 }
 
 fgmm_status fgmm_stats_merge(fgmm_context *ctx, fgmm_stats *dst, const fgmm_stats *src) {

@@ -6,6 +6,7 @@
 #include <check.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 /* ---- host ---- */
 
 static char message[4096];
-static int live;
+static atomic_int live; /* a driver's compilers run in threads */
 
 static inline void *host_alloc(void *user, size_t bytes) {
     (void)user;

@@ -1,5 +1,6 @@
 /* The OpenCL engine through the backend's table, against sums in double: precision, order, all types of rows.
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
+#include "../cl/cl_program.h"
 #include "cl_problem.h"
 
 /* ---- reference ---- */
@@ -578,6 +579,34 @@ START_TEST(types) {
 }
 END_TEST
 
+/* A pass over rows of any type runs no program that the test did not. */
+START_TEST(tested_programs) {
+    const fgmm_dtype all[] = {FGMM_F32, FGMM_F16, FGMM_BF16, FGMM_U8, FGMM_I8};
+    const int64_t k = 70, d = 24, n = 600;
+    const cl_opened *opened = cl_opened_of(device);
+    if (scale_limit < 1e6) return; /* a slow device */
+    for (int i = 0; i < 10; i++) {
+        problem p = clusters(n, k, d, i % 2, 12.0, 1.0, 0.0);
+        for (int64_t j = 0; j < n * d; j++) p.x[j] = fmax(0.0, fmin(round(p.x[j] + 60.0), 120.0));
+        for (int64_t j = 0; j < k * d; j++) p.means[j] += 60.0;
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        cl_engine_free(device);
+        cl_kernels_free(device);
+        memset(device->passed, 0, sizeof device->passed);
+        OK(backend->trust(device, i % 2 ? FGMM_DIAG : FGMM_SPHERICAL, d, all[i / 2]));
+        int ready = opened->programs_built + opened->cache_hits;
+        for (p.params.summed = 0; p.params.summed < 2; p.params.summed++) {
+            result got = run(&p, &(layout){.type = all[i / 2], .kept = 1});
+            ck_assert(got.sums.dense_rows == 0);
+            result_free(&got);
+        }
+        ck_assert_msg(opened->programs_built + opened->cache_hits == ready, "type %d: others were built",
+                      (int)all[i / 2]);
+        problem_free(&p);
+    }
+}
+END_TEST
+
 static void check_assign(const problem *p, int m) {
     size_t n = (size_t)p->n, k = (size_t)p->k, top = (size_t)m;
     int32_t *ids = get(n * top * 4);
@@ -696,6 +725,7 @@ static void add_tests(TCase *tests) {
     tcase_add_test(tests, near_on_two_sides);
     tcase_add_test(tests, screens_agree);
     tcase_add_test(tests, types);
+    tcase_add_test(tests, tested_programs);
     tcase_add_test(tests, assign);
     tcase_add_test(tests, moments);
 }

@@ -20,6 +20,8 @@
 
 static struct {
     int discrete;      /* the device's memory is its own, it says */
+    int gpu;           /* and that it is a GPU */
+    int again;         /* calls that were made again on the CPU */
     long mapped;       /* buffers mapped so far */
     long pinned;       /* buffers made over memory of the program's so far */
     size_t live, peak; /* bytes of the buffers that there are, and the most of them */
@@ -28,10 +30,13 @@ static struct {
     int lazy; /* refused at the first write, not as they are made */
     long refused;
     int fewer, halved, unsettled; /* lines of the log that say so */
-    const char *refuses;          /* the kernel that the device does not start, or NULL */
+    const char *refuses;          /* the kernel that the device does not start, or NULL, */
+    size_t fits;                  /* in work-groups of more items */
     int refusals;
-    atomic_long calls; /* so far */
-    long fail_at;      /* which one fails, from 1; 0: none */
+    int dense;          /* programs of the dense engine that were made from source */
+    const char *spoils; /* put before each of these, or NULL */
+    atomic_long calls;  /* so far */
+    long fail_at;       /* which one fails, from 1; 0: none */
     cl_int code;
 } fault;
 
@@ -71,8 +76,11 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
                               cl_event *event) {
     char name[64] = "";
     if (is_now()) return fault.code;
+    size_t items = 1;
+    for (cl_uint i = 0; i < dim; i++) items *= local ? local[i] : 1;
     if (fault.refuses) clGetKernelInfo(kernel, CL_KERNEL_FUNCTION_NAME, sizeof name, name, NULL);
-    if (fault.refuses && strcmp(name, fault.refuses) == 0) return fault.refusals++, CL_INVALID_WORK_GROUP_SIZE;
+    if (fault.refuses && strcmp(name, fault.refuses) == 0 && items > fault.fits)
+        return fault.refusals++, CL_INVALID_WORK_GROUP_SIZE;
     return REAL(clEnqueueNDRangeKernel)(queue, kernel, dim, offset, global, local, n, wait, event);
 }
 
@@ -93,6 +101,16 @@ cl_int clEnqueueFillBuffer(cl_command_queue queue, cl_mem buffer, const void *pa
                            size_t offset, size_t size, cl_uint n, const cl_event *wait, cl_event *event) {
     if (is_now()) return fault.code;
     return REAL(clEnqueueFillBuffer)(queue, buffer, pattern, pattern_size, offset, size, n, wait, event);
+}
+
+cl_program clCreateProgramWithSource(cl_context context, cl_uint count, const char **texts, const size_t *lengths,
+                                     cl_int *code) {
+    static const char *const kernels[] = {"dense_logits(", "dense_sums(", "dense_starts("};
+    int dense = 0;
+    for (int i = 0; i < 3; i++) dense |= strstr(texts[0], kernels[i]) != NULL;
+    fault.dense += dense;
+    if (!dense || !fault.spoils) return REAL(clCreateProgramWithSource)(context, count, texts, lengths, code);
+    return REAL(clCreateProgramWithSource)(context, 2, (const char *[]){fault.spoils, texts[0]}, NULL, code);
 }
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *data, cl_int *code) {
@@ -135,6 +153,7 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     cl_int code = REAL(clGetDeviceInfo)(device, what, size, out, size_out);
     if (code == CL_SUCCESS && what == CL_DEVICE_HOST_UNIFIED_MEMORY && out && fault.discrete)
         *(cl_bool *)out = CL_FALSE;
+    if (code == CL_SUCCESS && what == CL_DEVICE_TYPE && out && fault.gpu) *(cl_device_type *)out = CL_DEVICE_TYPE_GPU;
     return code;
 }
 
@@ -256,6 +275,7 @@ static void watch(void *user, fgmm_log_level level, const char *line) {
     fault.fewer += strstr(line, "fewer rows stay") != NULL;
     fault.halved += strstr(line, "half the rows") != NULL;
     fault.unsettled += strstr(line, "all rows go through the screen") != NULL;
+    fault.again += strstr(line, "once more, on the CPU") != NULL;
 }
 
 static fgmm_context *open_within(int discrete, size_t limit) {
@@ -535,6 +555,146 @@ START_TEST(goes_without_settling) {
 }
 END_TEST
 
+/* The dense engine is built and tested when a row is first left to it, once. */
+START_TEST(dense_engine_waits) {
+    if (harness_is_cpu()) return;
+    fgmm_covariance type = (fgmm_covariance)_i;
+    problem *apart = problem_clusters(720, harness_rows(1200, 12, 5), 12, 5, type, FGMM_F32);
+    problem *close = problem_close(721, harness_rows(1200, 40, 5), 40, 5, type);
+    outcome o = {.n = 0};
+    long calls[3];
+    setenv("FLASHGMM_CACHE", "off", 1);
+    fgmm_context *ctx = open_as(0);
+    fault.dense = 0;
+    CHECK_OK(ctx, fit(ctx, apart, &o));
+    ck_assert_int_eq(fault.dense, 0);
+    for (int again = 0; again < 3; again++) {
+        set_fault(0, 0);
+        CHECK_OK(ctx, infer(ctx, close, &o));
+        calls[again] = atomic_load(&fault.calls);
+        ck_assert_int_eq(fault.dense, 3);
+    }
+    ck_assert(calls[0] > 2 * calls[1] && calls[0] > 2 * calls[2]);
+    fgmm_context_free(ctx);
+    unsetenv("FLASHGMM_CACHE");
+    problem_free(apart);
+    problem_free(close);
+}
+END_TEST
+
+/* A dense engine that fails when it is first wanted, of all rows or in the middle of a pass, is an error, and one of each call until it is
+ * right; smaller work-groups that it takes are none. */
+START_TEST(dense_engine_fails) {
+    if (harness_is_cpu()) return;
+    fgmm_covariance type = (fgmm_covariance)(_i / 2);
+    int64_t k = _i % 2 ? 40 : 5;
+    problem *apart = problem_clusters(730, harness_rows(1200, 12, 5), 12, 5, type, FGMM_F32);
+    problem *close = problem_close(731, harness_rows(1200, k, 5), k, 5, type);
+    fgmm_context *ctx = open_as(0);
+    for (int i = 0; i < 2; i++) {
+        task *run = tasks[i];
+        outcome clean = {.n = 0}, mended = {.n = 0}, smaller = {.n = 0}, none = {.n = 0};
+        CHECK_OK(ctx, run(ctx, close, &clean));
+        fgmm_context *other = open_as(0);
+        fault.refuses = i ? "dense_lse" : "dense_sums";
+        fault.fits = 0;
+        CHECK_OK(other, fit(other, apart, &none));
+        CHECK_FAILS(other, FGMM_ERR_DEVICE, run(other, close, &mended));
+        ck_assert_ptr_nonnull(strstr(fgmm_context_message(other), "failed on"));
+        CHECK_FAILS(other, FGMM_ERR_DEVICE, fit(other, apart, &none));
+        fault.refuses = NULL;
+        CHECK_OK(other, run(other, close, &mended));
+        ck_assert(memcmp(&clean, &mended, sizeof clean) == 0);
+        fgmm_context_free(other);
+        other = open_as(0);
+        fault.refuses = "dense_sums";
+        fault.fits = 64;
+        fault.refusals = 0;
+        CHECK_OK(other, run(other, close, &smaller));
+        ck_assert_int_le(fault.refusals, 1);
+        for (size_t at = 0; at < clean.n; at++)
+            ck_assert(fabs(smaller.numbers[at] - clean.numbers[at]) <= 1e-4 * (1 + fabs(clean.numbers[at])));
+        fault.refuses = NULL;
+        fault.fits = 0;
+        fgmm_context_free(other);
+    }
+    fgmm_context_free(ctx);
+    problem_free(apart);
+    problem_free(close);
+}
+END_TEST
+
+/* One that does not build, and one of wrong numbers. */
+START_TEST(dense_engine_is_wrong) {
+    if (harness_is_cpu()) return;
+    static const char *const spoils[] = {"#error spoilt\n", "#define log(x) log2(x)\n"},
+                             *const words[] = {"does not build", "known-answer test of the dense engine"},
+                             *const options[] = {"-DSPOILT=0", "-DSPOILT=1"}; /* cached apart from sound ones */
+    problem *apart = problem_clusters(740, harness_rows(1200, 12, 5), 12, 5, FGMM_DIAG, FGMM_F32);
+    problem *close = problem_close(741, harness_rows(1200, 40, 5), 40, 5, FGMM_DIAG);
+    outcome o = {.n = 0};
+    setenv("FLASHGMM_CL_OPTIONS", options[_i], 1);
+    fault.spoils = spoils[_i];
+    fgmm_context *ctx = open_as(0);
+    CHECK_OK(ctx, fit(ctx, apart, &o));
+    for (int again = 0; again < 2; again++) {
+        CHECK_FAILS(ctx, FGMM_ERR_DEVICE, fit(ctx, again ? apart : close, &o));
+        ck_assert_msg(strstr(fgmm_context_message(ctx), words[_i]) != NULL, "%s", fgmm_context_message(ctx));
+    }
+    fgmm_context_free(ctx);
+    fault.spoils = NULL;
+    unsetenv("FLASHGMM_CL_OPTIONS");
+    problem_free(apart);
+    problem_free(close);
+}
+END_TEST
+
+static void fit_on(const char *device, const problem *p, const char *on, outcome *out) {
+    fgmm_context *ctx = NULL;
+    fgmm_context_options options = FGMM_CONTEXT_OPTIONS_INIT;
+    options.device = device;
+    options.log = watch;
+    options.log_level = FGMM_LOG_INFO;
+    ck_assert_int_eq(fgmm_context_create(&ctx, &options), FGMM_OK);
+    fgmm_rows *rows = problem_rows(ctx, p);
+    fgmm_model *start = problem_model(ctx, p), *model = NULL;
+    fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
+    o.init_model = start;
+    o.covariance_type = p->covariance;
+    o.max_iter = 1 << 20; /* much work, as far as one can tell */
+    o.tol = 1e-2;
+    CHECK_OK(ctx, fgmm_fit(ctx, &model, rows, &o, NULL));
+    ck_assert_msg(strncmp(fgmm_context_device(ctx), on, strlen(on)) == 0, "on %s", fgmm_context_device(ctx));
+    note(out, fgmm_model_means(model), p->k * p->d);
+    fgmm_model_free(ctx, model);
+    fgmm_model_free(ctx, start);
+    fgmm_rows_free(ctx, rows);
+    fgmm_context_free(ctx);
+}
+
+/* Where "auto" took the device, a call that it fails in the middle of is made again on the CPU; what it fails at once is not begun there. */
+START_TEST(auto_goes_on_with_the_cpu) {
+    if (harness_is_cpu()) return;
+    static const char *const refused[] = {NULL, "dense_sums", "accumulate"};
+    problem *close = problem_close(750, harness_rows(1200, 40, 5), 40, 5, FGMM_DIAG);
+    outcome wanted = {.n = 0};
+    fit_on("cpu", close, "cpu", &wanted);
+    for (int i = 0; i < 3; i++) {
+        outcome got = {.n = 0};
+        fault.gpu = 1;
+        fault.again = 0;
+        fault.refuses = refused[i];
+        fault.fits = 0;
+        fit_on("auto", close, i ? "cpu" : "opencl", &got);
+        fault.refuses = NULL;
+        fault.gpu = 0;
+        ck_assert_int_eq(fault.again, i == 1);
+        ck_assert(i == 0 || memcmp(&wanted, &got, sizeof wanted) == 0);
+    }
+    problem_free(close);
+}
+END_TEST
+
 /* A device that fails while it is opened is an error with a reason if it was asked for by name. */
 START_TEST(fails_while_opening) {
     if (harness_is_cpu()) return;
@@ -557,14 +717,30 @@ START_TEST(fails_while_opening) {
 }
 END_TEST
 
+/* After a test, however it ended. */
+static void calm(void) {
+    fault.refuses = fault.spoils = NULL;
+    fault.fits = 0;
+    fault.gpu = fault.discrete = fault.lazy = 0;
+    fault.room = 0;
+    set_fault(0, 0);
+    unsetenv("FLASHGMM_CACHE");
+    unsetenv("FLASHGMM_CL_OPTIONS");
+}
+
 static TCase *faults(void) {
     TCase *room = tcase_create("faults");
+    tcase_add_checked_fixture(room, NULL, calm);
     tcase_add_loop_test(room, fails_at_any_call, 0, 4 * TASKS);
     tcase_add_loop_test(room, rows_are_staged, 0, 2);
     tcase_add_test(room, rows_are_pinned);
     tcase_add_loop_test(room, goes_on_with_less, 0, 8);
     tcase_add_loop_test(room, ends_without_memory, 0, 2);
     tcase_add_loop_test(room, goes_without_settling, 0, 4);
+    tcase_add_loop_test(room, dense_engine_waits, 0, COVARIANCE_TYPES);
+    tcase_add_loop_test(room, dense_engine_fails, 0, 2 * COVARIANCE_TYPES);
+    tcase_add_loop_test(room, dense_engine_is_wrong, 0, 2);
+    tcase_add_test(room, auto_goes_on_with_the_cpu);
     tcase_add_test(room, fails_while_opening);
     return room;
 }

@@ -253,6 +253,136 @@ START_TEST(stretches) {
 }
 END_TEST
 
+enum { BEST = 2 };
+
+/* What rows are told: [n, BEST], [n, BEST], [n]. */
+typedef struct told {
+    int32_t *ids;
+    float *resp;
+    double *log_prob, sum, tried,
+        left;        /* the last of all three times: rows that might have been settled, and were not */
+    int32_t *labels; /* [n] of a pass that forms no log-density */
+} told;
+
+static void count_settled(told *out) {
+    out->tried += device->engine->tried;
+    out->left += device->engine->left_over;
+}
+
+/* @param learned whether a pass of sums came before, so that components are known; else the device may guess them */
+static told tell(problem *p, int64_t from, int64_t block_rows, int learned) {
+    layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
+    told out = {.ids = get((size_t)p->n * BEST * 4),
+                .resp = get((size_t)p->n * BEST * 4),
+                .log_prob = get((size_t)p->n * 8),
+                .labels = get((size_t)p->n * 4)};
+    char *data = stored(p, how.type, size_of(how.type), how.stride);
+    int64_t usual = device->settle_from;
+    device->settle_from = from;
+    for (int64_t first = 0; first < p->n; first += block_rows) {
+        int64_t n = first + block_rows < p->n ? block_rows : p->n - first;
+        fgmm_block *block = put(p, &how, data, first, n);
+        result sums = result_new(p);
+        p->params.summed = learned;
+        OK(backend->begin(device, &p->params));
+        device->engine->settle_wait = device->engine->settle_rest = 0;
+        if (learned) OK(backend->estep(device, block, NULL));
+        if (learned) OK(backend->collect(device, &sums.sums));
+        for (int summed = 0; summed < 2; summed++) {
+            p->params.summed = summed;
+            OK(backend->begin(device, &p->params));
+            device->engine->settle_wait = device->engine->settle_rest = 0;
+            if (summed)
+                OK(backend->assign(device, block, 1, out.labels + first, NULL, NULL));
+            else
+                OK(backend->assign(device, block, BEST, out.ids + BEST * first, out.resp + BEST * first,
+                                   out.log_prob + first));
+            count_settled(&out);
+            device->engine->settle_wait = device->engine->settle_rest = 0;
+            if (summed) continue;
+            OK(backend->score(device, block, &out.sum));
+            count_settled(&out);
+        }
+        result_free(&sums);
+        backend->release(device, block);
+    }
+    device->settle_from = usual;
+    free(data);
+    return out;
+}
+
+static void told_free(told *t) {
+    free(t->ids);
+    free(t->resp);
+    free(t->log_prob);
+    free(t->labels);
+}
+
+static void same_told(const problem *p, const told *one, const told *other, const char *what) {
+    size_t n = (size_t)p->n;
+    for (size_t i = 0; i < n; i++) {
+        ck_assert_msg(one->log_prob[i] == other->log_prob[i], "%s: log p(x) of row %zu: %.17g and %.17g", what, i,
+                      one->log_prob[i], other->log_prob[i]);
+        ck_assert_msg(one->labels[i] == other->labels[i] && one->ids[BEST * i] == one->labels[i],
+                      "%s: labels of row %zu", what, i);
+    }
+    ck_assert_msg(memcmp(one->ids, other->ids, n * BEST * 4) == 0, "%s: components", what);
+    ck_assert_msg(memcmp(one->resp, other->resp, n * BEST * 4) == 0, "%s: responsibilities", what);
+    ck_assert_msg(one->sum == other->sum, "%s: sums %.17g and %.17g", what, one->sum, other->sum);
+}
+
+/* Rows are told the same, to the bit, whether they were settled or not, whatever the blocks, and whether their components were known or guessed. */
+START_TEST(settled_rows_are_told) {
+    double tried = 0.0, left = 0.0;
+    int64_t rows = 0, cases = 0;
+    for (int i = 0; i < 14 * (int)(sizeof settled_depths / sizeof *settled_depths); i++) {
+        if (!takes((size_t)i)) continue;
+        problem p = settled_problem(i);
+        char what[64];
+        snprintf(what, sizeof what, "D = %d, diag %d, kind %d", (int)p.d, p.diag, i / 2 % 7);
+        p.params.hard = 0;
+        told screened = tell(&p, INT64_MAX, p.n, 0);
+        for (int learned = 0; learned < 2; learned++) {
+            told got = tell(&p, 0, i % 3 ? p.n : 1024, learned);
+            same_told(&p, &screened, &got, what);
+            if (learned) tried += got.tried, left += got.left, rows += p.n;
+            told_free(&got);
+        }
+        told_free(&screened);
+        problem_free(&p);
+        cases++;
+    }
+    ck_assert_msg(tried == 3.0 * (double)rows, "%g of %g rows tried", tried, 3.0 * (double)rows);
+    /* Of a short run all cases may be hard ones. */
+    ck_assert_msg(cases < 30 || left < 0.75 * tried, "%g rows tried, %g left", tried, left);
+}
+END_TEST
+
+/* Of clusters far apart the device's guesses settle nearly all rows that are new to it, where it has kernels for that: all depths that these take,
+ * with odd numbers of steps among them, and rows of other types. */
+START_TEST(guesses_settle) {
+    static const int64_t depths[] = {17, 48, 64, 130, 250, 300, 500};
+    static const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8};
+    int had = device->has_guess;
+    for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
+        int diag = i % 2 && depths[i] <= 256, guesses = had && device->has_matrix == CL_MATRIX_WARPGROUPS;
+        fgmm_dtype type = types[i % 3];
+        problem p = clusters(sized(3000, 70, depths[i]), 70, depths[i], diag, type == FGMM_U8 ? 40.0 : 8.0,
+                             type == FGMM_U8 ? 4.0 : 1.0, type == FGMM_U8 ? 120.0 : 0.0);
+        p.type = type;
+        for (int64_t j = 0; type == FGMM_U8 && j < p.n * p.d; j++) p.x[j] = fmin(255.0, fmax(0.0, round(p.x[j])));
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        told got = tell(&p, 0, p.n, 0);
+        /* The first of the three passes over the block guesses, and from then on components are known. */
+        ck_assert_msg(got.tried == (guesses ? 3.0 : 2.0) * (double)p.n && got.left < 0.25 * got.tried,
+                      "D = %d: %g rows tried, %g left", (int)p.d, got.tried, got.left);
+        ck_assert_int_eq(device->has_guess, had);
+        told_free(&got);
+        problem_free(&p);
+    }
+}
+END_TEST
+
 /* Where too few rows can be, that is tried more and more rarely: here, where none can, in passes 1, 2, 4, 8, 16. */
 START_TEST(settling_rests) {
     problem p = clusters(sized(3000, 20, 8), 20, 8, 0, 0.2, 1.0, 0.0);
@@ -284,6 +414,8 @@ static void add_tests(TCase *tests) {
     tcase_add_loop_test(tests, settling_makes_room, 0, 2);
     tcase_add_test(tests, slices_end_with_chunks);
     tcase_add_loop_test(tests, stretches, 0, 10);
+    tcase_add_test(tests, settled_rows_are_told);
+    tcase_add_test(tests, guesses_settle);
     tcase_add_test(tests, settling_rests);
 }
 

@@ -336,6 +336,59 @@ START_TEST(fast_runs_exact) {
 }
 END_TEST
 
+/* Weights that no float holds: the same score to the bit, whatever the blocks. */
+START_TEST(weighted_in_blocks) {
+    fgmm_context *ctx = harness_context();
+    problem *p = problem_clusters(13, harness_rows(20000, 6, 4), 6, 4, FGMM_SPHERICAL, FGMM_F32);
+    static const int64_t block_rows[] = {0, 1024, 2048, 5120, 16384};
+    fgmm_score_result first, score;
+    p->weights = test_alloc((size_t)p->n, sizeof *p->weights);
+    for (int64_t i = 0; i < p->n; i++) p->weights[i] = exp(-8.0 * (double)(i * 7919 % p->n) / (double)p->n);
+    fgmm_rows *rows = problem_rows(ctx, p);
+    fgmm_model *model = problem_model(ctx, p);
+    for (int i = 0; i < 5; i++) {
+        fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
+        options.block_rows = block_rows[i];
+        CHECK_OK(ctx, fgmm_score(ctx, model, rows, &options, i ? &score : &first, NULL));
+        ck_assert(!i || memcmp(&score, &first, sizeof score) == 0);
+    }
+    fgmm_model_free(ctx, model);
+    fgmm_rows_free(ctx, rows);
+    problem_free(p);
+}
+END_TEST
+
+/* A row whose squares no float holds is told by double alone; others say so. What floats do hold, they tell. */
+START_TEST(beyond_floats) {
+    fgmm_context *ctx = harness_context();
+    int64_t d = _i % 3 ? 1 + 40 * (_i % 3) : 1;
+    problem *p = problem_clusters(11, 500, 5, d, _i / 3 ? FGMM_DIAG : FGMM_SPHERICAL, FGMM_F32);
+    fgmm_model *model = problem_model(ctx, p);
+    float *x = p->rows;
+    for (int large = 0; large < 3; large++) {
+        x[271 * p->stride + d - 1] = large == 0 ? 1e16f : large == 1 ? -1e19f : NAN;
+        fgmm_rows *rows = problem_rows(ctx, p);
+        fgmm_score_result score;
+        int32_t labels[500];
+        double log_prob[500];
+        if (large == 0 || (large == 1 && harness_is_cpu())) {
+            CHECK_OK(ctx, fgmm_score_samples(ctx, model, rows, NULL, log_prob, NULL));
+            CHECK_OK(ctx, fgmm_predict(ctx, model, rows, NULL, labels, NULL));
+            ck_assert(log_prob[271] < -1e28 && isfinite(log_prob[271]));
+            ck_assert(labels[271] >= 0 && labels[271] < 5);
+        } else {
+            fgmm_status status = large == 1 ? FGMM_ERR_UNSUPPORTED : FGMM_ERR_DATA;
+            CHECK_FAILS(ctx, status, fgmm_score(ctx, model, rows, NULL, &score, NULL));
+            CHECK_FAILS(ctx, status, fgmm_score_samples(ctx, model, rows, NULL, log_prob, NULL));
+            CHECK_FAILS(ctx, status, fgmm_predict(ctx, model, rows, NULL, labels, NULL));
+        }
+        fgmm_rows_free(ctx, rows);
+    }
+    fgmm_model_free(ctx, model);
+    problem_free(p);
+}
+END_TEST
+
 /* Share, mean and covariance of component k in a sample are the model's, within six standard errors. */
 static void check_sampled_component(const problem *p, const double *x, const int32_t *label, int64_t n, int64_t k) {
     int64_t d = p->d;
@@ -389,6 +442,8 @@ static TCase *inference(void) {
     tcase_add_loop_test(room, renormalised, 0, COVARIANCE_TYPES);
     tcase_add_loop_test(room, ties_go_to_the_first, 0, COVARIANCE_TYPES);
     tcase_add_test(room, fast_runs_exact);
+    tcase_add_test(room, weighted_in_blocks);
+    tcase_add_loop_test(room, beyond_floats, 0, 6);
     tcase_add_loop_test(room, samples, 0, COVARIANCE_TYPES);
     return room;
 }

@@ -2,15 +2,15 @@
  * stored block of N x K logits, then a row log-sum-exp over it; no statistics. A program of its own, because
  * `flashgmm` itself must start without OpenCL. */
 #include "bench_data.h"
+#include "bench_opencl.h"
 #include "cli.h"
-#include "cl_runtime.h"
 
 #include <clblast_c.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { GROUP = 64, BLOCKS_MAX = 4096, DEVICES_MAX = 64 };
+enum { GROUP = 64, BLOCKS_MAX = 4096 };
 
 typedef struct baseline {
     bench_data data;
@@ -25,43 +25,17 @@ typedef struct baseline {
     int blocks;
 } baseline;
 
-/* Prints what failed unless code is success. */
-static int went_wrong(cl_int code, const char *what) {
-    if (code != CL_SUCCESS) fprintf(stderr, "flashgmm-bench-clblast: %s failed (%d)\n", what, (int)code);
-    return code != CL_SUCCESS;
-}
-
-static cl_device_id find_device(const char *name) {
-    cl_platform_id platforms[16];
-    cl_device_id devices[DEVICES_MAX];
-    cl_uint n_platforms = 0, n_devices = 0;
-    if (clGetPlatformIDs(16, platforms, &n_platforms) != CL_SUCCESS) return NULL;
-    for (cl_uint p = 0; p < n_platforms && p < 16; p++) {
-        if (clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, DEVICES_MAX, devices, &n_devices) != CL_SUCCESS) continue;
-        for (cl_uint i = 0; i < n_devices && i < DEVICES_MAX; i++) {
-            char found[256] = "";
-            clGetDeviceInfo(devices[i], CL_DEVICE_NAME, sizeof found - 1, found, NULL);
-            if (strcmp(found, name) == 0) return devices[i];
-        }
-    }
-    return NULL;
-}
-
 static int open_device(baseline *b) {
     cl_int code = CL_SUCCESS;
-    cl_device_id device = find_device(b->name);
-    if (!device) return went_wrong(CL_DEVICE_NOT_FOUND, "finding the device");
-    b->context = clCreateContext(NULL, 1, &device, NULL, NULL, &code);
-    if (went_wrong(code, "clCreateContext")) return 1;
-    b->queue = clCreateCommandQueue(b->context, device, 0, &code);
-    if (went_wrong(code, "clCreateCommandQueue")) return 1;
+    cl_device_id device = NULL;
+    if (bench_opencl_open(b->name, 1, &device, &b->context, &b->queue)) return 1;
     const char *text = cl_sources[0].text;
     b->program = clCreateProgramWithSource(b->context, 1, &text, NULL, &code);
-    if (went_wrong(code, "clCreateProgramWithSource")) return 1;
+    if (bench_opencl_failed(code, "clCreateProgramWithSource")) return 1;
     code = clBuildProgram(b->program, 1, &device, "-cl-std=CL1.2 -DGROUP=64", NULL, NULL);
-    if (went_wrong(code, "clBuildProgram")) return 1;
+    if (bench_opencl_failed(code, "clBuildProgram")) return 1;
     b->lse = clCreateKernel(b->program, "bench_lse", &code);
-    if (went_wrong(code, "clCreateKernel")) return 1;
+    if (bench_opencl_failed(code, "clCreateKernel")) return 1;
 
     /* As large a block of logits as a quarter of what one buffer may be, and no more than 1 GiB. */
     cl_ulong max_alloc = 0;
@@ -71,7 +45,7 @@ static int open_device(baseline *b) {
     b->block_rows = (int64_t)(room / 4.0 / (double)wider);
     if (b->block_rows > b->data.n) b->block_rows = b->data.n;
     if (b->block_rows < 1 || (b->data.n - 1) / b->block_rows >= BLOCKS_MAX) {
-        return went_wrong(CL_MEM_OBJECT_ALLOCATION_FAILURE, "fitting a block of logits");
+        return bench_opencl_failed(CL_MEM_OBJECT_ALLOCATION_FAILURE, "fitting a block of logits");
     }
     b->blocks = (int)((b->data.n - 1) / b->block_rows + 1);
     return 0;
@@ -116,7 +90,7 @@ static int load(baseline *b) {
     free(means);
     free(centres);
     free(x);
-    return went_wrong(code, "bringing the data to the device");
+    return bench_opencl_failed(code, "bringing the data to the device");
 }
 
 static int run_block(const baseline *b, int block) {
@@ -125,7 +99,7 @@ static int run_block(const baseline *b, int block) {
     CLBlastStatusCode product =
         CLBlastSgemm(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeYes, n, k, d, 1.0f, b->x[block], 0, d,
                      b->means, 0, d, 0.0f, b->logits, 0, k, &queue, NULL);
-    if (went_wrong((cl_int)product, "CLBlastSgemm")) return 1;
+    if (bench_opencl_failed((cl_int)product, "CLBlastSgemm")) return 1;
     cl_int ki = (cl_int)k, di = (cl_int)d;
     cl_float rest = (cl_float)(-0.5 * (double)d * log(2.0 * 3.14159265358979323846) - log((double)k));
     const struct {
@@ -141,9 +115,10 @@ static int run_block(const baseline *b, int block) {
     cl_int code = CL_SUCCESS;
     for (cl_uint i = 0; i < sizeof args / sizeof args[0]; i++)
         code |= clSetKernelArg(b->lse, i, args[i].size, args[i].value);
-    if (went_wrong(code, "clSetKernelArg")) return 1;
+    if (bench_opencl_failed(code, "clSetKernelArg")) return 1;
     size_t global = n * GROUP, local = GROUP;
-    return went_wrong(clEnqueueNDRangeKernel(queue, b->lse, 1, NULL, &global, &local, 0, NULL, NULL), "bench_lse");
+    return bench_opencl_failed(clEnqueueNDRangeKernel(queue, b->lse, 1, NULL, &global, &local, 0, NULL, NULL),
+                               "bench_lse");
 }
 
 /* One pass over all rows. @param mean NULL, or where the mean log-likelihood goes (the values are then fetched) */
@@ -155,14 +130,14 @@ static int pass(const baseline *b, double *mean) {
         failed = run_block(b, i);
         if (!mean || failed) continue;
         size_t n = (size_t)rows_in(b, i);
-        failed =
-            went_wrong(clEnqueueReadBuffer(b->queue, b->out, CL_TRUE, 0, n * sizeof *values, values, 0, NULL, NULL),
-                       "clEnqueueReadBuffer");
+        failed = bench_opencl_failed(
+            clEnqueueReadBuffer(b->queue, b->out, CL_TRUE, 0, n * sizeof *values, values, 0, NULL, NULL),
+            "clEnqueueReadBuffer");
         for (size_t r = 0; r < n && !failed; r++) sum += values[r];
     }
     free(values);
     if (mean) *mean = sum / (double)b->data.n;
-    return failed || went_wrong(clFinish(b->queue), "clFinish");
+    return failed || bench_opencl_failed(clFinish(b->queue), "clFinish");
 }
 
 static void print_result(const baseline *b, double seconds, double gflops, double mean) {

@@ -321,6 +321,10 @@ if FLASHGMM_DEVICE=auto "$flashgmm" devices --json | grep -q '"opencl:'; then
     expect 0 'rows     .*tiles.tsv' tune --device OpenCL --seconds 0.01 -o here/tiles.tsv
     holds 'no search, no rows' [ ! -e here/tiles.tsv ]
     device=$("$flashgmm" tune --device auto --seconds 0 -o none.tsv | sed -n 's/^device   //p')
+    bench=$(dirname "$flashgmm")/flashgmm-bench-predict
+    timed() { "$bench" --name "$device" --n 2000 --k 8 --d 4 --reps 2 "$@" | grep -qE -- 'predict_top2 .*of an iteration|"predict_top2_ms": '; }
+    holds 'predict and score of rows on the device are timed' timed
+    holds 'and of rows on the host' timed --host --json
     printf '# mine\nother card\tscreen\t*\t*\t8\t8\t2\t2\t8\n%s\tscreen\t17-64\t*\t16\t16\t4\t4\t16\n*\tdense\t*\t*\t8\t8\t4\t4\t0' \
         "$device" > old.tsv
     cp old.tsv real.tsv

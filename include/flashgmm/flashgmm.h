@@ -107,7 +107,9 @@ typedef struct fgmm_context_options {
     /** NULL or "auto": by the work and the devices present; "cpu"; "opencl": the best OpenCL device;
      *  "opencl:NAME": the first whose name holds NAME, case aside; "opencl:P.D": platform P, device D.
      *  The environment variable FLASHGMM_DEVICE is used where this is NULL. A named device is opened at
-     *  once and its absence is an error; "auto" opens OpenCL only for work that pays for it. */
+     *  once and its absence is an error; "auto" opens OpenCL only for work that pays for it. What the device fails of
+     *  fits, k-means, statistics, predict and score is then made again on the CPU, with a warning in the log, but of
+     *  rows that can be read only once and of ranks. */
     const char *device;
     int threads;         /**< CPU threads; 0: all that OpenMP would use */
     const char *cpu_isa; /**< NULL: best; "scalar", "baseline", "avx2", "avx512", "neon"; FLASHGMM_CPU_ISA likewise */
@@ -481,8 +483,8 @@ FGMM_API fgmm_status fgmm_fit(fgmm_context *ctx, fgmm_model **out, const fgmm_ro
 /** fgmm_fit on several devices at once: each context runs on its share of the rows, in a thread of its own, and its
  *  sums are added in memory, in the order of the contexts. With the same shares and devices the same bits each time.
  *  @param contexts [n], each another one. Those on the CPU share its cores: give them threads. All that a context
- *  calls (progress, log, allocator) and all that delivers its rows is called from the thread of that context, at the
- *  same time as the others'; fgmm_context_cancel on any of them ends all.
+ *  calls (progress, log) and all that delivers its rows is called from the thread of that context, at the
+ *  same time as the others', its allocator from others too; fgmm_context_cancel on any of them ends all.
  *  @param rows [n]: rows[i], made with contexts[i], is its share; their order is that of the shares.
  *  @param out belongs to contexts[0]. @param options init_model may be of any context; ranks must be zeroed.
  *  @param reports NULL, or [n] initialised, one a device; n_rows and n_skipped are those of all.
