@@ -86,9 +86,7 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice;
         cl_uint dense = 0;
-        int64_t most = cl_slice_rows(device);
-        if (engine->settling) CL_TRY(cl_settle(device, block, row0, fit, &slice));
-        if (!engine->settling) slice = cl_slice_at(engine, block, row0, most < fit ? most : fit);
+        CL_TRY(cl_next_slice(device, block, row0, fit, &slice));
         CL_TRY(cl_survivors(device, &slice));
         CL_TRY(cl_dense_list(device, &slice, &dense));
         CL_TRY(find_top(device, &slice, dense, want->m));
@@ -98,8 +96,7 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
         if (want->log_prob) CL_TRY(cl_read_log_prob(device, &slice, want->log_prob));
         row0 += slice.n;
     }
-    if (engine->settling) block->distances_of = engine->now.number;
-    engine->settling = 0;
+    cl_settle_end(device, block);
     cl_settle_learn(device);
     return FGMM_OK;
 }

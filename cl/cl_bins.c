@@ -188,7 +188,7 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     bin_plan plan = plan_bins(engine, slice);
     cl_uint k = engine->k, d = engine->d, most = tally->grain ? tally->slots : plan.slots;
     char options[96];
-    int exact = engine->tied || engine->full, fours = !exact && cl_row_fours(engine, block->offset, block->pitch);
+    int exact = engine->tied || engine->full, fours = !exact && cl_row_fours(engine->d, block->offset, block->pitch);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DEXACT=%d", (int)block->type, fours, exact);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
     for (cl_uint chunk0 = 0; chunk0 < plan.slots; chunk0 += most) {

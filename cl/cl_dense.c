@@ -9,7 +9,7 @@ enum { LANES = 64, ROW_LANES = 8 /* of dense.cl */, READ_CELLS = 1 << 18 };
 static void dense_options(const cl_engine *engine, char *out, size_t size, const fgmm_block *block) {
     const cl_tile *tile = &engine->dense_tile;
     snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DNEAR=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d",
-             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag,
+             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag,
              engine->near && !engine->diag, tile->gx, tile->gy, tile->rm, tile->rn);
 }
 

@@ -133,7 +133,7 @@ fgmm_status cl_dense_sums(fgmm_device *device, const cl_group *group, cl_uint k0
     char options[192];
     snprintf(options, sizeof options,
              "-DROW_TYPE=%d -DROW_FOURS=%d -DNEAR=%d -DSQUARES=%d -DEXACT=%d -DGX=%d -DGY=%d -DRM=%d -DRN=%d",
-             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->near, has_squares(engine),
+             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->near, has_squares(engine),
              engine->tied || engine->full, tile.gx, tile.gy, tile.rm, tile.rn);
     CL_TRY(cl_kernel_get(device, &kernel, "dense_sums", options, "dense_sums"));
     size_t columns = (size_t)(tile.gx * tile.rn), components = (size_t)(tile.gy * tile.rm);

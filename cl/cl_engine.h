@@ -280,7 +280,7 @@ typedef struct cl_tile_options {
     char text[128];
 } cl_tile_options;
 void cl_row_options(char *out, size_t size, const fgmm_block *block);
-int cl_row_fours(const cl_engine *engine, cl_ulong offset, cl_ulong pitch); /* ROW_FOURS of rows.clh */
+int cl_row_fours(cl_uint d, cl_ulong offset, cl_ulong pitch); /* ROW_FOURS of rows.clh */
 void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block);
 
 /* cl_params.c: device copies of the parameters for such a block's rows, from which its centre was subtracted. */
@@ -317,9 +317,10 @@ fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block);
-/* Settles the rows from row0 of the block on: as many as leave no more than there are places for, `most` at most. *out: their slice. Where settling
- * is over instead, engine->settling is 0. */
-fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out);
+/* The slice of the rows from row0 of the block on, of `most` at most: where rows are settled, so many as leave no more than there are places for. */
+fgmm_status cl_next_slice(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out);
+/* After the block's last. */
+void cl_settle_end(fgmm_device *device, fgmm_block *block);
 /* At the end of a pass: whether that paid. */
 void cl_settle_learn(fgmm_device *device);
 /* Whether rows of this block that have hints are worth settling in this pass. */

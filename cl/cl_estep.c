@@ -21,8 +21,8 @@ void cl_row_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d", (int)block->type);
 }
 
-int cl_row_fours(const cl_engine *engine, cl_ulong offset, cl_ulong pitch) {
-    return offset % 4 == 0 && pitch % 4 == 0 && engine->d % 4 == 0;
+int cl_row_fours(cl_uint d, cl_ulong offset, cl_ulong pitch) {
+    return offset % 4 == 0 && pitch % 4 == 0 && d % 4 == 0;
 }
 
 void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const fgmm_block *block) {
@@ -167,7 +167,7 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d",
-             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
+             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes,
              fours > MOST_HELD ? 0 : fours, engine->alone);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
@@ -295,8 +295,7 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice;
         cl_uint dense = 0;
-        if (engine->settling) CL_TRY(cl_settle(device, block, row0, INT64_MAX, &slice));
-        if (!engine->settling) slice = cl_slice_at(engine, block, row0, cl_slice_rows(device));
+        CL_TRY(cl_next_slice(device, block, row0, INT64_MAX, &slice));
         CL_TRY(cl_survivors(device, &slice));
         if (!engine->all_dense) {
             CL_TRY(cl_lists(device, &slice));
@@ -309,8 +308,7 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
         if (log_prob) CL_TRY(cl_read_log_prob(device, &slice, log_prob));
         row0 += slice.n;
     }
-    if (engine->settling) block->distances_of = engine->now.number;
-    engine->settling = 0;
+    cl_settle_end(device, block);
     CL_TRY(cl_sum_rows_end(device));
     return cl_sum_rows_ask(device, block);
 }

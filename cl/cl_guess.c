@@ -13,7 +13,7 @@ enum { GAIN = 128 /* how many times more multiply-adds a dispatch may hold than 
 static void guess_options(const cl_engine *engine, const fgmm_block *block, char *out, size_t size) {
     cl_uint steps = engine->matrix.steps;
     snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DRESIDENT=%d", (int)block->type,
-             cl_row_fours(engine, block->offset, block->pitch), engine->diag, (unsigned)steps,
+             cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, (unsigned)steps,
              steps <= 8    ? 3
              : steps <= 16 ? 2
                            : 0);

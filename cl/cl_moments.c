@@ -7,8 +7,8 @@
 enum { SUM_BYTES = 16 << 20, GATHER_BYTES = 16 << 20, SCAN_BYTES = 1 << 30 /* under 100 ms on a slow GPU */ };
 
 static void moments_options(char *out, size_t size, const fgmm_block *block) {
-    int fours = block->offset % 4 == 0 && block->pitch % 4 == 0 && block->d % 4 == 0;
-    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type, fours);
+    snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type,
+             cl_row_fours((cl_uint)block->d, block->offset, block->pitch));
 }
 
 /* Rows with NaN or Inf: bad [n] on the device, or NULL where the type has none. */

@@ -377,7 +377,7 @@ static fgmm_status rows_kernel(fgmm_device *device, const cl_group *group, const
     const fgmm_block *block = group->slice->block;
     char options[64];
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DHALVES=%d", (int)block->type,
-             cl_row_fours(device->engine, block->offset, block->pitch), device->engine->pairs.halves);
+             cl_row_fours(device->engine->d, block->offset, block->pitch), device->engine->pairs.halves);
     return cl_kernel_get(device, out, "near_rows", options, name);
 }
 

@@ -19,7 +19,7 @@ enum {
 };
 
 static void matrix_options(const cl_engine *engine, const cl_part *part, char *out, size_t size) {
-    int fours = cl_row_fours(engine, part->offset, part->pitch);
+    int fours = cl_row_fours(engine->d, part->offset, part->pitch);
     snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DNT=%u", part->type, fours, engine->diag,
              (unsigned)engine->matrix.kept, (unsigned)engine->matrix.nt);
 }
@@ -58,7 +58,7 @@ static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem h
     cl_tiled_options(&options, tile, engine->diag, &form);
     size_t used = strlen(options.text);
     snprintf(options.text + used, sizeof options.text - used, " -DROW_FOURS=%d -DDT=%d",
-             cl_row_fours(engine, part->offset, part->pitch), tile->dt);
+             cl_row_fours(engine->d, part->offset, part->pitch), tile->dt);
     CL_TRY(cl_kernel_get(device, &kernel, "screen", options.text, "screen"));
     cl_mem screen_b = engine->diag ? engine->screen_b.mem : engine->screen_a.mem;
     cl_mem hint_b = engine->screen_rows[engine->diag].mem;
@@ -78,7 +78,7 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, c
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     char options[160];
-    int fours = cl_row_fours(engine, part->offset, part->pitch);
+    int fours = cl_row_fours(engine->d, part->offset, part->pitch);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DSTEPS=%u -DRESIDENT=%d", part->type,
              fours, engine->diag, (unsigned)matrix->steps, matrix->steps <= 16 ? 2 : 0);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_wgmma", options, "screen_wgmma"));
@@ -136,7 +136,7 @@ static fgmm_status screen_full_warpgroups(fgmm_device *device, const cl_part *pa
     cl_kernel kernel = NULL;
     char options[96];
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DSTEPS=%u", part->type,
-             cl_row_fours(engine, part->offset, part->pitch), (unsigned)engine->matrix.steps);
+             cl_row_fours(engine->d, part->offset, part->pitch), (unsigned)engine->matrix.steps);
     CL_TRY(cl_kernel_get(device, &kernel, "screen_full_wgmma", options, "screen_full_wgmma"));
     size_t local = 2 * CL_FULL_ROWS, global = cl_round_up(part->n, CL_FULL_ROWS) * 2;
     return CL_RUN(device, kernel, "the screen", 1, &global, &local, CL_ARG(part->rows), CL_ARG(part->offset),

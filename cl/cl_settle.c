@@ -129,7 +129,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
                 : engine->d >= 16  ? 4
                                    : 1;
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d",
-             (int)block->type, cl_row_fours(engine, block->offset, block->pitch), engine->diag, lanes,
+             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes,
              engine->n_nearest, engine->each);
     CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
     if (engine->each) {
@@ -163,7 +163,8 @@ static int64_t likely_rows(const cl_engine *engine, int64_t places) {
     return (int64_t)((double)places * (times < 1.0 ? 1.0 : times < most ? times : most));
 }
 
-fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out) {
+/* A slice of as many rows as leave no more than there are places for. Where settling is over instead, engine->settling is 0. */
+static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out) {
     cl_engine *engine = device->engine;
     int64_t places = cl_slice_rows(device);
     device->group_refused = 0;
@@ -192,6 +193,20 @@ fgmm_status cl_settle(fgmm_device *device, fgmm_block *block, int64_t row0, int6
         *out = slice;
         return FGMM_OK;
     }
+}
+
+fgmm_status cl_next_slice(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out) {
+    const cl_engine *engine = device->engine;
+    int64_t rows = cl_slice_rows(device);
+    if (engine->settling) CL_TRY(settle(device, block, row0, most, out));
+    if (!engine->settling) *out = cl_slice_at(engine, block, row0, rows < most ? rows : most);
+    return FGMM_OK;
+}
+
+void cl_settle_end(fgmm_device *device, fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    if (engine->settling) block->distances_of = engine->now.number;
+    engine->settling = 0;
 }
 
 /* Finding the reaches costs what the screen of some rows a component does. */

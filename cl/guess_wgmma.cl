@@ -9,7 +9,6 @@
  * tile it is of, so that a maximum finds both.
  */
 #include "rows.clh"
-#include "wgmma.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
 #ifndef DIAG
@@ -37,7 +36,8 @@
 #define TR (64 * GROUPS)
 #define GROUP (128 * GROUPS)
 #define STAGES 4
-#define TILE_BYTES (PRODUCTS * TC * 32 + TC * 8) // terms, then constants
+#define STAGE (PRODUCTS * TC * 2 + TC / 2) // uint4 of a tile: terms, then constants
+#include "stages.clh"
 #define COLUMN_BITS 15u
 // Diagonal factors lie in [2^14, 2^15), beyond FP8's 448.
 #define SMALLER (DIAG ? 0x1p-7f : 1.0f)
@@ -65,13 +65,13 @@ static inline uint best_of_lanes(float best, uint id)
     return id;
 }
 
-// out [tiles, TILE_BYTES / 16]: each tile's cores [2 PRODUCTS, TC] of 16 terms of a component, and behind them multiplier and c1. Work-item (column,
+// out [tiles, STAGE]: each tile's cores [2 PRODUCTS, TC] of 16 terms of a component, and behind them multiplier and c1. Work-item (column,
 // core, tile), the last core for these. a, b [k, from], components and columns of arrange_tiles; b: NULL unless DIAG.
 __kernel void guess_tiles(__global const float *a, __global const float *b, __global const float4 *components,
                           __global const float2 *columns, uint k, uint from, __global uint4 *out)
 {
     const uint column = get_global_id(0), core = get_global_id(1), tile = get_global_id(2), i = tile * TC + column;
-    out += (ulong)tile * (TILE_BYTES / 16);
+    out += (ulong)tile * STAGE;
     if (core == 2 * PRODUCTS) {
         const float2 c = columns[i];
         ((__global float2 *)(out + core * TC))[column] = (float2)(c.x / SMALLER, c.y);
@@ -93,7 +93,7 @@ __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 guess_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint n, uint d, uint k, uint tiles,
             __global const float *centre, __global const float *scale, __global const uint4 *packed, __global uint *hints)
 {
-    __local uint4 stages[STAGES * (TILE_BYTES / 16)] __attribute__((aligned(128)));
+    __local uint4 stages[STAGES * STAGE] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
 
     const uint lid = get_local_id(0), lane = lid % 32, warp = lid / 32;
@@ -101,13 +101,8 @@ guess_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     const uint r0 = first + warp * 16 + lane / 4, r1 = r0 + 8; // the lane's rows of the block
 
     if (lid == 0) {
-        for (uint s = 0; s < STAGES; s++) {
-            barrier_init(full + s, 1);
-            barrier_init(empty + s, GROUP / 32);
-        }
-        barriers_ready();
-        for (uint tile = 0; tile < STAGES - 1 && tile < tiles; tile++)
-            copy_tile(stages + tile * (TILE_BYTES / 16), packed, tile, TILE_BYTES, full + tile);
+        stages_open(full, empty);
+        for (uint tile = 0; tile < STAGES - 1 && tile < tiles; tile++) stage(stages, full, packed, tile, tiles);
     }
 
     uint4 a[PRODUCTS];
@@ -155,7 +150,7 @@ guess_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
     uint tile0 = 0, tile1 = 0; // of these
     for (uint tile = 0; tile < tiles; tile++) {
         const uint s = tile % STAGES;
-        __local const uint4 *staged = stages + s * (TILE_BYTES / 16);
+        __local const uint4 *staged = stages + s * STAGE;
         float4 acc[NT];
 #pragma unroll
         for (uint j = 0; j < NT; j++) acc[j] = (float4)(half_norm0, half_norm0, half_norm1, half_norm1);
@@ -166,12 +161,7 @@ guess_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, ui
 #pragma unroll
         for (uint i = 0; i < PRODUCTS; i++) WGMMA_EIGHTHS(acc, a[i], b + i * (TC * 32 / 16));
         wgmma_commit();
-        // The stage of the tile before is the next to be filled, once all have left it.
-        const uint next = tile + STAGES - 1;
-        if (next < tiles && lid == tile % GROUPS * 128) {
-            if (next >= STAGES) barrier_wait(empty + next % STAGES, (next / STAGES - 1) & 1);
-            copy_tile(stages + next % STAGES * (TILE_BYTES / 16), packed, next, TILE_BYTES, full + next % STAGES);
-        }
+        stage_next(stages, full, empty, packed, tile, tiles, tiles, lid);
         __local const float4 *own = (__local const float4 *)(staged + PRODUCTS * TC * 2) + (lane & 3);
         float4 constants[AT_ONCE];
 #pragma unroll

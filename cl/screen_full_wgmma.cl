@@ -28,7 +28,6 @@
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "listed.clh"
-#include "wgmma.clh"
 #include "row_cut.clh"
 #include "rows.clh"
 
@@ -54,7 +53,8 @@
 #define BLOCK 128                    // uint4 of a step's part of V: 64 outputs of 16 terms in f16
 #define VECTORS ((LEAD + REST) * BLOCK)
 #define CONSTANTS (VECTORS + 2 * 4 * STEPS)
-#define COMPONENT ((CONSTANTS + 2 + 7) / 8 * 8) // uint4 of a component
+#define STAGE ((CONSTANTS + 2 + 7) / 8 * 8) // uint4 of a component
+#include "stages.clh"
 // A floor is raised for a best logit this much higher: less is not worth a logarithm.
 #define RAISE 0.5f
 // Of |t|^2, beyond which f16 may not hold t.
@@ -67,14 +67,6 @@ typedef struct {
     float best, floor_v; // a lower logit, and what an upper one must reach
     float square, norm;
 } full_row;
-
-// Starts the copy of a step's component to its stage.
-static inline void stage(__local uint4 *stages, __local ulong *full, __global const uint4 *packed, uint step, uint k)
-{
-    const uint id = step < k ? step : step - k, s = step % STAGES;
-    barrier_expect(full + s, COMPONENT * 16);
-    copy_bulk(stages + s * COMPONENT, packed + (ulong)id * COMPONENT, COMPONENT * 16, full + s);
-}
 
 static inline full_row start_row(uint r, uint n, uint row0, uint out0, uint k, float4 bounds, __global const uint *hints,
                                  __global const float4 *known, __global uint *cand_id, __global float *cand_v)
@@ -179,7 +171,7 @@ static inline void finish(const full_row *row, __global uint *cand_id, __global 
 }
 
 // Candidates of rows row0 .. row0 + n - 1 of the block go to out0 of the slice. centre [16 STEPS]; hints [block rows]; known
-// [slice rows]; packed [k, COMPONENT], as arrange_full left it; bounds as of screen_full.cl. again: a list of the rows
+// [slice rows]; packed [k, STAGE], as arrange_full left it; bounds as of screen_full.cl. again: a list of the rows
 // that the f32 screen must take, see listed.clh.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
@@ -187,7 +179,7 @@ screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint ro
                   __global const float4 *known, __global uint *cand_id, __global float *cand_v,
                   __global uint *cand_count, __global uint2 *again)
 {
-    __local uint4 stages[STAGES * COMPONENT] __attribute__((aligned(128)));
+    __local uint4 stages[STAGES * STAGE] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
     __local int any_cold; // whether any row starts without a floor
 
@@ -197,11 +189,7 @@ screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint ro
 
     if (lid == 0) {
         any_cold = 0;
-        for (uint s = 0; s < STAGES; s++) {
-            barrier_init(full + s, 1);
-            barrier_init(empty + s, GROUP / 32);
-        }
-        barriers_ready();
+        stages_open(full, empty);
     }
     full_row lower = start_row(r0, n, row0, out0, k, bounds, hints, known, cand_id, cand_v);
     full_row upper = start_row(r0 + 8, n, row0, out0, k, bounds, hints, known, cand_id, cand_v);
@@ -229,7 +217,7 @@ screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint ro
             lower.floor_v = floor_below(lower.best, bounds);
             upper.floor_v = floor_below(upper.best, bounds);
         }
-        __local const uint4 *staged = stages + s * COMPONENT;
+        __local const uint4 *staged = stages + s * STAGE;
         __local const float4 *shift = (__local const float4 *)(staged + VECTORS) + part, *scale = shift + 4 * STEPS;
         float4 acc[NT];
         uint4 a[STEPS];
@@ -247,12 +235,7 @@ screen_full_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint ro
 #pragma unroll
         for (uint i = 0; i < LEAD; i++) WGMMA(acc, a[i], b + i * BLOCK);
         wgmma_commit();
-        // The stage of the step before is the next to be filled, once all have left it.
-        const uint next = step + STAGES - 1;
-        if (next < steps && lid == step % GROUPS * 128) {
-            if (next >= STAGES) barrier_wait(empty + next % STAGES, (next / STAGES - 1) & 1);
-            stage(stages, full, packed, next, k);
-        }
+        stage_next(stages, full, empty, packed, step, steps, k, lid);
         asm volatile("bar.warp.sync -1;" ::: "memory");
         WGMMA_WAIT(acc);
         ADD_SQUARES(lower, upper)

@@ -12,7 +12,6 @@
  */
 #pragma OPENCL FP_CONTRACT OFF
 #include "listed.clh"
-#include "wgmma.clh"
 #include "screen_rows.clh"
 
 // STEPS: steps of 16 terms of a product (default 8).
@@ -37,16 +36,10 @@
 #define TR (64 * GROUPS)
 #define GROUP (128 * GROUPS)
 #define STAGES (STEPS > 8 ? 3 : 4)
-#define TILE_BYTES (STEPS * TC * 32 + TC * 8) // fragments, then constants
+#define STAGE (STEPS * TC * 2 + TC / 2) // uint4 of a tile: fragments, then constants
+#include "stages.clh"
 // A hint below this is known to the walk, by the number of its tile in 16 bits.
 #define KNOWN_MOST (0xffffu * TC)
-
-// Starts the copy of a tile to its stage.
-static inline void stage(__local uint4 *stages, __local ulong *full, __global const uint4 *packed, uint step, uint tiles)
-{
-    const uint tile = step < tiles ? step : step - tiles, s = step % STAGES;
-    copy_tile(stages + s * (TILE_BYTES / 16), packed, tile, TILE_BYTES, full + s);
-}
 
 // Where a row's walk starts: at the lower logit of its last best component, which is listed at once.
 static inline void start_row(uint r, uint at, int within, const screen_row *row, uint k, __global const float4 *components,
@@ -90,7 +83,7 @@ static inline uint known_column(uint hint, uint part)
         list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);              \
     }
 
-// Arguments as of screen_mma.cl, but packed [tiles, TILE_BYTES / 16]: each tile's fragments and constants, as arrange_tiles left them.
+// Arguments as of screen_mma.cl, but packed [tiles, STAGE]: each tile's fragments and constants, as arrange_tiles left them.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
              uint tiles, __global const float *centre, __global const float *scale, __global const float *hint_a,
@@ -98,7 +91,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
              __global const float4 *components, float4 bounds, float slack, __global uint *cand_id, __global float *cand_v,
              __global uint *cand_count, __global uint2 *again, __global const uint2 *list)
 {
-    __local uint4 stages[STAGES * (TILE_BYTES / 16)] __attribute__((aligned(128)));
+    __local uint4 stages[STAGES * STAGE] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
     __local float best[TR], floors[TR];
     __local uint counts[TR];
@@ -113,11 +106,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
 
     if (lid == 0) {
         any_cold = 0;
-        for (uint s = 0; s < STAGES; s++) {
-            barrier_init(full + s, 1);
-            barrier_init(empty + s, GROUP / 32);
-        }
-        barriers_ready();
+        stages_open(full, empty);
         for (uint step = 0; step < STAGES - 1 && step < tiles; step++) stage(stages, full, packed, step, tiles);
     }
 
@@ -191,7 +180,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
             quick0 = floors[r0] - slack;
             quick1 = floors[r1] - slack;
         }
-        __local const uint4 *staged = stages + s * (TILE_BYTES / 16);
+        __local const uint4 *staged = stages + s * STAGE;
         float4 acc[NT];
 #pragma unroll
         for (uint j = 0; j < NT; j++) acc[j] = (float4)(half_norm0, half_norm0, half_norm1, half_norm1);
@@ -202,12 +191,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
 #pragma unroll
         for (uint i = 0; i < STEPS; i++) WGMMA(acc, a[i], b + i * (TC * 32 / 16));
         wgmma_commit();
-        // The stage of the tile before is the next to be filled, once all have left it.
-        const uint next = step + STAGES - 1;
-        if (next < steps && lid == step % GROUPS * 128) {
-            if (next >= STAGES) barrier_wait(empty + next % STAGES, (next / STAGES - 1) & 1);
-            stage(stages, full, packed, next, tiles);
-        }
+        stage_next(stages, full, empty, packed, step, steps, tiles, lid);
         __local const float4 *own = (__local const float4 *)(staged + STEPS * TC * 2) + (lane & 3);
         float4 constants[AT_ONCE];
 #pragma unroll

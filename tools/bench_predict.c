@@ -8,11 +8,12 @@
 #include <string.h>
 
 enum { TOP = 2, WAYS = 4 };
-static const char *const ways[WAYS] = {"predict", "predict_top2", "score", "score_samples"}, *const keys[WAYS] = {
-                                                                                                 "predict_ms",
-                                                                                                 "predict_top2_ms",
-                                                                                                 "score_ms",
-                                                                                                 "score_samples_ms"};
+static const struct {
+    const char *name, *key;
+} ways[WAYS] = {{"predict", "predict_ms"},
+                {"predict_top2", "predict_top2_ms"},
+                {"score", "score_ms"},
+                {"score_samples", "score_samples_ms"}};
 
 typedef struct predict_args {
     bench_data data;
@@ -122,7 +123,7 @@ static void print_result(const predict_args *a) {
         json_text(&j, "device", fgmm_context_device(a->session.ctx));
         json_int(&j, "reps", a->reps);
         json_real(&j, "iteration_ms", a->iteration);
-        for (int i = 0; i < WAYS; i++) json_real(&j, keys[i], a->ms[i]);
+        for (int i = 0; i < WAYS; i++) json_real(&j, ways[i].key, a->ms[i]);
         json_real(&j, "log_likelihood", a->likelihood);
         json_end(&j);
         return;
@@ -133,7 +134,7 @@ static void print_result(const predict_args *a) {
     printf("device         %s\n", fgmm_context_device(a->session.ctx));
     printf("iteration      %.4g ms, median of %d\n", a->iteration, a->reps);
     for (int i = 0; i < WAYS; i++)
-        printf("%-14s %.4g ms, %.3g of an iteration\n", ways[i], a->ms[i], a->ms[i] / a->iteration);
+        printf("%-14s %.4g ms, %.3g of an iteration\n", ways[i].name, a->ms[i], a->ms[i] / a->iteration);
     printf("likelihood     %.10g nats a row\n", a->likelihood);
 }
 
