@@ -63,25 +63,42 @@ static fgmm_status spread_logz(fgmm_device *device, const cl_slice *slice) {
 /* Results of a slice to the caller, with the caller's numbers of components. */
 static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, const wanted *want) {
     const cl_engine *engine = device->engine;
-    size_t count = (size_t)slice->n * want->m, at = (size_t)slice->row0 * want->m;
+    size_t count = (size_t)slice->n * want->m, at = (size_t)slice->row0 * want->m, n = 0;
+    int32_t *ids = want->ids ? want->ids + at : NULL;
+    cl_fetch fetches[2];
     if (want->resp)
-        CL_TRY(cl_fetch(device, engine->top_resp.mem, count * sizeof(float), want->resp + at, "responsibilities"));
-    if (!want->ids) return FGMM_OK;
-    int32_t *ids = want->ids + at;
-    CL_TRY(cl_fetch(device, engine->top_ids.mem, count * sizeof *ids, ids, "components"));
+        fetches[n++] = (cl_fetch){.buffer = engine->top_resp.mem,
+                                  .bytes = count * sizeof(float),
+                                  .out = want->resp + at,
+                                  .what = "responsibilities"};
+    if (ids)
+        fetches[n++] =
+            (cl_fetch){.buffer = engine->top_ids.mem, .bytes = count * sizeof *ids, .out = ids, .what = "components"};
+    CL_TRY(cl_fetch_all(device, fetches, n));
+    if (!ids) return FGMM_OK;
     if ((int64_t)engine->k == engine->params.k) return FGMM_OK;
     for (size_t i = 0; i < count; i++)
         if (ids[i] >= 0) ids[i] = engine->ids[ids[i]];
     return FGMM_OK;
 }
 
+/* @param each log-densities are wanted */
+static fgmm_status open_rows(fgmm_device *device, fgmm_block *block, int each) {
+    cl_engine *engine = device->engine;
+    CL_TRY(prepare(device, block));
+    engine->each = !engine->tied && !engine->full && each;
+    return cl_guess(device, block);
+}
+
+fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block) {
+    return open_rows(device, block, !device->engine->params.summed);
+}
+
 static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const wanted *want) {
     cl_engine *engine = device->engine;
     int64_t fit = want->m ? TOP_BYTES / (int64_t)(want->m * (sizeof(cl_uint) + sizeof(float))) : INT64_MAX;
-    CL_TRY(prepare(device, block));
+    CL_TRY(open_rows(device, block, want->log_prob || want->sums));
     engine->tried = engine->left_over = 0.0; /* each block tells of itself */
-    engine->each = !engine->tied && !engine->full && (want->log_prob || want->sums);
-    CL_TRY(cl_guess(device, block));
     CL_TRY(cl_settle_begin(device, block));
     for (int64_t row0 = 0; row0 < block->n;) {
         cl_slice slice;

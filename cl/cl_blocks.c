@@ -180,31 +180,61 @@ fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffe
     return FGMM_OK;
 }
 
-fgmm_status cl_fetch_as(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, cl_fetched *take,
-                        const char *what) {
-    enum { PIECE = 2 << 20, SHARE = 128 << 10 /* of a thread, at a time */ };
+fgmm_status cl_read_pieces(fgmm_device *device, size_t count, size_t ahead, cl_piece_asked *ask, cl_piece_taken *take,
+                           void *user, const char *what) {
     cl_arrival *pieces = device->engine->pieces;
-    CL_TRY(cl_read_begin(device, &pieces[0], buffer, 0, bytes < PIECE ? bytes : PIECE, what));
-    for (size_t i = 0, turn = 0; i < bytes; i += PIECE, turn = 1 - turn) {
-        size_t next = i + PIECE, count = bytes - i < PIECE ? bytes - i : PIECE;
-        if (next < bytes)
-            CL_TRY(cl_read_begin(device, &pieces[1 - turn], buffer, next, bytes - next < PIECE ? bytes - next : PIECE,
-                                 what));
-        CL_TRY(cl_read_end(device, &pieces[turn], what));
-        const char *from = pieces[turn].pinned.at;
-#pragma omp parallel for num_threads(cl_threads(device, count / 8)) if (count > SHARE)
-        for (size_t at = 0; at < count; at += SHARE)
-            take(out, from + at, i + at, count - at < SHARE ? count - at : SHARE);
+    for (size_t i = 0, asked = 0; i < count; i++) {
+        for (; asked < count && asked < i + ahead; asked++) {
+            fgmm_status status = ask(device, user, asked, &pieces[asked % ahead]);
+            if (status == FGMM_ERR_MEMORY && asked > i) { /* those that are on their way leave room */
+                if (device->host.forget) device->host.forget(device->host.user);
+                break;
+            }
+            CL_TRY(status);
+        }
+        CL_TRY(cl_read_end(device, &pieces[i % ahead], what));
+        take(device, user, i, pieces[i % ahead].pinned.at);
     }
     return FGMM_OK;
 }
 
-static void take_bytes(void *out, const void *from, size_t at, size_t bytes) {
-    memcpy((char *)out + at, from, bytes);
+enum { FETCH_BYTES = 2 << 20 /* a piece */, SHARE = 128 << 10 /* of a thread, at a time */ };
+
+static size_t fetch_pieces(const cl_fetch *fetch) {
+    return (fetch->bytes + FETCH_BYTES - 1) / FETCH_BYTES;
 }
 
-fgmm_status cl_fetch(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what) {
-    return cl_fetch_as(device, buffer, bytes, out, take_bytes, what);
+/* The transfer that a piece of all is of, and what it has: *at, and how many bytes from there on. */
+static const cl_fetch *piece_of(const cl_fetch *fetch, size_t piece, size_t *at, size_t *bytes) {
+    for (; piece >= fetch_pieces(fetch); fetch++) piece -= fetch_pieces(fetch);
+    *at = piece * FETCH_BYTES;
+    *bytes = fetch->bytes - *at < FETCH_BYTES ? fetch->bytes - *at : FETCH_BYTES;
+    return fetch;
+}
+
+static fgmm_status ask_piece(fgmm_device *device, void *user, size_t piece, cl_arrival *out) {
+    size_t at, bytes;
+    const cl_fetch *fetch = piece_of(user, piece, &at, &bytes);
+    return cl_read_begin(device, out, fetch->buffer, at, bytes, fetch->what);
+}
+
+static void take_piece(fgmm_device *device, void *user, size_t piece, const void *from) {
+    size_t start, bytes;
+    const cl_fetch *fetch = piece_of(user, piece, &start, &bytes);
+#pragma omp parallel for num_threads(cl_threads(device, bytes / 8)) if (bytes > SHARE)
+    for (size_t at = 0; at < bytes; at += SHARE) {
+        size_t share = bytes - at < SHARE ? bytes - at : SHARE;
+        if (fetch->take)
+            fetch->take(fetch->out, (const char *)from + at, start + at, share);
+        else
+            memcpy((char *)fetch->out + start + at, (const char *)from + at, share);
+    }
+}
+
+fgmm_status cl_fetch_all(fgmm_device *device, cl_fetch *fetches, size_t count) {
+    size_t pieces = 0;
+    for (size_t i = 0; i < count; i++) pieces += fetch_pieces(&fetches[i]);
+    return cl_read_pieces(device, pieces, CL_PIECES, ask_piece, take_piece, fetches, "reading results");
 }
 
 cl_int cl_arrival_wait(cl_arrival *arrival) {

@@ -64,6 +64,8 @@ typedef struct cl_room {
     size_t bytes;
 } cl_room;
 
+enum { CL_PIECES = 8 };
+
 /* What a device is sending while it goes on. */
 typedef struct cl_arrival {
     cl_pinned pinned;
@@ -89,7 +91,15 @@ typedef struct cl_matrix {
     cl_uint nt, tiles, chunks;
     cl_float slack;
     cl_float4 bounds;
+    cl_float guess_factor, guess_shift; /* of guess_tiles */
 } cl_matrix;
+
+/* Of all components: whether each is sound, and within what f16 holds; the largest c2 - c1, M, and factor that a row meets; and between which bounds
+ * rows at their means have their logits. */
+typedef struct cl_screen_totals {
+    int sound, suits_matrix;
+    double slack, m, factor, top, bottom;
+} cl_screen_totals;
 
 /* The dense engine on matrix units: see near_logits.clh and near_fused.clh. */
 typedef struct cl_pairs {
@@ -113,7 +123,7 @@ typedef struct cl_generation {
 struct cl_engine {
     /* from begin */
     fgmm_params params;
-    int begun, prepared;
+    int prepared;
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
     cl_generation now, last; /* of mean_hi and inverse, and of last_hi and last_inverse */
@@ -137,10 +147,12 @@ struct cl_engine {
     cl_mem sum_hi_at, sum_lo_at; /* the rooms' or the means' */
     cl_matrix matrix;
     cl_pinned pinned, white_pinned;
-    struct screen_component
-        *measured; /* [k], of cl_params.c; NULL: the screen's parameters were sent, or there is no screen */
+    int unsent; /* what the screens alone take; 0 also where there is no screen */
+    int quiet;  /* nothing of the pinned memory is under way */
     /* In pinned memory until they are sent: of mean_lo, screen_rows, matrix_c, columns. */
     float *lower, *forms[2], *multipliers, *tiled;
+    int formed; /* screen_rows' were formed with what settling takes */
+    cl_screen_totals screen_totals;
     cl_uint rows_from; /* features of screen_rows, centre and scale, padded */
     cl_room screen_rows[2], fragments, columns, matrix_c;
     cl_room near_means, near_constants, near_centre, far_rows;
@@ -178,11 +190,13 @@ struct cl_engine {
     cl_room top_ids, top_resp;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
-    cl_arrival taken;      /* how many places a slice's rows took */
-    cl_arrival dense_left; /* how many rows of the slice are left to the dense engine */
-    cl_arrival row_sums;   /* of the last block's chunks */
-    size_t chunks_summed;  /* that row_sums will hold; 0: they have been added */
-    cl_arrival pieces[2];  /* of what is read some at a time */
+    cl_room found; /* of find_bad in moments.cl; and what it holds, on its way */
+    cl_arrival looked;
+    cl_arrival taken;             /* how many places a slice's rows took */
+    cl_arrival dense_left;        /* how many rows of the slice are left to the dense engine */
+    cl_arrival row_sums;          /* of the last block's chunks */
+    size_t chunks_summed;         /* that row_sums will hold; 0: they have been added */
+    cl_arrival pieces[CL_PIECES]; /* of what is read some at a time */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
@@ -257,12 +271,22 @@ fgmm_status cl_read_at(fgmm_device *device, cl_mem buffer, size_t at, size_t byt
 fgmm_status cl_read_begin(fgmm_device *device, cl_arrival *arrival, cl_mem buffer, size_t at, size_t bytes,
                           const char *what);
 fgmm_status cl_read_end(fgmm_device *device, cl_arrival *arrival, const char *what);
-/* Takes `bytes` of what is read from `at` on; threads do so together. */
-typedef void cl_fetched(void *out, const void *from, size_t at, size_t bytes);
-/* Reads much, some at a time: the next comes while those before are taken. `bytes` are whole values of 8 bytes, or taken as they are. */
-fgmm_status cl_fetch_as(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, cl_fetched *take,
-                        const char *what);
-fgmm_status cl_fetch(fgmm_device *device, cl_mem buffer, size_t bytes, void *out, const char *what);
+/* Reads much in pieces 0 .. count - 1: ask begins to read one, `ahead` of them (CL_PIECES at most) before the first has come, and take gets each in
+ * order. Of two at a time NVIDIA's driver copies none while one is taken: 16 MB in pieces of 2 MB took 0.82 ms of an H200, and with eight 0.37. */
+typedef fgmm_status cl_piece_asked(fgmm_device *device, void *user, size_t piece, cl_arrival *out);
+typedef void cl_piece_taken(fgmm_device *device, void *user, size_t piece, const void *from);
+fgmm_status cl_read_pieces(fgmm_device *device, size_t count, size_t ahead, cl_piece_asked *ask, cl_piece_taken *take,
+                           void *user, const char *what);
+/* `bytes` from the start of a buffer, to be copied to `out`; or for `take`, of whole values of 8 bytes: it gets so many that are from `at` on, and
+ * threads do so together. */
+typedef struct cl_fetch {
+    cl_mem buffer;
+    size_t bytes;
+    void *out;
+    const char *what; /* for messages */
+    void (*take)(void *out, const void *from, size_t at, size_t bytes);
+} cl_fetch;
+fgmm_status cl_fetch_all(fgmm_device *device, cl_fetch *fetches, size_t count);
 /* The end without a message, for what nobody wants any more. */
 cl_int cl_arrival_wait(cl_arrival *arrival);
 void cl_arrival_free(fgmm_device *device, cl_arrival *arrival);
@@ -285,21 +309,23 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 
 /* cl_params.c: device copies of the parameters for such a block's rows, from which its centre was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block);
-/* What nothing takes before the screens: formed and sent when it is first wanted, which settling puts off. @param beside most of it through
+/* What nothing takes before the screens: sent, and unless engine->formed formed, when it is first wanted, which settling puts off. @param beside most of it through
  * the other queue, while this one works; where that brings rows, it would come after these */
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
 /* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
 fgmm_status cl_send_lower(fgmm_device *device);
-/* A double as two floats. */
-void cl_split(double value, float *hi, float *lo);
 /* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
  * read beyond the last. */
 float *cl_take(cl_engine *engine, size_t count);
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);
+/* cl_forms.c: a double as two floats. */
+void cl_split(double value, float *hi, float *lo);
 
-/* cl_transfer.c: as what a device stores rows of a type, and the bytes of a feature of those. */
+/* cl_transfer.c: room for a block's hints. */
+fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block);
+/* As what a device stores rows of a type, and the bytes of a feature of those. */
 fgmm_dtype cl_stored_type(fgmm_dtype type);
 size_t cl_stored_size(fgmm_dtype stored);
 
@@ -315,6 +341,8 @@ void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole); /* what came
 fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first that waits; NULL: none */
 
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
+/* Finds the reaches of these parameters, unless they are known or the device goes without: engine->reached. */
+fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block);
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block);
 /* The slice of the rows from row0 of the block on, of `most` at most: where rows are settled, so many as leave no more than there are places for. */
@@ -325,6 +353,9 @@ void cl_settle_end(fgmm_device *device, fgmm_block *block);
 void cl_settle_learn(fgmm_device *device);
 /* Whether rows of this block that have hints are worth settling in this pass. */
 int cl_settle_pays(const fgmm_device *device, const fgmm_block *block);
+
+/* cl_assign.c: what a pass that tells of a block's rows begins with, parameters and guesses: before it, or as its first part. */
+fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block);
 
 /* cl_guess.c: hints of rows that have none, where settling them would then pay and there are kernels for it; else it does nothing. */
 fgmm_status cl_guess(fgmm_device *device, fgmm_block *block);
@@ -429,8 +460,6 @@ fgmm_status cl_pairs_try(fgmm_device *device, const cl_group *group, const cl_pl
  * engine->all_dense) cl_dense_list says. */
 fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob);
-/* Room for a block's hints. */
-fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block);
 /* Sums over rows: room for a block's; those of a slice, chunk by chunk; asks for the block's; adds what was asked for, in the order of rows. The
  * device may then be busy with another block. */
 fgmm_status cl_sum_rows_begin(fgmm_device *device, const fgmm_block *block);

@@ -68,10 +68,11 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->frame = NULL;
     engine->prepared = 0;
     /* Of a pass that was given up, whatever became of it. */
+    (void)cl_arrival_wait(&engine->looked);
     (void)cl_arrival_wait(&engine->taken);
     (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
-    for (int i = 0; i < 2; i++) (void)cl_arrival_wait(&engine->pieces[i]);
+    for (int i = 0; i < CL_PIECES; i++) (void)cl_arrival_wait(&engine->pieces[i]);
     engine->chunks_summed = 0;
     engine->params = *params;
     engine->diag = params->covariance_type == FGMM_DIAG;
@@ -99,7 +100,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
-    engine->settling = engine->each = 0;
+    engine->settling = engine->each = engine->quiet = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(device, engine);
@@ -181,11 +182,6 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(hard), CL_ARG(engine->cand_count.mem), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(engine->logz.mem),
                   CL_ARG(engine->kept_weight.mem), CL_ARG(block->hints), CL_ARG(list));
-}
-
-fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block) {
-    size_t room = (size_t)(block->owned ? block->room : block->n) * sizeof(cl_uint);
-    return block->hints ? FGMM_OK : cl_buffer(device, &block->hints, room, "the rows' best components");
 }
 
 /* Hints start as none; refine fills them in. */
@@ -270,7 +266,7 @@ fgmm_status cl_sum_rows_end(fgmm_device *device) {
     return FGMM_OK;
 }
 
-/* Pairs of floats as doubles: a cl_fetched. */
+/* Pairs of floats as doubles: of cl_fetch. */
 static void add_pairs(void *out, const void *from, size_t at, size_t bytes) {
     const cl_float2 *pairs = from;
     double *to = (double *)out + at / sizeof *pairs;
@@ -279,9 +275,12 @@ static void add_pairs(void *out, const void *from, size_t at, size_t bytes) {
 
 fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double *log_prob) {
     const cl_engine *engine = device->engine;
-    cl_mem from = slice->settled ? engine->row_logz.mem : engine->logz.mem;
-    return cl_fetch_as(device, from, (size_t)slice->n * sizeof(cl_float2), log_prob + slice->row0, add_pairs,
-                       "log-densities");
+    cl_fetch fetch = {.buffer = slice->settled ? engine->row_logz.mem : engine->logz.mem,
+                      .bytes = (size_t)slice->n * sizeof(cl_float2),
+                      .out = log_prob + slice->row0,
+                      .what = "log-densities",
+                      .take = add_pairs};
+    return cl_fetch_all(device, &fetch, 1);
 }
 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
@@ -354,7 +353,7 @@ fgmm_status cl_collect(fgmm_device *device, fgmm_sums *out) {
     if (engine->waiting_lost)
         return host->fail(host->user, FGMM_ERR_DEVICE, "rows were let go in the middle of a pass");
     CL_TRY(estep_waiting(device));
-    if (engine->measured) engine->prepared = 0; /* nothing more is formed of these parameters */
+    if (engine->unsent) engine->prepared = 0; /* nothing more is formed of these parameters */
     CL_TRY(cl_tally_collect_components(device, &engine->sparse, out));
     CL_TRY(cl_sum_rows_end(device));
     cl_settle_learn(device);
@@ -392,14 +391,16 @@ void cl_engine_free(fgmm_device *device) {
         &engine->pair_columns,   &engine->by_feature,     &engine->by_row,        &engine->row_norms,
         &engine->factors,        &engine->marks,          &engine->nearest,       &engine->off,
         &engine->place,          &engine->left,           &engine->marks_of_rows, &engine->moved,
-        &engine->last_hi,        &engine->last_inverse,   &engine->guess,         &engine->row_logz};
+        &engine->last_hi,        &engine->last_inverse,   &engine->guess,         &engine->row_logz,
+        &engine->found};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);
+    cl_arrival_free(device, &engine->looked);
     cl_arrival_free(device, &engine->taken);
     cl_arrival_free(device, &engine->dense_left);
     cl_arrival_free(device, &engine->row_sums);
-    for (int i = 0; i < 2; i++) cl_arrival_free(device, &engine->pieces[i]);
+    for (int i = 0; i < CL_PIECES; i++) cl_arrival_free(device, &engine->pieces[i]);
     for (int i = 0; i < 4; i++) {
         cl_room_free(device, &engine->scan_totals[i]);
         cl_room_free(device, &engine->scan_sums[i]);
@@ -409,7 +410,6 @@ void cl_engine_free(fgmm_device *device) {
     cl_tally_free(device, &engine->sparse_scatter);
     cl_tally_free(device, &engine->dense_scatter);
     cl_release_memory(device, engine->ids);
-    cl_release_memory(device, engine->measured);
     cl_release_memory(device, engine->shares);
     cl_release_memory(device, engine->frame);
     cl_release_memory(device, engine->list);

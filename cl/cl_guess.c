@@ -25,13 +25,14 @@ static fgmm_status arrange(fgmm_device *device, const char *options) {
     const cl_matrix *matrix = &engine->matrix;
     cl_kernel kernel = NULL;
     cl_mem second = engine->diag ? engine->screen_rows[1].mem : NULL;
-    size_t cores = (matrix->steps + 1) / 2 * 2, column = cores * 16 + sizeof(cl_float2);
+    size_t cores = (matrix->steps + 1) / 2 * 2, column = cores * 16 + 2 * sizeof(cl_half);
     size_t items[3] = {CL_GROUP_COLUMNS, cores + 1, matrix->tiles}, group[3] = {CL_GROUP_COLUMNS, 1, 1};
     CL_TRY(cl_room_fit(device, &engine->guess, matrix->tiles * CL_GROUP_COLUMNS * column, "the components in FP8"));
     CL_TRY(cl_kernel_get(device, &kernel, "guess_wgmma", options, "guess_tiles"));
     return CL_RUN(device, kernel, "arranging parameters", 3, items, group, CL_ARG(engine->screen_rows[0].mem),
                   CL_ARG(second), CL_ARG(engine->matrix_c.mem), CL_ARG(engine->columns.mem), CL_ARG(engine->k),
-                  CL_ARG(matrix->dp), CL_ARG(engine->guess.mem));
+                  CL_ARG(matrix->dp), CL_ARG(matrix->guess_factor), CL_ARG(matrix->guess_shift),
+                  CL_ARG(engine->guess.mem));
 }
 
 static fgmm_status run_guess(fgmm_device *device, const fgmm_block *block) {
@@ -62,6 +63,8 @@ fgmm_status cl_guess(fgmm_device *device, fgmm_block *block) {
     if (block->hinted || !device->has_guess || device->testing || engine->matrix.on != CL_MATRIX_WARPGROUPS ||
         engine->tied || engine->full || !cl_settle_pays(device, block))
         return FGMM_OK;
+    CL_TRY(cl_settle_reach(device, block)); /* while the host sends what the screen takes */
+    if (!engine->reached) return FGMM_OK;
     CL_TRY(cl_prepare_screen(device, 0));
     if (engine->matrix.on != CL_MATRIX_WARPGROUPS) return FGMM_OK;
     device->group_refused = 0;

@@ -4,51 +4,92 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { SUM_BYTES = 16 << 20, GATHER_BYTES = 16 << 20, SCAN_BYTES = 1 << 30 /* under 100 ms on a slow GPU */ };
+enum {
+    SUM_BYTES = 16 << 20,
+    GATHER_BYTES = 16 << 20,
+    SCAN_BYTES = 1 << 30 /* under 100 ms on a slow GPU */,
+    FOUND_BYTES = 3 * sizeof(cl_uint)
+};
 
 static void moments_options(char *out, size_t size, const fgmm_block *block) {
     snprintf(out, size, "-DROW_TYPE=%d -DROW_FOURS=%d", (int)block->type,
              cl_row_fours((cl_uint)block->d, block->offset, block->pitch));
 }
 
-/* Rows with NaN or Inf: bad [n] on the device, or NULL where the type has none. */
-static fgmm_status find_bad(fgmm_device *device, const fgmm_block *block, cl_mem *bad, fgmm_moments *io) {
+static int may_be_bad(const fgmm_block *block) {
+    return block->type != FGMM_U8 && block->type != FGMM_I8;
+}
+
+/* found [3], bad [n] or NULL: of find_bad in moments.cl. */
+static fgmm_status run_find_bad(fgmm_device *device, const fgmm_block *block, cl_mem bad, cl_mem found) {
     cl_kernel kernel = NULL;
     char options[64];
-    cl_mem found_mem = NULL;
-    cl_uint found[3] = {0, UINT32_MAX, 0}, d = (cl_uint)block->d;
+    cl_uint d = (cl_uint)block->d;
     cl_float most = 0x1p62f / sqrtf((float)d); /* a row of these has a squared norm of 2^124 */
-    fgmm_status status = FGMM_OK;
-    *bad = NULL;
-    if (block->type == FGMM_U8 || block->type == FGMM_I8) return FGMM_OK;
     moments_options(options, sizeof options, block);
     CL_TRY(cl_kernel_get(device, &kernel, "moments", options, "find_bad"));
-    CL_GO(cl_buffer(device, bad, (size_t)block->n * sizeof(cl_uint), "marks of bad rows"));
-    CL_GO(cl_buffer(device, &found_mem, sizeof found, "marks of bad rows"));
-    CL_GO(cl_write(device, found_mem, sizeof found, found, "marks of bad rows"));
+    CL_TRY(cl_fill(device, found, 0, FOUND_BYTES, "clearing counts"));
     int64_t row_bytes = block->d * (int64_t)cl_stored_size(block->type), step = (SCAN_BYTES / row_bytes / 64 + 1) * 64;
     for (int64_t row = 0; row < block->n; row += step) {
-        if (row) CL_GO(cl_breathe(device));
+        if (row) CL_TRY(cl_breathe(device));
         cl_uint first = (cl_uint)row, n = (cl_uint)(block->n - row < step ? block->n - row : step);
         size_t local = 64, global = cl_round_up(n, 64 /* rows a work-group */) / 64 * local;
-        CL_GO(CL_RUN(device, kernel, "looking for NaN", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
-                     CL_ARG(block->pitch), CL_ARG(first), CL_ARG(n), CL_ARG(d), CL_ARG(most), CL_ARG(block->weights),
-                     CL_ARG(*bad), CL_ARG(found_mem)));
+        CL_TRY(CL_RUN(device, kernel, "looking for NaN", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
+                      CL_ARG(block->pitch), CL_ARG(first), CL_ARG(n), CL_ARG(d), CL_ARG(most), CL_ARG(block->weights),
+                      CL_ARG(bad), CL_ARG(found)));
     }
-    CL_GO(cl_read(device, found_mem, sizeof found, found, "marks of bad rows"));
+    return FGMM_OK;
+}
+
+static fgmm_status tell_bad(fgmm_device *device, fgmm_block *block, const cl_uint *found, fgmm_moments *io) {
     io->bad_count += found[0];
     if (found[2]) io->overflows = 1;
-    if (found[0] && io->bad_row < 0) {
-        cl_uint column = 0;
-        cl_int code = clEnqueueReadBuffer(device->queue, *bad, CL_TRUE, found[1] * sizeof column, sizeof column,
-                                          &column, 0, NULL, NULL);
-        if (code != CL_SUCCESS) CL_GO(cl_fail(device, code, "marks of bad rows"));
-        io->bad_row = block->first_row + found[1];
+    if (!found[0] || io->bad_row >= 0) return FGMM_OK;
+    int64_t row = (cl_uint)~found[1];
+    double *values = cl_alloc(device, (size_t)block->d * sizeof *values);
+    if (!values) return FGMM_ERR_MEMORY;
+    fgmm_status status = cl_gather(device, block, &row, 1, values);
+    if (status == FGMM_OK) {
+        int64_t column = 0;
+        while (column < block->d - 1 && isfinite(values[column])) column++;
+        io->bad_row = block->first_row + row;
         io->bad_column = column;
     }
+    cl_release_memory(device, values);
+    return status;
+}
+
+/* *bad: marks for column_sums, or NULL where the type has no NaN. */
+static fgmm_status find_bad(fgmm_device *device, fgmm_block *block, cl_mem *bad, fgmm_moments *io) {
+    cl_mem found_mem = NULL;
+    cl_uint found[FOUND_BYTES / sizeof(cl_uint)];
+    fgmm_status status = FGMM_OK;
+    *bad = NULL;
+    if (!may_be_bad(block)) return FGMM_OK;
+    CL_GO(cl_buffer(device, bad, (size_t)block->n * sizeof(cl_uint), "marks of bad rows"));
+    CL_GO(cl_buffer(device, &found_mem, sizeof found, "marks of bad rows"));
+    CL_GO(run_find_bad(device, block, *bad, found_mem));
+    CL_GO(cl_read(device, found_mem, sizeof found, found, "marks of bad rows"));
+    status = tell_bad(device, block, found, io);
 done:
     cl_buffer_free(device, found_mem);
     return status;
+}
+
+/* Without moments. While the device looks, the host makes ready what comes next of these rows. */
+static fgmm_status look(fgmm_device *device, fgmm_block *block, fgmm_moments *io) {
+    cl_engine *engine = device->engine;
+    if (!may_be_bad(block)) return FGMM_OK;
+    CL_TRY(cl_room_fit(device, &engine->found, FOUND_BYTES, "marks of bad rows"));
+    CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    engine->quiet = 1;
+    CL_TRY(run_find_bad(device, block, NULL, engine->found.mem));
+    CL_TRY(cl_read_begin(device, &engine->looked, engine->found.mem, 0, FOUND_BYTES, "marks of bad rows"));
+    fgmm_status status = cl_rows_ahead(device, block);
+    engine->quiet = 0;
+    CL_TRY(status);
+    CL_TRY(cl_read_end(device, &engine->looked, "marks of bad rows"));
+    return tell_bad(device, block, engine->looked.pinned.at, io);
 }
 
 /* The centre as two floats, as the block's rows see it. */
@@ -82,6 +123,7 @@ static void add_chunks(const cl_float4 *sums, size_t chunks, size_t d, fgmm_mome
 }
 
 fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io) {
+    if (!centre) return look(device, block, io);
     cl_kernel kernel = NULL;
     cl_mem bad = NULL, centres[2] = {NULL, NULL}, out = NULL;
     cl_float4 *sums = NULL;
@@ -93,7 +135,6 @@ fgmm_status cl_moments(fgmm_device *device, fgmm_block *block, const double *cen
     if (step > chunks) step = chunks;
     moments_options(options, sizeof options, block);
     CL_GO(find_bad(device, block, &bad, io));
-    if (!centre) goto done;
     CL_GO(send_centre(device, block, centre, centres));
     CL_GO(cl_buffer(device, &out, step * width, "column sums"));
     sums = cl_alloc(device, step * width);

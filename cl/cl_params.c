@@ -1,22 +1,10 @@
 /*
  * Parameters on the device, from the doubles of fgmm_params: in the screen's form (rows and means centred and scaled,
- * constants with their error bounds, see screen.cl) and in the exact form (means and sum centres as two floats).
+ * constants with their error bounds: cl_forms.c) and in the exact form (means and sum centres as two floats).
  */
-#include "cl_engine.h"
+#include "cl_forms.h"
 
-#include "../lib/clones.h"
-
-#include <math.h>
 #include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-void cl_split(double value, float *hi, float *lo) {
-    *hi = (float)value;
-    *lo = isfinite(*hi) ? (float)(value - (double)*hi) : 0.0f;
-}
 
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature) {
     return (float)(params->centre[feature] - (frame ? frame[feature] : 0.0));
@@ -70,59 +58,14 @@ fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from,
     return FGMM_OK;
 }
 
-/* A row of doubles less `frame` (or NULL), as two floats each. */
-static FGMM_INTO_CLONES void split_row(const double *row, const double *frame, size_t d, float *hi, float *lo) {
-    float check = 0.0f; /* not finite where a value is beyond a float */
-    for (size_t f = 0; f < d; f++) {
-        double value = row[f] - (frame ? frame[f] : 0.0);
-        hi[f] = (float)value;
-        lo[f] = (float)(value - (double)hi[f]);
-    }
-#pragma omp simd reduction(+ : check)
-    for (size_t f = 0; f < d; f++) check += lo[f];
-    if (isfinite(check)) return;
-    for (size_t f = 0; f < d; f++) cl_split(row[f] - (frame ? frame[f] : 0.0), &hi[f], &lo[f]);
-}
-
-/* Values [K, D] in two floats each: upper and lower, in pinned memory. */
-typedef struct split_rows {
-    const double *values, *frame;
-    float *hi, *lo;
-    float *off; /* [K] of means, or NULL: e of reach.cl */
-} split_rows;
-
-static split_rows take_split(cl_engine *engine, const double *values, const double *frame) {
+static cl_split_values take_split(cl_engine *engine, const double *values, const double *frame) {
     size_t cells = engine->k * engine->d;
-    split_rows out = {values, frame, cl_take(engine, cells), NULL, NULL};
+    cl_split_values out = {values, frame, cl_take(engine, cells), NULL, NULL};
     out.lo = cl_take(engine, cells);
     return out;
 }
 
-/* The norm of what a component's upper floats leave of its mean. */
-static FGMM_INTO_CLONES float norm_off(const cl_engine *engine, size_t i, const float *lo) {
-    size_t c = (size_t)engine->ids[i], d = engine->d;
-    const double *a = engine->params.half_inv_var + (engine->diag ? c * d : c);
-    double sums[FGMM_LANES] = {0}, sum;
-    size_t f = 0;
-    for (; f + FGMM_LANES <= d; f += FGMM_LANES)
-#pragma omp simd
-        for (int l = 0; l < FGMM_LANES; l++) {
-            double t = lo[f + l];
-            sums[l] += (engine->diag ? a[f + l] : 1.0) * t * t;
-        }
-    for (; f < d; f++) sums[0] += (engine->diag ? a[f] : 1.0) * (double)lo[f] * (double)lo[f];
-    sum = fgmm_add_lanes(sums);
-    return (float)(sqrt(engine->diag ? sum : a[0] * sum) * (1.0 + 0x1p-20));
-}
-
-FGMM_CLONES static void split_component(const cl_engine *engine, const split_rows *split, size_t i) {
-    size_t d = engine->d;
-    float *lo = split->lo + i * d;
-    split_row(split->values + (size_t)engine->ids[i] * d, split->frame, d, split->hi + i * d, lo);
-    if (split->off) split->off[i] = norm_off(engine, i, lo);
-}
-
-static fgmm_status send_split(fgmm_device *device, const split_rows *split, cl_room *hi, cl_room *lo,
+static fgmm_status send_split(fgmm_device *device, const cl_split_values *split, cl_room *hi, cl_room *lo,
                               const char *what) {
     cl_engine *engine = device->engine;
     size_t cells = engine->k * engine->d;
@@ -133,179 +76,12 @@ static fgmm_status send_split(fgmm_device *device, const split_rows *split, cl_r
 static fgmm_status split_and_send(fgmm_device *device, const double *values, const double *frame, cl_room *hi,
                                   cl_room *lo, const char *what) {
     cl_engine *engine = device->engine;
-    split_rows split = take_split(engine, values, frame);
-#pragma omp parallel for num_threads(cl_threads(device, engine->k * engine->d))
-    for (size_t i = 0; i < engine->k; i++) split_component(engine, &split, i);
+    cl_split_values split = take_split(engine, values, frame);
+    cl_split_all(device, &split);
     return send_split(device, &split, hi, lo, what);
 }
 
 /* ---- the screens' parameters ---- */
-
-/* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), their sums, and
- * of diagonal ones the largest of a and 2 a |m|. */
-typedef struct screen_component {
-    double norm, log_w, m, a, most_a, sum_a, sum_am;
-    int sound;        /* within what floats hold with room to spare */
-    int suits_matrix; /* within what f16 does */
-} screen_component;
-
-/* Columns of the screens: where they lie, what they are scaled by, and 1 / scale^2. */
-typedef struct screen_frame {
-    double *centre, *scale, *inverse_square; /* [D] each */
-} screen_frame;
-
-/* Sums of squares and of sizes. */
-static FGMM_INTO_CLONES void add_sizes(const double *values, size_t d, double *square, double *sum) {
-    double squares[FGMM_LANES] = {0}, sums[FGMM_LANES] = {0};
-    size_t f = 0;
-    for (; f + FGMM_LANES <= d; f += FGMM_LANES)
-#pragma omp simd
-        for (int l = 0; l < FGMM_LANES; l++) {
-            squares[l] += values[f + l] * values[f + l];
-            sums[l] += fabs(values[f + l]);
-        }
-    for (; f < d; f++) {
-        squares[0] += values[f] * values[f];
-        sums[0] += fabs(values[f]);
-    }
-    *square = fgmm_add_lanes(squares);
-    *sum = fgmm_add_lanes(sums);
-}
-
-/* One component's rows of screen_rows, where there are any: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m
- * of it. mean: room for [D]. */
-FGMM_CLONES static screen_component form_component(const cl_engine *engine, const screen_frame *frame, size_t i,
-                                                   double *mean, float *first, float *second) {
-    const fgmm_params *params = &engine->params;
-    int64_t c = engine->ids[i];
-    size_t d = engine->d;
-    const double *at = params->means + (size_t)c * d;
-    const double *inverse = engine->diag ? params->half_inv_var + (size_t)c * d : NULL;
-    screen_component out = {.norm = params->log_norm[c], .log_w = params->log_weights[c], .sound = 1};
-    double square = 0.0, sum = 0.0, most = 0.0, least_a = INFINITY, largest_a = 0.0;
-    for (size_t f = 0; f < d; f++) mean[f] = at[f] - frame->centre[f];
-    if (engine->tied)
-        for (size_t f = d; f-- > 0;) { /* from the last, since y_f needs t_0 .. t_f */
-            double y = 0.0;
-            for (size_t g = 0; g <= f; g++) y += params->whitening[f * d + g] * mean[g];
-            mean[f] = y;
-        }
-    for (size_t f = 0; f < d; f++) mean[f] *= frame->scale[f];
-    if (inverse) {
-        for (size_t f = 0; f < d; f++) most = mean[f] > most ? mean[f] : -mean[f] > most ? -mean[f] : most;
-        for (size_t f = 0; f < d; f++) {
-            double a = inverse[f] * frame->inverse_square[f], am = 2.0 * a * mean[f], size = fabs(am);
-            if (first) {
-                first[f] = (float)-a;
-                second[f] = (float)am;
-            }
-            square += am * mean[f];
-            out.sum_a += a;
-            sum += size;
-            least_a = a < least_a ? a : least_a;
-            largest_a = a > largest_a ? a : largest_a;
-            out.most_a = size > out.most_a ? size : out.most_a;
-            out.a = a;
-        }
-        out.m = 0.5 * square;
-        out.sum_am = sum;
-        out.most_a = fmax(out.most_a, largest_a);
-    } else {
-        double a = (params->half_inv_var ? params->half_inv_var[c] : 0.5) * frame->inverse_square[0];
-        for (size_t f = 0; f < d && first; f++) first[f] = (float)mean[f];
-        add_sizes(mean, d, &square, &sum);
-        most = sqrt(square); /* at most */
-        out.a = least_a = largest_a = a;
-        out.m = a * square;
-        out.sum_a = (double)d * a;
-        out.sum_am = 2.0 * a * sum;
-    }
-    /* Outside these a float's relative rounding no longer holds, or products overflow. */
-    out.sound = least_a > 1e-30 && largest_a < 1e30 && most < 1e18 && out.m < 1e30 && fabs(out.norm) < 1e30;
-    return out;
-}
-
-/* Rounding of the constants themselves. */
-static double constant_error(const screen_component *c) {
-    return 8.0 * 0x1p-24 * (fabs(c->norm) + fabs(c->log_w)) + 1e-6;
-}
-
-/* bounds of screen.cl and screen_mma.cl for a relative rounding g of each term. */
-static cl_float4 screen_bounds(const cl_engine *engine, double g) {
-    double most = engine->params.log_norm_max;
-    cl_float4 out;
-    out.s[0] = engine->log_cut;
-    out.s[1] = (float)(16.0 * g);
-    out.s[2] = (float)most;
-    out.s[3] = (float)(16.0 * 0x1p-24 * (fabs(most) + fabs((double)engine->log_cut)) + 1e-6);
-    return out;
-}
-
-/* Tied: rows off by an error in norm, too, of which their square takes 2 P and the product with the means P + M. */
-static double row_error(const cl_engine *engine) {
-    return engine->tied ? 2.0 * cl_white_error(&engine->params) : 0.0;
-}
-
-/* The f32 screen's constants c1, c2, a, M of each component, and its bounds. Returns whether it can be trusted. */
-static int screen_constants(cl_engine *engine, const screen_component *measured, float *out) {
-    double depth = engine->diag ? 2.0 * engine->d : engine->d;
-    double g = (depth + 16.0) * 0x1p-24 + row_error(engine);
-    int sound = g < 0.05;
-    memset(out, 0, (size_t)engine->kp * 4 * sizeof *out);
-    for (size_t i = engine->k; i < engine->kp; i++) out[4 * i] = out[4 * i + 1] = -3e38f;
-    for (size_t i = 0; i < engine->k; i++) {
-        const screen_component *c = &measured[i];
-        double error = 7.0 * g * c->m + constant_error(c);
-        if (!c->sound || !(error < 1e30)) sound = 0;
-        out[4 * i] = (float)(c->norm + c->log_w - error);
-        out[4 * i + 1] = (float)(c->norm + error);
-        out[4 * i + 2] = (float)c->a;
-        out[4 * i + 3] = (float)c->m;
-    }
-    engine->bounds = screen_bounds(engine, g);
-    return sound;
-}
-
-/*
- * The same for screen_mma.cl: multiplier, c1, c2 - c1 of each component, from which columns follow. f16 below 2^-14 is off by
- * 2^-25: of the rows' terms that makes 2^-25 of the sum of the components' factors, of the components' 2^-25 of the sum of the
- * rows', which the norm that a row may have bounds. Spherical factors are as large as means, and 2 |x| <= 1 + |x|^2 brings the
- * rows' under g; diagonal ones are brought to [2^14, 2^15) by a multiplier.
- */
-static double matrix_rounding(const cl_engine *engine) {
-    double depth = 16.0 * engine->matrix.steps;
-    return 0x1.008p-10 + (1.25 * depth + 64.0) * 2.0 * 0x1p-24 + 0x1p-25 * sqrt((double)engine->d) + row_error(engine);
-}
-
-/* Of component i. Returns whether they can be trusted. */
-static int matrix_component(const cl_engine *engine, double g, const screen_component *c, size_t i) {
-    const double unit = 0x1p-24, tiny = 0x1p-25, d = engine->d, norm_most = 60000.0;
-    double multiplier = engine->diag ? ldexp(1.0, ilogb(c->most_a) - 14) : 2.0 * c->a;
-    double tail = engine->diag ? tiny * (c->sum_a + c->sum_am + multiplier * (1.5 * norm_most + 0.5 * d))
-                               : tiny * (c->sum_am + c->a * sqrt(d));
-    double error = (7.0 * g * c->m + 8.0 * unit * c->m + constant_error(c) + tail) * (1.0 + 8.0 * unit);
-    float *out = engine->multipliers + 4 * i, *column = engine->tiled + 2 * i;
-    out[0] = column[0] = (float)multiplier;
-    out[1] = column[1] = (float)(c->norm + c->log_w - error - c->m);
-    out[2] = (float)(2.0 * error - c->log_w);
-    out[3] = 0.0f;
-    if (!engine->diag && !(c->m < c->a * norm_most)) return 0; /* the mean's norm, as a row's */
-    return c->sound && error < 1e15 && multiplier > 1e-15 && multiplier < 1e15;
-}
-
-static int matrix_constants(cl_engine *engine) {
-    cl_matrix *matrix = &engine->matrix;
-    double slack = 0.0, g = matrix_rounding(engine);
-    size_t padded = (size_t)matrix->tiles * matrix->nt * 8;
-    for (size_t i = engine->k; i < padded; i++) engine->tiled[2 * i] = 0.0f, engine->tiled[2 * i + 1] = -3e38f;
-    for (size_t i = 0; i < engine->k; i++) {
-        if (!engine->measured[i].suits_matrix) return 0;
-        slack = fmax(slack, (double)engine->multipliers[4 * i + 2]);
-    }
-    matrix->slack = (float)(slack + 1e-6 * fabs(slack));
-    matrix->bounds = screen_bounds(engine, g);
-    return g < 0.05;
-}
 
 /* The columns in the order of screen.cl. */
 static fgmm_status arrange_columns(fgmm_device *device, size_t rows_from) {
@@ -373,70 +149,28 @@ static fgmm_status send_frame(fgmm_device *device, const double *frame) {
     return cl_send_taken(device, &engine->scale, scale, from, "the screen's scale");
 }
 
-static void drop_measured(fgmm_device *device) {
-    cl_release_memory(device, device->engine->measured);
-    device->engine->measured = NULL;
-}
-
-/* Fills engine->measured; rows[0 .. 1] and matrix units' constants (NULL: not these); and splits the means (NULL: not these). */
-static fgmm_status form_components(fgmm_device *device, const double *frame, const split_rows *split, float *rows[2]) {
-    const cl_engine *engine = device->engine;
-    const fgmm_params *params = &engine->params;
-    size_t d = engine->d, from = engine->rows_from;
-    int threads = cl_threads(device, engine->k * d * (engine->tied ? d : 1));
-    double *room = cl_alloc(device, (3 + (size_t)threads) * d * sizeof *room);
-    if (!room) return FGMM_ERR_MEMORY;
-    screen_frame columns = {room, room + d, room + 2 * d};
-    double g = matrix_rounding(engine);
-    for (size_t f = 0; f < d; f++) {
-        columns.centre[f] = cl_screen_centre(params, frame, (int64_t)f) + (frame ? frame[f] : 0.0);
-        columns.scale[f] = params->scale[f];
-        columns.inverse_square[f] = 1.0 / (params->scale[f] * params->scale[f]);
-    }
-#pragma omp parallel for num_threads(threads)
-    for (size_t i = 0; i < engine->k; i++) {
-#ifdef _OPENMP
-        double *mean = room + (3 + (size_t)omp_get_thread_num()) * d;
-#else
-        double *mean = room + 3 * d;
-#endif
-        float *first = rows ? rows[0] + i * from : NULL, *second = rows && rows[1] ? rows[1] + i * from : NULL;
-        if (split) split_component(engine, split, i);
-        screen_component *c = &engine->measured[i];
-        *c = form_component(engine, &columns, i, mean, first, second);
-        c->suits_matrix = first && engine->matrix.on && matrix_component(engine, g, c, i);
-        for (size_t f = d; f < from && first; f++) {
-            first[f] = 0.0f;
-            if (second) second[f] = 0.0f;
-        }
-    }
-    cl_release_memory(device, room);
-    return FGMM_OK;
-}
-
 /* Of spherical, diagonal and (about whitened rows) tied covariances. *sound: whether the screen can be trusted. Sends the constants that
- * settling takes, too. What the screens alone take is formed when it is wanted, but where means are dear. */
-static fgmm_status form_screen(fgmm_device *device, const double *frame, const split_rows *split, int *sound) {
+ * settling takes, too. What the screens alone take is formed when it is wanted, unless engine->formed. */
+static fgmm_status form_screen(fgmm_device *device, const double *frame, const cl_split_values *split, int *sound) {
     cl_engine *engine = device->engine;
     size_t k = engine->k, from = padded_features(engine);
     float *constants = cl_take(engine, 4 * (size_t)engine->kp);
     engine->multipliers = cl_take(engine, 4 * k);
     engine->tiled = cl_take(engine, 2 * padded_columns(engine));
-    fgmm_status status = FGMM_OK;
-    engine->measured = cl_alloc(device, k * sizeof *engine->measured);
-    if (!engine->measured) return FGMM_ERR_MEMORY;
+    int bound = cl_screen_bounds(engine);
     for (int part = 0; part < 2; part++)
         engine->forms[part] = part == 0 || engine->diag ? cl_take(engine, k * from) : NULL;
     engine->rows_from = (cl_uint)from;
-    CL_GO(form_components(device, frame, split, engine->tied ? engine->forms : NULL));
-    if (split) CL_GO(cl_send_taken(device, &engine->mean_hi, split->hi, k * engine->d, "the means"));
-    if (!screen_constants(engine, engine->measured, constants)) *sound = 0;
-    if (*sound)
-        CL_GO(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
-    if (*sound && split) status = cl_send_taken(device, &engine->off, split->off, k, "the components' reaches");
-done:
-    if (status != FGMM_OK || !*sound) drop_measured(device);
-    return status;
+    memset(constants + 4 * k, 0, 4 * (engine->kp - k) * sizeof *constants);
+    for (size_t i = k; i < engine->kp; i++) constants[4 * i] = constants[4 * i + 1] = -3e38f;
+    CL_TRY(cl_form_components(device, frame, split, constants, engine->formed ? engine->forms : NULL));
+    if (split) CL_TRY(cl_send_taken(device, &engine->mean_hi, split->hi, k * engine->d, "the means"));
+    *sound = *sound && engine->screen_totals.sound && bound;
+    if (!*sound) return FGMM_OK;
+    CL_TRY(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
+    if (split) CL_TRY(cl_send_taken(device, &engine->off, split->off, k, "the components' reaches"));
+    engine->unsent = 1;
+    return FGMM_OK;
 }
 
 fgmm_status cl_send_lower(fgmm_device *device) {
@@ -471,9 +205,9 @@ static fgmm_status send_forms_beside(fgmm_device *device, cl_event *sent) {
 static fgmm_status send_screen(fgmm_device *device, cl_event *sent) {
     cl_engine *engine = device->engine;
     cl_matrix *matrix = &engine->matrix;
-    if (!engine->tied) CL_TRY(form_components(device, engine->frame, NULL, engine->forms));
+    if (!engine->formed) CL_TRY(cl_form_components(device, engine->frame, NULL, NULL, engine->forms));
     CL_TRY(sent ? send_forms_beside(device, sent) : send_forms(device));
-    if (matrix->on && !matrix_constants(engine)) matrix->on = CL_MATRIX_NONE;
+    if (matrix->on && !cl_matrix_bounds(engine)) matrix->on = CL_MATRIX_NONE;
     if (matrix->on) {
         CL_TRY(cl_send_taken(device, &engine->matrix_c, engine->multipliers, 4 * (size_t)engine->k,
                              "the screen's constants"));
@@ -489,14 +223,14 @@ static fgmm_status send_screen(fgmm_device *device, cl_event *sent) {
 
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside) {
     cl_event sent = NULL;
-    if (!device->engine->measured) return FGMM_OK;
+    if (!device->engine->unsent) return FGMM_OK;
     fgmm_status status = send_screen(device, beside ? &sent : NULL);
     if (sent) clReleaseEvent(sent);
     if (status != FGMM_OK) {
         clFinish(device->copies); /* nothing of it is under way any more */
         return status;
     }
-    drop_measured(device);
+    device->engine->unsent = 0;
     return FGMM_OK;
 }
 
@@ -554,7 +288,7 @@ static void keep_last(cl_engine *engine) {
     engine->now = (cl_generation){0};
 }
 
-/* Room for all that a preparation takes. Earlier transfers have ended: each pass is collected, or was given up, before the next.
+/* Room for all that a preparation takes, once earlier transfers have ended.
  * @param screens whether parameters of a screen are among it */
 static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     cl_engine *engine = device->engine;
@@ -564,7 +298,8 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     if (engine->near) floats += k * d + 4 * k + d;
     if (engine->pairs.on) floats += cl_pairs_floats(engine);
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
-    CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    if (!engine->quiet) CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    engine->quiet = 0;
     return cl_pin(device, &engine->pinned, floats * sizeof(float) + 32 * 64); /* each part on a line of its own */
 }
 
@@ -575,9 +310,10 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
-    engine->prepared = engine->reached = 0;
+    engine->prepared = engine->reached = engine->unsent = 0;
+    /* Whitened means are dear, and rows that nothing is known of will be guessed or screened. */
+    engine->formed = engine->tied || !block->hinted;
     engine->lower = NULL;
-    drop_measured(device);
 
     CL_TRY(cl_pairs_trust(device, block));
     choose_tiles(device, engine);
@@ -594,7 +330,7 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
         CL_TRY(cl_prepare_white(device, frame, &sound));
         if (sound && !engine->full) CL_TRY(form_screen(device, frame, NULL, &sound));
     } else if (sound) {
-        split_rows split = take_split(engine, params->means, frame);
+        cl_split_values split = take_split(engine, params->means, frame);
         split.off = cl_take(engine, engine->k);
         CL_TRY(form_screen(device, frame, &split, &sound));
         CL_TRY(fit_floats(device, &engine->mean_lo, engine->k * engine->d, "the means"));

@@ -121,6 +121,7 @@ struct fgmm_device {
     cl_spare spare[CL_SPARES];
     cl_noted *noted, **noted_end; /* in the order of blocks; noted_end NULL: none so far */
     int64_t noted_bytes;
+    cl_mem spare_hints;  /* of a block that went, for one to come; or NULL */
     int64_t generations; /* of parameters so far */
     cl_stretch *stretch; /* that the next block to stay may join; owned by those that have */
     cl_pinned stage[CL_STAGES];
@@ -149,8 +150,8 @@ fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char
 cl_mem cl_optional_buffer(fgmm_device *device, size_t bytes);
 void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
 
-/* Frees the buffers that wait for the next block, and what was noted of those before. @return whether there were any. */
-int cl_spares_free(fgmm_device *device);
+/* Frees the buffers that wait for the next block, and what was noted of those before. */
+void cl_spares_free(fgmm_device *device);
 
 /* A kernel of program `name`.cl built with `options` ("-DROW_TYPE=2 -DDIAG=1"); built, cached on disk and
  * kept for the life of the device. One cl_kernel per (name, options, kernel): arguments must be set before each enqueue.

@@ -105,13 +105,18 @@ int cl_settle_pays(const fgmm_device *device, const fgmm_block *block) {
            (double)TILE * (double)engine->k * (double)engine->d <= (double)engine->batch_budget;
 }
 
+fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block) {
+    if (device->engine->reached) return FGMM_OK;
+    device->group_refused = 0;
+    fgmm_status status = find_reaches(device);
+    return status == FGMM_OK ? FGMM_OK : go_without(device, block, status);
+}
+
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
     cl_engine *engine = device->engine;
     if (!block->hinted || !cl_settle_pays(device, block)) return FGMM_OK;
-    device->group_refused = 0;
-    fgmm_status status = engine->reached ? FGMM_OK : find_reaches(device);
-    if (status != FGMM_OK) return go_without(device, block, status);
-    engine->settling = 1;
+    CL_TRY(cl_settle_reach(device, block));
+    engine->settling = engine->reached;
     return FGMM_OK;
 }
 

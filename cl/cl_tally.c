@@ -103,41 +103,49 @@ static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
     return FGMM_OK;
 }
 
-/* Asks for `count` lines from `line` on; those [2 D + 1] come as [D + 2] if `narrow`. */
-static fgmm_status ask_lines(fgmm_device *device, const cl_tally *tally, cl_kernel narrow, size_t line, size_t count,
-                             cl_arrival *out) {
+/* Lines that are read, `step` at a time: `width` pairs of each. */
+typedef struct reading {
+    const cl_tally *tally;
+    cl_kernel narrow; /* lines [2 D + 1] come as [D + 2]; or NULL */
+    size_t width, step;
+    cl_tally_add *add;
+    fgmm_sums *out;
+} reading;
+
+static size_t lines_of(const reading *r, size_t piece) {
+    size_t left = r->tally->lines - piece * r->step;
+    return left < r->step ? left : r->step;
+}
+
+static fgmm_status ask_lines(fgmm_device *device, void *user, size_t piece, cl_arrival *out) {
     cl_engine *engine = device->engine;
-    size_t row = tally->width * sizeof(cl_float2), local = 64 /* NARROW of tally.cl */, global = count * local;
+    const reading *r = user;
+    size_t row = r->width * sizeof(cl_float2), line = piece * r->step, count = lines_of(r, piece);
+    size_t local = 64 /* NARROW of tally.cl */, global = count * local;
     cl_uint line0 = (cl_uint)line;
-    if (!narrow) return cl_read_begin(device, out, tally->total.mem, line * row, count * row, "reading the sums");
-    row = ((size_t)engine->d + 2) * sizeof(cl_float2);
-    CL_TRY(cl_room_fit(device, &engine->narrow, count * row, "the sums"));
-    CL_TRY(CL_RUN(device, narrow, "summing squares", 1, &global, &local, CL_ARG(tally->total.mem), CL_ARG(line0),
+    if (!r->narrow) return cl_read_begin(device, out, r->tally->total.mem, line * row, count * row, "reading the sums");
+    CL_TRY(cl_room_fit(device, &engine->narrow, r->step * row, "the sums"));
+    CL_TRY(CL_RUN(device, r->narrow, "summing squares", 1, &global, &local, CL_ARG(r->tally->total.mem), CL_ARG(line0),
                   CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
     return cl_read_begin(device, out, engine->narrow.mem, 0, count * row, "reading the sums");
 }
 
-/* Lines [width], some at a time: the next come while those before are added. */
+static void add_lines(fgmm_device *device, void *user, size_t piece, const void *from) {
+    const reading *r = user;
+    const cl_float2 *sums = from;
+    size_t line = piece * r->step, count = lines_of(r, piece);
+#pragma omp parallel for num_threads(cl_threads(device, count * r->width)) if (count > 1)
+    for (size_t j = 0; j < count; j++) r->add(device->engine, line + j, sums + j * r->width, r->out);
+}
+
 static fgmm_status collect(fgmm_device *device, cl_tally *tally, cl_kernel narrow, size_t width, cl_tally_add *add,
                            fgmm_sums *out) {
-    cl_engine *engine = device->engine;
     size_t lines = tally->lines, row = width * sizeof(cl_float2), fit = READ_BYTES / row;
     if (fit < LEAST_LINES) fit = WIDE_READ_BYTES / row < LEAST_LINES ? WIDE_READ_BYTES / row : LEAST_LINES;
-    size_t step = fit < 1 ? 1 : fit < lines ? fit : lines;
+    reading r = {tally, narrow, width, fit < 1 ? 1 : fit < lines ? fit : lines, add, out};
     CL_TRY(finish(device, tally));
-    CL_TRY(ask_lines(device, tally, narrow, 0, step, &engine->pieces[0]));
-    for (size_t i = 0, turn = 0; i < lines; i += step, turn = 1 - turn) {
-        size_t next = i + step, left = lines - i, count = left < step ? left : step;
-        cl_arrival *arrival = &engine->pieces[turn];
-        if (next < lines)
-            CL_TRY(ask_lines(device, tally, narrow, next, lines - next < step ? lines - next : step,
-                             &engine->pieces[1 - turn]));
-        CL_TRY(cl_read_end(device, arrival, "reading the sums"));
-        const cl_float2 *sums = arrival->pinned.at;
-#pragma omp parallel for num_threads(cl_threads(device, count *width)) if (count > 1)
-        for (size_t j = 0; j < count; j++) add(engine, i + j, sums + j * width, out);
-    }
-    return FGMM_OK;
+    size_t ahead = r.step * row > READ_BYTES ? 2 : CL_PIECES;
+    return cl_read_pieces(device, (lines + r.step - 1) / r.step, ahead, ask_lines, add_lines, &r, "reading the sums");
 }
 
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {

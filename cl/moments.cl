@@ -22,8 +22,8 @@ static inline int is_bad(float x)
     return (as_uint(x) & 0x7f800000u) == 0x7f800000u;
 }
 
-// Rows first .. first + n - 1, ROUND EACH of them a work-group: bad[row] = its first column with NaN or Inf, or d. found: [0] how many rows have
-// any, [1] the first of them (starts at 0xffffffff), [2] whether a row of weight (all, without weights)
+// Rows first .. first + n - 1, ROUND EACH of them a work-group: bad[row] = its first column with NaN or Inf, or d; bad may be NULL. found, of
+// zeros: [0] how many rows have any, [1] the first of them, all its bits turned over, [2] whether a row of weight (all, without weights)
 // has a finite value of `most` or more, which is at most 2^120.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint n, uint d, float most,
@@ -54,10 +54,10 @@ find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (row0 + lid >= n) return;
-    bad[first + row0 + lid] = columns[lid];
+    if (bad) bad[first + row0 + lid] = columns[lid];
     if (columns[lid] < d) {
         atomic_inc(&found[0]);
-        atomic_min(&found[1], first + row0 + lid);
+        atomic_max(&found[1], ~(first + row0 + lid));
     }
 }
 

@@ -243,7 +243,8 @@ typedef struct fgmm_backend {
     fgmm_status (*wait)(fgmm_device *device, fgmm_block *block);
     void (*release)(fgmm_device *device, fgmm_block *block); /* NULL is ignored; also while work on it is under way */
 
-    /* Adds to *io. centre: [D], or NULL: rows are looked at for NaN, Inf and overflows alone. Required. */
+    /* Adds to *io. centre: [D]; or NULL in a pass of assign, score or proba, before the block is given to these: it is looked at for NaN, Inf and
+     * overflows alone. Required. */
     fgmm_status (*moments)(fgmm_device *device, fgmm_block *block, const double *centre, fgmm_moments *io);
     /* Copies rows (numbers within the block, any order) as double: out [count, d]. Required. */
     fgmm_status (*gather)(fgmm_device *device, fgmm_block *block, const int64_t *rows, int64_t count, double *out);
@@ -281,7 +282,7 @@ typedef struct fgmm_backend {
     fgmm_status (*lists_search)(fgmm_device *device, fgmm_lists *lists, fgmm_lists_query *query);
     void (*lists_release)(fgmm_device *device, fgmm_lists *lists); /* NULL is ignored */
 
-    /* Frees the work space of passes; a public call ends with it. Optional. */
+    /* Frees the work space of passes but for what the next call takes at once; a public call ends with it. Optional. */
     void (*end)(fgmm_device *device);
     /* Frees all that can be made again, because memory ran out: blocks and lists stay, what begin prepared and all sums
      * since are lost. Optional. */

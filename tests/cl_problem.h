@@ -163,7 +163,7 @@ static inline void *stored(const problem *p, fgmm_dtype type, size_t size, int64
             uint32_t bits;
             memcpy(&bits, &narrow, 4);
             uint16_t high = (uint16_t)(bits >> 16);
-            uint16_t half = half_of(narrow);
+            uint16_t half = type == FGMM_F16 ? half_of(narrow) : 0;
             uint8_t u8 = (uint8_t)(type == FGMM_U8 ? x : 0);
             int8_t i8 = (int8_t)(type == FGMM_I8 ? x : 0);
             switch (type) {

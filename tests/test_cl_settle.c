@@ -358,27 +358,61 @@ START_TEST(settled_rows_are_told) {
 }
 END_TEST
 
-/* Of clusters far apart the device's guesses settle nearly all rows that are new to it, where it has kernels for that: all depths that these take,
- * with odd numbers of steps among them, and rows of other types. */
+/* Clusters of which every other is `wide` times as wide, so far apart that this matters little. */
+static problem uneven(int64_t n, int64_t k, int64_t d, int diag, double spread, double wide) {
+    problem p = problem_new(n, k, d, diag);
+    for (int64_t i = 0; i < k * d; i++) p.means[i] = spread * normal();
+    for (int64_t c = 0; c < k; c++) p.weights[c] = 0.2 + uniform();
+    for (int64_t i = 0; i < k * (diag ? d : 1); i++) p.variances[i] = (diag ? i / d : i) % 2 ? wide * wide : 1.0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t c = i % k;
+        for (int64_t f = 0; f < d; f++) p.x[i * d + f] = (float)(p.means[c * d + f] + (c % 2 ? wide : 1.0) * normal());
+    }
+    return p;
+}
+
+/* The device's guesses settle nearly all rows that are new to it, where it has kernels for that. The first of the three passes over the block guesses,
+ * and from then on components are known. */
+static void guesses_settle_of(problem *p) {
+    int had = device->has_guess, guesses = had && device->has_matrix == CL_MATRIX_WARPGROUPS;
+    finish(p, FGMM_ENGINE_SCREEN, 1e-7);
+    told got = tell(p, 0, p->n, 0);
+    ck_assert_msg(got.tried == (guesses ? 3.0 : 2.0) * (double)p->n && got.left < 0.25 * got.tried,
+                  "D = %d, diag %d: %g rows tried, %g left", (int)p->d, p->diag, got.tried, got.left);
+    ck_assert_int_eq(device->has_guess, had);
+    told_free(&got);
+    problem_free(p);
+}
+
+/* Of clusters far apart: all depths that the kernels take, with odd numbers of steps among them, and rows of other types. */
 START_TEST(guesses_settle) {
     static const int64_t depths[] = {17, 48, 64, 130, 250, 300, 500};
     static const fgmm_dtype types[] = {FGMM_F32, FGMM_F16, FGMM_U8};
-    int had = device->has_guess;
     for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
-        int diag = i % 2 && depths[i] <= 256, guesses = had && device->has_matrix == CL_MATRIX_WARPGROUPS;
+        int diag = i % 2 && depths[i] <= 256;
         fgmm_dtype type = types[i % 3];
         problem p = clusters(sized(3000, 70, depths[i]), 70, depths[i], diag, type == FGMM_U8 ? 40.0 : 8.0,
                              type == FGMM_U8 ? 4.0 : 1.0, type == FGMM_U8 ? 120.0 : 0.0);
         p.type = type;
         for (int64_t j = 0; type == FGMM_U8 && j < p.n * p.d; j++) p.x[j] = fmin(255.0, fmax(0.0, round(p.x[j])));
-        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
-        told got = tell(&p, 0, p.n, 0);
-        /* The first of the three passes over the block guesses, and from then on components are known. */
-        ck_assert_msg(got.tried == (guesses ? 3.0 : 2.0) * (double)p.n && got.left < 0.25 * got.tried,
-                      "D = %d: %g rows tried, %g left", (int)p.d, got.tried, got.left);
-        ck_assert_int_eq(device->has_guess, had);
-        told_free(&got);
-        problem_free(&p);
+        guesses_settle_of(&p);
+    }
+}
+END_TEST
+
+/* And where numbers come near to the ends of FP8's and f16's ranges: of clusters hundreds of deviations apart, of some that are far from all others, and
+ * of such as are much wider than others. */
+START_TEST(guesses_settle_at_the_ends) {
+    for (int i = 0; i < 8; i++) {
+        int diag = i % 2;
+        int64_t d = diag ? 40 : 100, n = sized(3000, 70, d);
+        problem p = i < 4 ? clusters(n, 70, d, diag, i < 2 ? 400.0 : 8.0, 1.0, i < 2 ? 0.0 : 2000.0)
+                          : uneven(n, 70, d, diag, 200.0, i < 6 ? 8.0 : 0.5);
+        for (int64_t f = 0; (i == 2 || i == 3) && f < d; f++) { /* one that is alone */
+            p.means[f] += 500.0;
+            p.x[f] = (float)p.means[f];
+        }
+        guesses_settle_of(&p);
     }
 }
 END_TEST
@@ -416,6 +450,7 @@ static void add_tests(TCase *tests) {
     tcase_add_loop_test(tests, stretches, 0, 10);
     tcase_add_test(tests, settled_rows_are_told);
     tcase_add_test(tests, guesses_settle);
+    tcase_add_test(tests, guesses_settle_at_the_ends);
     tcase_add_test(tests, settling_rests);
 }
 

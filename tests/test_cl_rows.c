@@ -1,0 +1,220 @@
+/* What the OpenCL backend is asked of rows beside sums: a look at them before a pass, and results that come in pieces.
+ * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
+#include "cl_problem.h"
+
+enum { BEST = 2 };
+
+/* What rows are told, in blocks; first looked at, as a pass of the library does, if `look`. */
+typedef struct told {
+    int32_t *ids;
+    float *resp;
+    double *log_prob;
+} told;
+
+static told tell(problem *p, fgmm_dtype type, const char *data, int64_t block_rows, int look) {
+    told out = {get((size_t)p->n * BEST * 4), get((size_t)p->n * BEST * 4), get((size_t)p->n * 8)};
+    int64_t usual = device->settle_from;
+    device->settle_from = 0;
+    OK(backend->begin(device, &p->params));
+    device->engine->settle_wait = device->engine->settle_rest = 0;
+    for (int64_t first = 0; first < p->n; first += block_rows) {
+        int64_t n = first + block_rows < p->n ? block_rows : p->n - first;
+        double *centre = get((size_t)p->d * 8);
+        for (int64_t f = 0; f < p->d; f++) centre[f] = (double)p->x[first * p->d + f];
+        layout how = {.type = type, .stride = p->d, .centre = type == FGMM_F64 ? centre : NULL};
+        fgmm_block *block = put(p, &how, data, first, n);
+        fgmm_moments io = {.bad_row = -1};
+        if (look) OK(backend->moments(device, block, NULL, &io));
+        ck_assert(io.bad_count == 0 && io.bad_row == -1 && io.overflows == 0);
+        OK(backend->assign(device, block, BEST, out.ids + BEST * first, out.resp + BEST * first, out.log_prob + first));
+        backend->release(device, block);
+        free(centre);
+    }
+    backend->end(device); /* nothing is known of the rows when they come again */
+    device->settle_from = usual;
+    return out;
+}
+
+static void told_free(told *t) {
+    free(t->ids);
+    free(t->resp);
+    free(t->log_prob);
+}
+
+/* What is prepared while a device looks is what a pass would have prepared, whatever the blocks, and the centres that f64 rows come about. */
+START_TEST(looking_changes_nothing) {
+    static const fgmm_dtype types[] = {FGMM_F32, FGMM_F64, FGMM_BF16};
+    for (int i = 0; i < 12; i++) {
+        if (!takes((size_t)i)) continue;
+        fgmm_dtype type = types[i % 3];
+        int diag = i / 3 % 2;
+        problem p = clusters(sized(700, 20, 9), 20, 9, diag, i < 6 ? 6.0 : 0.3, 1.0, type == FGMM_F64 ? 1e3 : 0.0);
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        char *data = stored(&p, type, size_of(type), p.d);
+        told plain = tell(&p, type, data, p.n, 0);
+        for (int parts = 1; parts < 4; parts += 2) {
+            int64_t rows = (p.n + parts - 1) / parts;
+            told blind = tell(&p, type, data, rows, 0), looked = tell(&p, type, data, rows, 1);
+            size_t n = (size_t)p.n;
+            ck_assert_msg(memcmp(looked.ids, blind.ids, n * BEST * 4) == 0, "case %d, %d blocks", i, parts);
+            ck_assert_msg(memcmp(looked.resp, blind.resp, n * BEST * 4) == 0, "case %d, %d blocks", i, parts);
+            ck_assert_msg(memcmp(looked.log_prob, blind.log_prob, n * 8) == 0, "case %d, %d blocks", i, parts);
+            /* Each block of f64 rows has a centre of its own, and so other roundings. */
+            if (type != FGMM_F64)
+                ck_assert_msg(memcmp(looked.log_prob, plain.log_prob, n * 8) == 0, "case %d, %d blocks", i, parts);
+            told_free(&blind);
+            told_free(&looked);
+        }
+        told_free(&plain);
+        free(data);
+        problem_free(&p);
+    }
+}
+END_TEST
+
+/* Rows that hold NaN or infinities are counted and the first is named, in any row and column; values beyond the device's squares count where their rows
+ * have weight. */
+START_TEST(bad_rows_are_named) {
+    enum { N = 150, D = 5, FIRST = 1000 };
+    static const struct {
+        int rows[3], columns[3], n, distinct;
+    } bad[] = {{{0}, {0}, 0, 0},         {{0}, {0}, 1, 1},
+               {{N - 1}, {D - 1}, 1, 1}, {{70, 66, 149}, {4, 2, 0}, 3, 3},
+               {{63, 64}, {1, 3}, 2, 2}, {{64, 5, 5}, {0, 3, 1}, 3, 2}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad * 2; i++) {
+        size_t c = i / 2;
+        problem p = clusters(N, 3, D, 0, 3.0, 1.0, 0.0);
+        p.row_weights = get(N * 8);
+        for (int j = 0; j < N; j++) p.row_weights[j] = j == 9 ? 0.0 : 1.0;
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        for (int j = 0; j < bad[c].n; j++)
+            p.x[bad[c].rows[j] * D + bad[c].columns[j]] = j == 0 ? NAN : j == 1 ? -INFINITY : INFINITY;
+        p.x[(i % 2 ? 10 : 9) * D] = 1e30f;
+        char *data = stored(&p, FGMM_F32, 4, D);
+        fgmm_block_source source = {
+            .data = data, .stride_bytes = D * 4, .first_row = FIRST, .n = N, .d = D, .weights = p.row_weights};
+        fgmm_block *block = NULL;
+        OK(backend->put(device, &source, &block));
+        OK(backend->wait(device, block));
+        OK(backend->begin(device, &p.params));
+        fgmm_moments io = {.bad_row = -1};
+        OK(backend->moments(device, block, NULL, &io));
+        int first = 0;
+        for (int j = 1; j < bad[c].n; j++)
+            if (bad[c].rows[j] * D + bad[c].columns[j] < bad[c].rows[first] * D + bad[c].columns[first]) first = j;
+        ck_assert_int_eq(io.bad_count, bad[c].distinct);
+        ck_assert_int_eq(io.bad_row, bad[c].n ? FIRST + bad[c].rows[first] : -1);
+        if (bad[c].n) ck_assert_int_eq(io.bad_column, bad[c].columns[first]);
+        ck_assert_int_eq(io.overflows, (int)(i % 2));
+        backend->release(device, block);
+        free(data);
+        problem_free(&p);
+    }
+}
+END_TEST
+
+/* ---- results in pieces ---- */
+
+/* A buffer of words 0, 1, 2 ..., and an engine to read it. */
+static cl_mem words_on_device(problem *p, size_t count) {
+    cl_mem out = NULL;
+    uint32_t *words = get(count * 4);
+    for (size_t i = 0; i < count; i++) words[i] = (uint32_t)i;
+    finish(p, FGMM_ENGINE_SCREEN, 1e-7);
+    OK(backend->begin(device, &p->params));
+    OK(cl_buffer(device, &out, count * 4, "words"));
+    OK(cl_write(device, out, count * 4, words, "words"));
+    free(words);
+    return out;
+}
+
+enum { WORDS = 25 /* a piece */ };
+
+typedef struct reading {
+    cl_mem from;
+    size_t taken, refused_from, refused_to; /* pieces of these are refused memory, if any is on its way */
+    size_t on_their_way;
+} reading;
+
+static fgmm_status ask(fgmm_device *of, void *user, size_t piece, cl_arrival *out) {
+    reading *r = user;
+    if (piece >= r->refused_from && piece < r->refused_to && r->on_their_way) return FGMM_ERR_MEMORY;
+    r->on_their_way++;
+    return cl_read_begin(of, out, r->from, piece * WORDS * 4, WORDS * 4, "words");
+}
+
+static void take(fgmm_device *of, void *user, size_t piece, const void *from) {
+    reading *r = user;
+    const uint32_t *words = from;
+    (void)of;
+    ck_assert_uint_eq(piece, r->taken);
+    for (size_t i = 0; i < WORDS; i++) ck_assert_uint_eq(words[i], piece * WORDS + i);
+    r->taken++;
+    r->on_their_way--;
+}
+
+/* Pieces come whole and in order, however many are on their way, and where memory is refused for some of them. */
+START_TEST(pieces_come_in_order) {
+    enum { MOST = 40 };
+    problem p = clusters(20, 2, 3, 0, 3.0, 1.0, 0.0);
+    cl_mem words = words_on_device(&p, MOST * WORDS);
+    for (size_t ahead = 1; ahead <= CL_PIECES; ahead++)
+        for (size_t count = 0; count <= MOST; count += count < 12 ? 1 : 7) {
+            reading all = {.from = words}, some = {.from = words, .refused_from = 3, .refused_to = 17};
+            OK(cl_read_pieces(device, count, ahead, ask, take, &all, "words"));
+            OK(cl_read_pieces(device, count, ahead, ask, take, &some, "words"));
+            ck_assert_uint_eq(all.taken, count);
+            ck_assert_uint_eq(some.taken, count);
+        }
+    reading none = {.from = words, .refused_to = 1, .on_their_way = 1};
+    ck_assert_int_eq(cl_read_pieces(device, 3, CL_PIECES, ask, take, &none, "words"), FGMM_ERR_MEMORY);
+    cl_buffer_free(device, words);
+    problem_free(&p);
+}
+END_TEST
+
+static void add_one(void *out, const void *from, size_t at, size_t bytes) {
+    const uint64_t *values = from;
+    for (size_t i = 0; i < bytes / 8; i++) ((uint64_t *)out)[at / 8 + i] = values[i] + 1;
+}
+
+/* Transfers of many pieces and of none, one after the other, with parts of pieces at their ends. */
+START_TEST(fetches_are_whole) {
+    static const size_t sizes[] = {8, 0, (5 << 20) + 24, 2 << 20, (13 << 20) - 8};
+    enum { FETCHES = sizeof sizes / sizeof *sizes };
+    problem p = clusters(20, 2, 3, 0, 3.0, 1.0, 0.0);
+    cl_mem words = words_on_device(&p, (13 << 20) / 4);
+    cl_fetch fetches[FETCHES];
+    for (int plain = 0; plain < 2; plain++) {
+        for (int i = 0; i < FETCHES; i++)
+            fetches[i] = (cl_fetch){.buffer = words,
+                                    .bytes = sizes[i],
+                                    .out = get(sizes[i] + 8),
+                                    .what = "words",
+                                    .take = plain ? NULL : add_one};
+        OK(cl_fetch_all(device, fetches, FETCHES));
+        for (int i = 0; i < FETCHES; i++) {
+            const uint64_t *out = fetches[i].out;
+            for (uint64_t j = 0; j < sizes[i] / 8; j++) {
+                uint64_t want = (2 * j | (2 * j + 1) << 32) + (plain ? 0 : 1);
+                ck_assert_msg(out[j] == want, "fetch %d, value %d", i, (int)j);
+            }
+            ck_assert_msg(out[sizes[i] / 8] == 0, "fetch %d is too long", i);
+            free(fetches[i].out);
+        }
+    }
+    cl_buffer_free(device, words);
+    problem_free(&p);
+}
+END_TEST
+
+static void add_rows_tests(TCase *tests) {
+    tcase_add_test(tests, looking_changes_nothing);
+    tcase_add_test(tests, bad_rows_are_named);
+    tcase_add_test(tests, pieces_come_in_order);
+    tcase_add_test(tests, fetches_are_whole);
+}
+
+int main(void) {
+    return run_room("cl_rows", "rows", add_rows_tests);
+}
