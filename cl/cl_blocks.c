@@ -187,7 +187,7 @@ fgmm_status cl_read_pieces(fgmm_device *device, size_t count, size_t ahead, cl_p
         for (; asked < count && asked < i + ahead; asked++) {
             fgmm_status status = ask(device, user, asked, &pieces[asked % ahead]);
             if (status == FGMM_ERR_MEMORY && asked > i) { /* those that are on their way leave room */
-                if (device->host.forget) device->host.forget(device->host.user);
+                cl_forget(device);
                 break;
             }
             CL_TRY(status);

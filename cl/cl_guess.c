@@ -73,6 +73,7 @@ fgmm_status cl_guess(fgmm_device *device, fgmm_block *block) {
     const char *refused = cl_refusal(device, status);
     block->hinted = status == FGMM_OK;
     if (status == FGMM_ERR_MEMORY && !refused) { /* it goes without */
+        cl_forget(device);
         cl_room_free(device, &engine->guess);
         return FGMM_OK;
     }

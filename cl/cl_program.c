@@ -357,6 +357,7 @@ const char *cl_refusal(fgmm_device *device, fgmm_status status) {
     if (status != FGMM_ERR_DEVICE || (!opened->build_failed && !device->group_refused)) return NULL;
     const char *refused = opened->build_failed ? "build" : "start";
     opened->build_failed = device->group_refused = 0;
+    cl_forget(device);
     return refused;
 }
 

@@ -27,7 +27,7 @@ fgmm_status cl_kernel_from(fgmm_device *device, cl_kernel *out, const cl_source 
 int cl_sm90a_marked(const char *source);
 cl_int cl_sm90a(fgmm_device *device, cl_program *program, const char *options);
 
-/* What some kernel did not do that failed so: "build" or "start", and NULL for another failure. It is forgotten with that. */
+/* What some kernel did not do that failed so: "build" or "start", and NULL for another failure. It is forgotten with that, and its message: who asks goes without. */
 const char *cl_refusal(fgmm_device *device, fgmm_status status);
 
 /* Waits for the threads that build what was asked for, and lets go what nobody took. */

@@ -62,6 +62,10 @@ fgmm_status cl_fail(fgmm_device *device, cl_int code, const char *what) {
                              what, device->name, code_name(code), (int)code);
 }
 
+void cl_forget(fgmm_device *device) {
+    if (device->host.forget) device->host.forget(device->host.user);
+}
+
 static void count_buffer(fgmm_device *device, size_t bytes) {
     device->bytes += (int64_t)bytes;
     if (device->peak_bytes < device->bytes) device->peak_bytes = device->bytes;

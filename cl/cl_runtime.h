@@ -150,6 +150,9 @@ fgmm_status cl_buffer(fgmm_device *device, cl_mem *out, size_t bytes, const char
 cl_mem cl_optional_buffer(fgmm_device *device, size_t bytes);
 void cl_buffer_free(fgmm_device *device, cl_mem buffer); /* NULL is ignored */
 
+/* What failed has been put right, or can be done without: its message is no one's. */
+void cl_forget(fgmm_device *device);
+
 /* Frees the buffers that wait for the next block, and what was noted of those before. */
 void cl_spares_free(fgmm_device *device);
 

@@ -78,6 +78,7 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     cl_engine *engine = device->engine;
     const char *refused = cl_refusal(device, status);
     if (!refused && status != FGMM_ERR_MEMORY) return status;
+    cl_forget(device);
     cl_room *const rooms[] = {&engine->nearest, &engine->moved, &engine->place, &engine->left};
     engine->settling = engine->reached = 0;
     engine->tried = 0.0;

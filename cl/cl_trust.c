@@ -147,7 +147,7 @@ fgmm_status cl_trust(fgmm_device *device, cl_case which, int64_t d, fgmm_dtype t
     fgmm_status status = test_apart(device, test);
     if (status == FGMM_OK) {
         device->passed[device->n_passed++ % CL_PASSED] = test;
-        if (device->host.forget) device->host.forget(device->host.user);
+        cl_forget(device);
     } else if (status == FGMM_ERR_DEVICE) { /* less did not help */
         device->failed = 1;
         device->settle_from = settle_from;

@@ -545,6 +545,7 @@ START_TEST(goes_without_settling) {
     for (int again = 0; again < 2; again++) {
         outcome without = {.n = 0};
         CHECK_OK(ctx, fit(ctx, p, &without));
+        ck_assert_str_eq(fgmm_context_message(ctx), "");
         ck_assert(memcmp(&clean, &without, sizeof clean) == 0);
         ck_assert_int_eq(fault.refusals, 1);
         ck_assert_int_eq(fault.unsettled, 1);
