@@ -148,7 +148,7 @@ struct cl_engine {
     cl_matrix matrix;
     cl_pinned pinned, white_pinned;
     int unsent; /* what the screens alone take; 0 also where there is no screen */
-    int quiet;  /* nothing of the pinned memory is under way */
+    int sent;   /* parameters of this pass were: their pinned memory may be under way */
     /* In pinned memory until they are sent: of mean_lo, screen_rows, matrix_c, columns. */
     float *lower, *forms[2], *multipliers, *tiled;
     int formed; /* screen_rows' were formed with what settling takes */
@@ -309,8 +309,8 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
 
 /* cl_params.c: device copies of the parameters for such a block's rows, from which its centre was subtracted. */
 fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block);
-/* What nothing takes before the screens: sent, and unless engine->formed formed, when it is first wanted, which settling puts off. @param beside most of it through
- * the other queue, while this one works; where that brings rows, it would come after these */
+/* What nothing takes before the screens: sent, and unless engine->formed formed, when it is first wanted, which settling puts off. @param beside
+ * most of it through the other queue, while this one works; where that brings rows, it would come after these */
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
 /* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
 fgmm_status cl_send_lower(fgmm_device *device);

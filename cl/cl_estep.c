@@ -61,6 +61,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         engine->screened = 1;
         device->engine = engine;
     }
+    CL_CHECK(device, clFinish(device->queue), "waiting for the device"); /* to which parameters may be under way */
     cl_release_memory(device, engine->ids);
     engine->ids = cl_alloc(device, (size_t)params->k * sizeof *engine->ids);
     if (!engine->ids) return FGMM_ERR_MEMORY;
@@ -100,7 +101,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
-    engine->settling = engine->each = engine->quiet = 0;
+    engine->settling = engine->each = engine->sent = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(device, engine);

@@ -81,13 +81,9 @@ static fgmm_status look(fgmm_device *device, fgmm_block *block, fgmm_moments *io
     cl_engine *engine = device->engine;
     if (!may_be_bad(block)) return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->found, FOUND_BYTES, "marks of bad rows"));
-    CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    engine->quiet = 1;
     CL_TRY(run_find_bad(device, block, NULL, engine->found.mem));
     CL_TRY(cl_read_begin(device, &engine->looked, engine->found.mem, 0, FOUND_BYTES, "marks of bad rows"));
-    fgmm_status status = cl_rows_ahead(device, block);
-    engine->quiet = 0;
-    CL_TRY(status);
+    CL_TRY(cl_rows_ahead(device, block));
     CL_TRY(cl_read_end(device, &engine->looked, "marks of bad rows"));
     return tell_bad(device, block, engine->looked.pinned.at, io);
 }

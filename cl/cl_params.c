@@ -298,8 +298,8 @@ static fgmm_status fit_pinned(fgmm_device *device, int screens) {
     if (engine->near) floats += k * d + 4 * k + d;
     if (engine->pairs.on) floats += cl_pairs_floats(engine);
     if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
-    if (!engine->quiet) CL_CHECK(device, clFinish(device->queue), "waiting for the device");
-    engine->quiet = 0;
+    if (engine->sent) CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    engine->sent = 1;
     return cl_pin(device, &engine->pinned, floats * sizeof(float) + 32 * 64); /* each part on a line of its own */
 }
 

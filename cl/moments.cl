@@ -22,16 +22,16 @@ static inline int is_bad(float x)
     return (as_uint(x) & 0x7f800000u) == 0x7f800000u;
 }
 
-// Rows first .. first + n - 1, ROUND EACH of them a work-group: bad[row] = its first column with NaN or Inf, or d; bad may be NULL. found, of
+// Rows first .. first + n - 1, ROUND EACH of them a work-group: bad[row] = 1 if it holds NaN or Inf, else 0; bad may be NULL. found, of
 // zeros: [0] how many rows have any, [1] the first of them, all its bits turned over, [2] whether a row of weight (all, without weights)
 // has a finite value of `most` or more, which is at most 2^120.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint n, uint d, float most,
          __global const float *weights, __global uint *bad, __global uint *found)
 {
-    __local uint columns[ROUND * EACH];
+    __local uint marks[ROUND * EACH];
     const uint lid = get_local_id(0), lane = lid % LANES, row0 = get_group_id(0) * (ROUND * EACH);
-    columns[lid] = d;
+    marks[lid] = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint f = 4 * lane; f < d; f += 4 * LANES) {
         float4 x[EACH];
@@ -44,25 +44,24 @@ find_bad(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint
         for (uint i = 0; i < EACH; i++) {
             const float4 size = fabs(x[i]);
             if ((size.x + size.y) + (size.z + size.w) < most) continue;
-            const uint at = is_bad(x[i].x) ? 0 : is_bad(x[i].y) ? 1 : is_bad(x[i].z) ? 2 : is_bad(x[i].w) ? 3 : 4;
-            if (at < 4)
-                atomic_min(&columns[i * ROUND + lid / LANES], f + at);
+            if (is_bad(x[i].x) || is_bad(x[i].y) || is_bad(x[i].z) || is_bad(x[i].w))
+                marks[i * ROUND + lid / LANES] = 1; // whoever writes it
             else if (!(fmax(fmax(size.x, size.y), fmax(size.z, size.w)) < most) &&
                      !(weights && weights[first + min(row0 + i * ROUND + lid / LANES, n - 1)] == 0.0f))
-                found[2] = 1; // whoever writes it
+                found[2] = 1;
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (row0 + lid >= n) return;
-    if (bad) bad[first + row0 + lid] = columns[lid];
-    if (columns[lid] < d) {
+    if (bad) bad[first + row0 + lid] = marks[lid];
+    if (marks[lid]) {
         atomic_inc(&found[0]);
         atomic_max(&found[1], ~(first + row0 + lid));
     }
 }
 
 // One work-item a (chunk, column), column d summing the weights: out[chunk, column] = sum of w t (hi, lo), of w t^2 (hi, lo),
-// t = (x - c_hi) - c_lo. Rows with bad[row] < d are left out; bad may be NULL. first: a multiple of CHUNK.
+// t = (x - c_hi) - c_lo. Rows with bad[row] are left out; bad may be NULL. first: a multiple of CHUNK.
 __kernel void column_sums(__global const row_t *rows, ulong offset, ulong pitch, uint first, uint n, uint d,
                           __global const float *c_hi, __global const float *c_lo, __global const float *weights,
                           __global const uint *bad, __global float4 *out)
@@ -79,7 +78,7 @@ __kernel void column_sums(__global const row_t *rows, ulong offset, ulong pitch,
     float p1 = 0.0f, p2 = 0.0f;
     for (uint r = begin; r < end; r++) {
         const uint row = first + r;
-        if (!bad || bad[row] == d) {
+        if (!bad || !bad[row]) {
             const float w = weights ? weights[row] : 1.0f;
             const float t = f < d ? (ROW_AT(rows, offset + (ulong)row * pitch + f) - hi) - lo : 1.0f;
             p1 += w * t;

@@ -142,6 +142,39 @@ static inline void same_bits(const problem *p, const result *one, const result *
                       what, (int)i, one->log_prob[i], other->log_prob[i]);
 }
 
+/* What rows are told by assign: [n, BEST], [n, BEST], [n]. */
+enum { BEST = 2 };
+typedef struct told {
+    int32_t *ids;
+    float *resp;
+    double *log_prob;
+} told;
+
+static inline told told_new(const problem *p) {
+    size_t n = (size_t)p->n;
+    return (told){get(n * BEST * 4), get(n * BEST * 4), get(n * 8)};
+}
+
+static inline void told_free(told *t) {
+    free(t->ids);
+    free(t->resp);
+    free(t->log_prob);
+}
+
+/* A block's, which starts at row `first`. */
+static inline void tell_block(const told *t, fgmm_block *block, int64_t first) {
+    OK(backend->assign(device, block, BEST, t->ids + BEST * first, t->resp + BEST * first, t->log_prob + first));
+}
+
+static inline void same_told(const problem *p, const told *one, const told *other, const char *what) {
+    size_t n = (size_t)p->n;
+    for (size_t i = 0; i < n; i++)
+        ck_assert_msg(one->log_prob[i] == other->log_prob[i] && memcmp(one->log_prob + i, other->log_prob + i, 8) == 0,
+                      "%s: log p(x) of row %zu: %.17g and %.17g", what, i, one->log_prob[i], other->log_prob[i]);
+    ck_assert_msg(memcmp(one->ids, other->ids, n * BEST * 4) == 0, "%s: components", what);
+    ck_assert_msg(memcmp(one->resp, other->resp, n * BEST * 4) == 0, "%s: responsibilities", what);
+}
+
 /* ---- rows on the device ---- */
 
 /* binary16 of an integer of magnitude 0 .. 2048. */

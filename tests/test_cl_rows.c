@@ -2,17 +2,9 @@
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
 #include "cl_problem.h"
 
-enum { BEST = 2 };
-
-/* What rows are told, in blocks; first looked at, as a pass of the library does, if `look`. */
-typedef struct told {
-    int32_t *ids;
-    float *resp;
-    double *log_prob;
-} told;
-
+/* In blocks; first looked at, as a pass of the library does, if `look`. */
 static told tell(problem *p, fgmm_dtype type, const char *data, int64_t block_rows, int look) {
-    told out = {get((size_t)p->n * BEST * 4), get((size_t)p->n * BEST * 4), get((size_t)p->n * 8)};
+    told out = told_new(p);
     int64_t usual = device->settle_from;
     device->settle_from = 0;
     OK(backend->begin(device, &p->params));
@@ -26,19 +18,13 @@ static told tell(problem *p, fgmm_dtype type, const char *data, int64_t block_ro
         fgmm_moments io = {.bad_row = -1};
         if (look) OK(backend->moments(device, block, NULL, &io));
         ck_assert(io.bad_count == 0 && io.bad_row == -1 && io.overflows == 0);
-        OK(backend->assign(device, block, BEST, out.ids + BEST * first, out.resp + BEST * first, out.log_prob + first));
+        tell_block(&out, block, first);
         backend->release(device, block);
         free(centre);
     }
     backend->end(device); /* nothing is known of the rows when they come again */
     device->settle_from = usual;
     return out;
-}
-
-static void told_free(told *t) {
-    free(t->ids);
-    free(t->resp);
-    free(t->log_prob);
 }
 
 /* What is prepared while a device looks is what a pass would have prepared, whatever the blocks, and the centres that f64 rows come about. */
@@ -55,13 +41,11 @@ START_TEST(looking_changes_nothing) {
         for (int parts = 1; parts < 4; parts += 2) {
             int64_t rows = (p.n + parts - 1) / parts;
             told blind = tell(&p, type, data, rows, 0), looked = tell(&p, type, data, rows, 1);
-            size_t n = (size_t)p.n;
-            ck_assert_msg(memcmp(looked.ids, blind.ids, n * BEST * 4) == 0, "case %d, %d blocks", i, parts);
-            ck_assert_msg(memcmp(looked.resp, blind.resp, n * BEST * 4) == 0, "case %d, %d blocks", i, parts);
-            ck_assert_msg(memcmp(looked.log_prob, blind.log_prob, n * 8) == 0, "case %d, %d blocks", i, parts);
+            char what[32];
+            snprintf(what, sizeof what, "case %d, %d blocks", i, parts);
+            same_told(&p, &looked, &blind, what);
             /* Each block of f64 rows has a centre of its own, and so other roundings. */
-            if (type != FGMM_F64)
-                ck_assert_msg(memcmp(looked.log_prob, plain.log_prob, n * 8) == 0, "case %d, %d blocks", i, parts);
+            if (type != FGMM_F64) same_told(&p, &looked, &plain, what);
             told_free(&blind);
             told_free(&looked);
         }

@@ -253,29 +253,22 @@ START_TEST(stretches) {
 }
 END_TEST
 
-enum { BEST = 2 };
-
-/* What rows are told: [n, BEST], [n, BEST], [n]. */
-typedef struct told {
-    int32_t *ids;
-    float *resp;
-    double *log_prob, sum, tried,
-        left;        /* the last of all three times: rows that might have been settled, and were not */
+/* What rows are told, and of all three times that they are: rows that might have been settled, and those that were not. */
+typedef struct answers {
+    told best;
     int32_t *labels; /* [n] of a pass that forms no log-density */
-} told;
+    double sum, tried, left;
+} answers;
 
-static void count_settled(told *out) {
+static void count_settled(answers *out) {
     out->tried += device->engine->tried;
     out->left += device->engine->left_over;
 }
 
 /* @param learned whether a pass of sums came before, so that components are known; else the device may guess them */
-static told tell(problem *p, int64_t from, int64_t block_rows, int learned) {
+static answers tell(problem *p, int64_t from, int64_t block_rows, int learned) {
     layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
-    told out = {.ids = get((size_t)p->n * BEST * 4),
-                .resp = get((size_t)p->n * BEST * 4),
-                .log_prob = get((size_t)p->n * 8),
-                .labels = get((size_t)p->n * 4)};
+    answers out = {.best = told_new(p), .labels = get((size_t)p->n * 4)};
     char *data = stored(p, how.type, size_of(how.type), how.stride);
     int64_t usual = device->settle_from;
     device->settle_from = from;
@@ -295,8 +288,7 @@ static told tell(problem *p, int64_t from, int64_t block_rows, int learned) {
             if (summed)
                 OK(backend->assign(device, block, 1, out.labels + first, NULL, NULL));
             else
-                OK(backend->assign(device, block, BEST, out.ids + BEST * first, out.resp + BEST * first,
-                                   out.log_prob + first));
+                tell_block(&out.best, block, first);
             count_settled(&out);
             device->engine->settle_wait = device->engine->settle_rest = 0;
             if (summed) continue;
@@ -311,23 +303,16 @@ static told tell(problem *p, int64_t from, int64_t block_rows, int learned) {
     return out;
 }
 
-static void told_free(told *t) {
-    free(t->ids);
-    free(t->resp);
-    free(t->log_prob);
-    free(t->labels);
+static void answers_free(answers *a) {
+    told_free(&a->best);
+    free(a->labels);
 }
 
-static void same_told(const problem *p, const told *one, const told *other, const char *what) {
-    size_t n = (size_t)p->n;
-    for (size_t i = 0; i < n; i++) {
-        ck_assert_msg(one->log_prob[i] == other->log_prob[i], "%s: log p(x) of row %zu: %.17g and %.17g", what, i,
-                      one->log_prob[i], other->log_prob[i]);
-        ck_assert_msg(one->labels[i] == other->labels[i] && one->ids[BEST * i] == one->labels[i],
+static void same_answers(const problem *p, const answers *one, const answers *other, const char *what) {
+    same_told(p, &one->best, &other->best, what);
+    for (size_t i = 0; i < (size_t)p->n; i++)
+        ck_assert_msg(one->labels[i] == other->labels[i] && one->best.ids[BEST * i] == one->labels[i],
                       "%s: labels of row %zu", what, i);
-    }
-    ck_assert_msg(memcmp(one->ids, other->ids, n * BEST * 4) == 0, "%s: components", what);
-    ck_assert_msg(memcmp(one->resp, other->resp, n * BEST * 4) == 0, "%s: responsibilities", what);
     ck_assert_msg(one->sum == other->sum, "%s: sums %.17g and %.17g", what, one->sum, other->sum);
 }
 
@@ -341,14 +326,14 @@ START_TEST(settled_rows_are_told) {
         char what[64];
         snprintf(what, sizeof what, "D = %d, diag %d, kind %d", (int)p.d, p.diag, i / 2 % 7);
         p.params.hard = 0;
-        told screened = tell(&p, INT64_MAX, p.n, 0);
+        answers screened = tell(&p, INT64_MAX, p.n, 0);
         for (int learned = 0; learned < 2; learned++) {
-            told got = tell(&p, 0, i % 3 ? p.n : 1024, learned);
-            same_told(&p, &screened, &got, what);
+            answers got = tell(&p, 0, i % 3 ? p.n : 1024, learned);
+            same_answers(&p, &screened, &got, what);
             if (learned) tried += got.tried, left += got.left, rows += p.n;
-            told_free(&got);
+            answers_free(&got);
         }
-        told_free(&screened);
+        answers_free(&screened);
         problem_free(&p);
         cases++;
     }
@@ -376,11 +361,11 @@ static problem uneven(int64_t n, int64_t k, int64_t d, int diag, double spread, 
 static void guesses_settle_of(problem *p) {
     int had = device->has_guess, guesses = had && device->has_matrix == CL_MATRIX_WARPGROUPS;
     finish(p, FGMM_ENGINE_SCREEN, 1e-7);
-    told got = tell(p, 0, p->n, 0);
+    answers got = tell(p, 0, p->n, 0);
     ck_assert_msg(got.tried == (guesses ? 3.0 : 2.0) * (double)p->n && got.left < 0.25 * got.tried,
                   "D = %d, diag %d: %g rows tried, %g left", (int)p->d, p->diag, got.tried, got.left);
     ck_assert_int_eq(device->has_guess, had);
-    told_free(&got);
+    answers_free(&got);
     problem_free(p);
 }
 
