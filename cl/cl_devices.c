@@ -281,6 +281,8 @@ static void learn(fgmm_device *device) {
     device->has_matrix = likely_matrix(id);
     device->has_full = device->has_guess = device->has_matrix == CL_MATRIX_WARPGROUPS;
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
+    /* A CPU has no time that the host does not need. */
+    device->has_ahead = device->type != CL_DEVICE_TYPE_CPU && device_ulong(id, CL_DEVICE_DOUBLE_FP_CONFIG) != 0;
     device->pairs = device->has_matrix;
     device->singles = 1;
     device->settle_from = settle_from(device);

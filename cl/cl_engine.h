@@ -99,6 +99,7 @@ typedef struct cl_matrix {
 typedef struct cl_screen_totals {
     int sound, suits_matrix;
     double slack, m, factor, top, bottom;
+    int expected; /* they are those that were made ahead */
 } cl_screen_totals;
 
 /* The dense engine on matrix units: see near_logits.clh and near_fused.clh. */
@@ -116,9 +117,46 @@ typedef struct cl_pairs {
 /* Parameters that were sent: their number among all, and their form. */
 typedef struct cl_generation {
     int64_t number; /* 0: none */
-    cl_uint k, d;
+    cl_uint k, kp, d;
     int diag;
+    int sound; /* screen_c, of kp components and their bounds, and off are of it, too */
 } cl_generation;
+
+/* What ahead.cl says of a component, as told_t there. */
+typedef struct cl_told {
+    cl_ulong bits;
+    cl_float a_hi, a_lo, c1, c2, m, off;
+} cl_told;
+
+/* A slice: rows row0 .. row0 + n - 1 of a block. */
+typedef struct cl_slice {
+    fgmm_block *block;
+    cl_uint row0, n;
+    int64_t first;          /* number of its first row in the pass */
+    int settled;            /* rows were settled: those left have places, the others need none (places.clh) */
+    cl_uint places;         /* that there are: n if not settled */
+    cl_uint listed, looked; /* places taken from the first on, by rows for the screen, and from the last down */
+} cl_slice;
+
+/* Of cl_ahead.c: parameters that are likely to come, and the rows that are settled by them meanwhile. */
+typedef struct cl_ahead {
+    int noted;         /* block and rows are of this pass, the first that it was given */
+    fgmm_block *block; /* or the last of a stretch; NULL: it has gone */
+    int whole;         /* of a stretch, which was taken as one */
+    fgmm_block rows;   /* the block as it was, or all its stretch */
+    cl_room rest;      /* [k, d]: what two floats leave of the means */
+    int sent;          /* by this preparation */
+    int64_t exact_of;  /* the generation that rest is of; 0: none */
+    int made;          /* parameters were made, in mean_hi and so on, and are engine->now */
+    int settled;       /* and a slice settled by them, which is still to be given */
+    cl_slice slice;
+    cl_float log_cut;
+    cl_room terms, tells;
+    cl_arrival arrival;  /* of tells */
+    const cl_told *told; /* what came of it, while parameters are compared with it; NULL: not now */
+    int waits, rests;    /* passes before it is tried again: now, and after the last time that other parameters came */
+    int64_t begun;       /* passes that have begun so, for tests and the log */
+} cl_ahead;
 
 struct cl_engine {
     /* from begin */
@@ -126,8 +164,8 @@ struct cl_engine {
     int prepared;
     double *frame; /* [D]: the centre of the blocks the parameters were prepared for; NULL: none */
     /* prepared parameters */
-    cl_generation now, last; /* of mean_hi and inverse, and of last_hi and last_inverse */
-    cl_room last_hi, last_inverse;
+    cl_generation now, last; /* of mean_hi and what goes with it, and of last_hi and so on */
+    cl_room last_hi, last_inverse, last_off, last_c;
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
     int each;  /* each row's log p(x) is asked for of rows that may be settled: it then goes to row_logz */
     int alone; /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
@@ -168,6 +206,7 @@ struct cl_engine {
     /* of cl_settle.c */
     cl_uint n_nearest;           /* others of a component that rows are looked at for */
     cl_room off, nearest, moved; /* of the components, for reach.cl and of it */
+    cl_room lost;                /* what rows' depths lose, by their bucket */
     int64_t moved_from;          /* the generation that they have moved from; 0: none */
     cl_room place,
         left; /* of a slice's rows, of settle.cl: where each one's candidates are, and those that have places */
@@ -176,6 +215,7 @@ struct cl_engine {
     double tried, left_over;      /* rows of this pass, and those of them that were left to the screen */
     double placed;                /* share of the last slice's rows that took places */
     int screened;                 /* and some were for the screen */
+    cl_ahead ahead;
     /* of cl_stretch.c */
     cl_stretch *waiting;          /* blocks of it that this pass has been given, up to waiting_to; NULL: none */
     const fgmm_block *waiting_to; /* NULL: all */
@@ -201,16 +241,6 @@ struct cl_engine {
     double log_likelihood, weight, survivors, dense_rows, dropped;
 };
 
-/* A slice: rows row0 .. row0 + n - 1 of a block. */
-typedef struct cl_slice {
-    fgmm_block *block;
-    cl_uint row0, n;
-    int64_t first;          /* number of its first row in the pass */
-    int settled;            /* rows were settled: those left have places, the others need none (places.clh) */
-    cl_uint places;         /* that there are: n if not settled */
-    cl_uint listed, looked; /* places taken from the first on, by rows for the screen, and from the last down */
-} cl_slice;
-
 /* Where what is known of its rows lies, and which these are (places.clh, listed.clh); NULL: at their own numbers, all. */
 static inline cl_mem cl_places(const cl_engine *engine, const cl_slice *slice) {
     return slice->settled ? engine->place.mem : NULL;
@@ -228,9 +258,10 @@ typedef struct cl_part {
     cl_mem rows;
     cl_ulong offset, pitch;
     cl_uint row0, out0, n;
-    int type;       /* fgmm_dtype */
-    int few_listed; /* 1: the list is likely to be short; how long it is, the device knows */
-    cl_mem list;    /* or NULL */
+    int type;         /* fgmm_dtype */
+    int few_listed;   /* 1: the list is likely to be short; how long it is, the device knows */
+    cl_mem list;      /* or NULL */
+    cl_mem distances; /* of the block's rows, for depths; or NULL */
 } cl_part;
 
 /* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
@@ -312,6 +343,8 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block);
 /* What nothing takes before the screens: sent, and unless engine->formed formed, when it is first wanted, which settling puts off. @param beside
  * most of it through the other queue, while this one works; where that brings rows, it would come after these */
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
+/* What the next parameters are about to replace goes where reach_moved and reach_depths find it. */
+void cl_keep_last(cl_engine *engine);
 /* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
 fgmm_status cl_send_lower(fgmm_device *device);
 /* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
@@ -353,6 +386,27 @@ void cl_settle_end(fgmm_device *device, fgmm_block *block);
 void cl_settle_learn(fgmm_device *device);
 /* Whether rows of this block that have hints are worth settling in this pass. */
 int cl_settle_pays(const fgmm_device *device, const fgmm_block *block);
+
+/* The first slice of such rows for parameters that are made ahead: cl_next_slice then gives it. */
+fgmm_status cl_settle_ahead(fgmm_device *device, fgmm_block *rows);
+
+/* cl_ahead.c: the next pass's beginning. */
+void cl_ahead_note(cl_engine *engine, fgmm_block *block, const fgmm_block *rows); /* what an E-step was given */
+/* Once all sums of a pass are on the device, and the host has been sent them. It never fails for want of memory, or of what a device takes. */
+fgmm_status cl_ahead_begin(fgmm_device *device);
+fgmm_status cl_ahead_constants(fgmm_device *device); /* a part of it, when it is known how far components move */
+/* Before parameters are prepared for a block: whether they may be those, in ahead.told; nothing is left of any others. */
+fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block);
+/* Whether component i, and its constants of screen.cl, are those; and the bounds. */
+int cl_ahead_matches(const cl_engine *engine, size_t i, const float *constants);
+int cl_ahead_bounds(const cl_engine *engine);
+/* As if nothing had been made; and because other parameters came, or it failed. */
+void cl_ahead_drop(fgmm_device *device);
+void cl_ahead_miss(fgmm_device *device);
+void cl_ahead_leave(fgmm_device *device, const fgmm_block *block); /* before its rows go */
+void cl_ahead_free(fgmm_device *device);
+/* Whether this pass may be followed by one whose parameters are made ahead. */
+int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block);
 
 /* cl_assign.c: what a pass that tells of a block's rows begins with, parameters and guesses: before it, or as its first part. */
 fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block);

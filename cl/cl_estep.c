@@ -61,7 +61,11 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
         engine->screened = 1;
         device->engine = engine;
     }
-    CL_CHECK(device, clFinish(device->queue), "waiting for the device"); /* to which parameters may be under way */
+    if (engine->ahead.told) cl_ahead_drop(device); /* by a preparation that failed */
+    /* Parameters may be under way to it; but no longer where it has given all its sums and gone on. */
+    if (!engine->ahead.made) CL_CHECK(device, clFinish(device->queue), "waiting for the device");
+    engine->ahead.noted = 0;
+    if (engine->ahead.waits > 0) engine->ahead.waits--;
     cl_release_memory(device, engine->ids);
     engine->ids = cl_alloc(device, (size_t)params->k * sizeof *engine->ids);
     if (!engine->ids) return FGMM_ERR_MEMORY;
@@ -70,7 +74,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->prepared = 0;
     /* Of a pass that was given up, whatever became of it. */
     (void)cl_arrival_wait(&engine->looked);
-    (void)cl_arrival_wait(&engine->taken);
+    if (!engine->ahead.made) (void)cl_arrival_wait(&engine->taken);
     (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
     for (int i = 0; i < CL_PIECES; i++) (void)cl_arrival_wait(&engine->pieces[i]);
@@ -287,7 +291,10 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     if (engine->params.hard && block->weights) engine->count_units = 20.0;
+    CL_TRY(cl_ahead_take(device, block));
     CL_TRY(cl_prepare(device, block));
+    /* Of the slices after the one that is settled; cl_settle_end tells of all. */
+    if (engine->ahead.settled) block->distances_of = engine->moved_from;
     bound_slots(&engine->sparse, block->n);
     bound_slots(&engine->dense, block->n);
     CL_TRY(cl_settle_begin(device, block));
@@ -316,23 +323,29 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
 /* Blocks of a stretch that the pass did not go through. */
 static fgmm_status estep_waiting(fgmm_device *device) {
     cl_engine *engine = device->engine;
-    for (fgmm_block *block = cl_stretch_waiting(engine); block && block != engine->waiting_to; block = block->next)
+    for (fgmm_block *block = cl_stretch_waiting(engine); block && block != engine->waiting_to; block = block->next) {
         CL_TRY(estep_rows(device, block, NULL));
+        cl_ahead_note(engine, block, block);
+    }
     engine->waiting = NULL;
     return FGMM_OK;
 }
 
 fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
+    cl_engine *engine = device->engine;
     fgmm_block whole;
-    cl_turn turn = log_prob ? CL_TURN_ALONE : cl_stretch_turn(device->engine, block, &whole);
+    cl_turn turn = log_prob ? CL_TURN_ALONE : cl_stretch_turn(engine, block, &whole);
     if (turn == CL_TURN_LATER) return FGMM_OK;
     if (turn == CL_TURN_WHOLE) {
         CL_TRY(estep_rows(device, &whole, NULL));
         cl_stretch_tell(block->stretch, &whole);
+        cl_ahead_note(engine, block, &whole);
         return FGMM_OK;
     }
     CL_TRY(estep_waiting(device));
-    return estep_rows(device, block, log_prob);
+    CL_TRY(estep_rows(device, block, log_prob));
+    cl_ahead_note(engine, block, block);
+    return FGMM_OK;
 }
 
 /*
@@ -393,10 +406,15 @@ void cl_engine_free(fgmm_device *device) {
         &engine->factors,        &engine->marks,          &engine->nearest,       &engine->off,
         &engine->place,          &engine->left,           &engine->marks_of_rows, &engine->moved,
         &engine->last_hi,        &engine->last_inverse,   &engine->guess,         &engine->row_logz,
-        &engine->found};
+        &engine->found,          &engine->last_off,       &engine->last_c,        &engine->lost};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);
+    if (engine->ahead.begun)
+        device->host.log(device->host.user, FGMM_LOG_DEBUG,
+                         "%s: %lld passes were begun while the host made their parameters", device->name,
+                         (long long)engine->ahead.begun);
+    cl_ahead_free(device);
     cl_arrival_free(device, &engine->looked);
     cl_arrival_free(device, &engine->taken);
     cl_arrival_free(device, &engine->dense_left);

@@ -70,11 +70,13 @@ typedef struct screen_component {
     int sound; /* within what floats hold with room to spare */
 } screen_component;
 
-static const cl_screen_totals no_totals = {.sound = 1, .suits_matrix = 1, .top = -INFINITY, .bottom = INFINITY};
+static const cl_screen_totals no_totals = {
+    .sound = 1, .suits_matrix = 1, .top = -INFINITY, .bottom = INFINITY, .expected = 1};
 
 static void add_totals(cl_screen_totals *to, const cl_screen_totals *from) {
     to->sound &= from->sound;
     to->suits_matrix &= from->suits_matrix;
+    to->expected &= from->expected;
     to->slack = from->slack > to->slack ? from->slack : to->slack;
     to->m = from->m > to->m ? from->m : to->m;
     to->factor = from->factor > to->factor ? from->factor : to->factor;
@@ -289,6 +291,7 @@ fgmm_status cl_form_components(fgmm_device *device, const double *frame, const c
             cl_screen_totals one = no_totals;
             if (first && engine->matrix.on) matrix_constants(engine, matrix_g, &c, i, &one);
             one.sound = constants ? screen_constants(g, &c, constants + 4 * i) : c.sound;
+            if (constants && engine->ahead.told) one.expected = cl_ahead_matches(engine, i, constants + 4 * i);
             add_totals(&own, &one);
             for (size_t f = d; f < from && first; f++) {
                 first[f] = 0.0f;

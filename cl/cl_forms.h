@@ -11,6 +11,9 @@ typedef struct cl_split_values {
     float *off; /* [K] of means, or NULL: e of reach.cl */
 } cl_split_values;
 
+/* cl_ahead.c: what they leave of the values, to engine->ahead.rest. */
+fgmm_status cl_ahead_send_rest(fgmm_device *device, const cl_split_values *split);
+
 void cl_split_all(fgmm_device *device, const cl_split_values *split);
 /* The screens' form of all components, and engine->screen_totals. @param frame of the block, or NULL @param split formed with them; or NULL
  * @param constants [kp, 4] of the f32 screen, or NULL @param rows of engine->forms, with matrix units' constants in engine->multipliers and tiled; or

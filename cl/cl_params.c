@@ -154,7 +154,7 @@ static fgmm_status send_frame(fgmm_device *device, const double *frame) {
 static fgmm_status form_screen(fgmm_device *device, const double *frame, const cl_split_values *split, int *sound) {
     cl_engine *engine = device->engine;
     size_t k = engine->k, from = padded_features(engine);
-    float *constants = cl_take(engine, 4 * (size_t)engine->kp);
+    float *constants = cl_take(engine, 4 * ((size_t)engine->kp + 1)); /* and their bounds */
     engine->multipliers = cl_take(engine, 4 * k);
     engine->tiled = cl_take(engine, 2 * padded_columns(engine));
     int bound = cl_screen_bounds(engine);
@@ -167,7 +167,8 @@ static fgmm_status form_screen(fgmm_device *device, const double *frame, const c
     if (split) CL_TRY(cl_send_taken(device, &engine->mean_hi, split->hi, k * engine->d, "the means"));
     *sound = *sound && engine->screen_totals.sound && bound;
     if (!*sound) return FGMM_OK;
-    CL_TRY(cl_send_taken(device, &engine->screen_c, constants, (size_t)engine->kp * 4, "the screen's constants"));
+    memcpy(constants + 4 * (size_t)engine->kp, &engine->bounds, sizeof engine->bounds);
+    CL_TRY(cl_send_taken(device, &engine->screen_c, constants, 4 * ((size_t)engine->kp + 1), "the screen's constants"));
     if (split) CL_TRY(cl_send_taken(device, &engine->off, split->off, k, "the components' reaches"));
     engine->unsent = 1;
     return FGMM_OK;
@@ -249,7 +250,7 @@ static fgmm_status send_exact(fgmm_device *device) {
         constants[4 * i + 3] = (float)params->weights[c];
     }
     CL_TRY(cl_send_taken(device, &engine->constants, constants, 4 * k, "the components' constants"));
-    if (engine->tied || engine->full) return FGMM_OK;
+    if (engine->tied || engine->full || engine->ahead.told) return FGMM_OK;
     size_t count = engine->diag ? k * d : 2 * k;
     float *inverse = cl_take(engine, count);
     if (engine->diag) {
@@ -277,27 +278,33 @@ static fgmm_status keep_frame(fgmm_device *device, const double *frame) {
     return FGMM_OK;
 }
 
-/* What mean_hi and inverse hold goes where reach_moved finds it. */
-static void keep_last(cl_engine *engine) {
-    cl_room means = engine->last_hi, inverse = engine->last_inverse;
+static void exchange(cl_room *a, cl_room *b) {
+    cl_room was = *a;
+    *a = *b;
+    *b = was;
+}
+
+void cl_keep_last(cl_engine *engine) {
+    exchange(&engine->last_hi, &engine->mean_hi);
+    exchange(&engine->last_inverse, &engine->inverse);
+    exchange(&engine->last_off, &engine->off);
+    exchange(&engine->last_c, &engine->screen_c);
     engine->last = engine->now;
-    engine->last_hi = engine->mean_hi;
-    engine->last_inverse = engine->inverse;
-    engine->mean_hi = means;
-    engine->inverse = inverse;
     engine->now = (cl_generation){0};
 }
 
 /* Room for all that a preparation takes, once earlier transfers have ended.
- * @param screens whether parameters of a screen are among it */
-static fgmm_status fit_pinned(fgmm_device *device, int screens) {
+ * @param screens whether parameters of a screen are among it @param rest whether cl_ahead_send_rest's are */
+static fgmm_status fit_pinned(fgmm_device *device, int screens, int rest) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     size_t k = engine->k, d = engine->d, most = padded_features(engine), columns = padded_columns(engine);
     size_t floats = (params->sum_centres == params->means ? 2 : 4) * k * d + 5 * k + (engine->diag ? k * d : 2 * k);
     if (engine->near) floats += k * d + 4 * k + d;
+    if (rest) floats += k * d;
     if (engine->pairs.on) floats += cl_pairs_floats(engine);
-    if (screens) floats += (engine->diag ? 2 : 1) * k * most + 4 * (size_t)engine->kp + 4 * k + 2 * columns + 2 * most;
+    if (screens)
+        floats += (engine->diag ? 2 : 1) * k * most + 4 * ((size_t)engine->kp + 1) + 4 * k + 2 * columns + 2 * most;
     if (engine->sent) CL_CHECK(device, clFinish(device->queue), "waiting for the device");
     engine->sent = 1;
     return cl_pin(device, &engine->pinned, floats * sizeof(float) + 32 * 64); /* each part on a line of its own */
@@ -310,7 +317,10 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;
-    engine->prepared = engine->reached = engine->unsent = 0;
+    const int ahead = engine->ahead.told != NULL;
+    if (!ahead) cl_ahead_drop(device);
+    engine->prepared = engine->unsent = engine->ahead.sent = 0;
+    if (!ahead) engine->reached = 0;
     /* Whitened means are dear, and rows that nothing is known of will be guessed or screened. */
     engine->formed = engine->tied || !block->hinted;
     engine->lower = NULL;
@@ -322,13 +332,20 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     engine->dp = (cl_uint)cl_round_up(engine->d, CL_DEPTH_TILE);
 
     int sound = params->engine != FGMM_ENGINE_DENSE && engine->log_cut > -1e30f;
-    CL_TRY(fit_pinned(device, sound && !engine->full));
+    int rest = sound && !ahead && cl_ahead_wanted(device, block);
+    CL_TRY(fit_pinned(device, sound && !engine->full, rest));
     if (engine->tied || engine->full) CL_TRY(cl_fit_white(device, sound));
-    keep_last(engine);
+    if (!ahead) cl_keep_last(engine);
     if (engine->tied || engine->full) {
         CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
         CL_TRY(cl_prepare_white(device, frame, &sound));
         if (sound && !engine->full) CL_TRY(form_screen(device, frame, NULL, &sound));
+    } else if (ahead) {
+        CL_TRY(form_screen(device, frame, NULL, &sound));
+        if (!sound || !engine->screen_totals.expected || !cl_ahead_bounds(engine)) {
+            cl_ahead_miss(device);
+            return cl_prepare(device, block); /* for which nothing has been made ahead now */
+        }
     } else if (sound) {
         cl_split_values split = take_split(engine, params->means, frame);
         split.off = cl_take(engine, engine->k);
@@ -336,6 +353,7 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
         CL_TRY(fit_floats(device, &engine->mean_lo, engine->k * engine->d, "the means"));
         engine->lower = split.lo;
         if (!sound) CL_TRY(cl_send_lower(device));
+        if (rest && sound) CL_TRY(cl_ahead_send_rest(device, &split));
     } else {
         CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     }
@@ -352,9 +370,18 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     if (engine->near) CL_TRY(cl_send_near(device, frame));
     CL_TRY(keep_frame(device, frame));
     /* Matrices are not among what moves. */
-    if (!engine->tied && !engine->full)
-        engine->now =
-            (cl_generation){.number = ++device->generations, .k = engine->k, .d = engine->d, .diag = engine->diag};
+    if (!engine->tied && !engine->full && !ahead)
+        engine->now = (cl_generation){.number = ++device->generations,
+                                      .k = engine->k,
+                                      .kp = engine->kp,
+                                      .d = engine->d,
+                                      .diag = engine->diag,
+                                      .sound = sound};
+    engine->now.kp = engine->kp;
+    engine->ahead.exact_of = ahead || engine->ahead.sent ? engine->now.number : 0;
+    engine->ahead.made = 0;
+    if (ahead) engine->ahead.rests = 0, engine->ahead.begun++;
+    engine->ahead.told = NULL;
     engine->prepared = 1;
     return FGMM_OK;
 }

@@ -101,6 +101,7 @@ struct fgmm_device {
     int has_matrix;      /* CL_MATRIX_*: how it runs the screen on matrix units, 0 if it does not */
     int has_full;        /* screen_full_wgmma.cl runs */
     int has_guess;       /* guess_wgmma.cl runs */
+    int has_ahead;       /* ahead.cl runs, which takes doubles, and pays */
     int pins;            /* a buffer over memory pins it (cl_pin_rows) */
     int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;           /* the same for the dense engine: near_logits.clh */

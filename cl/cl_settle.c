@@ -3,6 +3,9 @@
  * clusters lie apart these are all but a few rows, and a pass then costs what reading them does. Where they do not, it is tried ever
  * more rarely. Sums have the same bits either way.
  *
+ * A row that screen.cl or screen_wgmma.cl left to its component has a second bound, by which it is settled while components move little (depths.clh).
+ * The first slice of a pass may have been settled before its parameters came (cl_ahead.c).
+ *
  * What a slice keeps of a row is kept of the others alone (places.clh), so a slice is as long as these are few.
  */
 #include "cl_engine.h"
@@ -16,29 +19,44 @@ enum {
     MOST_ALONE = 2, /* and so many where one work-item sums all of a component's */
     TILE = 32,      /* of reach.cl, as is SIDE */
     SIDE = 8,
-    BETWEEN_BYTES = 16 << 20
+    BETWEEN_BYTES = 16 << 20,
+    DEPTHS = 256, /* of depths.clh */
+    BUCKETS = 4   /* of reach.cl */
 };
 
 /* Less than this part of the rows is not worth reading them once more. */
 static const double worthwhile = 0.25;
 
-/* How far each component is from where it was in the last pass. */
-static fgmm_status find_moves(fgmm_device *device) {
+/* How far each component is from where it was in the last pass, where that may serve. */
+static fgmm_status find_moves(fgmm_device *device, const char *options) {
     cl_engine *engine = device->engine;
     const cl_generation *now = &engine->now, *last = &engine->last;
     cl_kernel kernel = NULL;
-    char options[64];
     size_t group = 64, every = engine->k * group;
     engine->moved_from = 0;
-    if (!last->number || last->k != now->k || last->d != now->d || last->diag != now->diag) return FGMM_OK;
-    snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u", engine->diag, engine->n_nearest);
-    CL_TRY(cl_room_fit(device, &engine->moved, engine->k * sizeof(cl_float2), "the components' moves"));
+    if (!last->number || !last->sound || last->k != now->k || last->kp != engine->kp || last->d != now->d ||
+        last->diag != now->diag)
+        return FGMM_OK;
+    CL_TRY(cl_room_fit(device, &engine->moved, engine->k * sizeof(cl_float4), "the components' moves"));
     CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_moved"));
     CL_TRY(CL_RUN(device, kernel, "finding moves", 1, &every, &group, CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem),
                   CL_ARG(engine->last_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->last_inverse.mem),
                   CL_ARG(engine->moved.mem)));
     engine->moved_from = last->number;
     return FGMM_OK;
+}
+
+/* And what rows' depths lose by that. */
+static fgmm_status find_depths(fgmm_device *device, const char *options) {
+    cl_engine *engine = device->engine;
+    cl_kernel kernel = NULL;
+    size_t group = 64, buckets = DEPTHS / BUCKETS * group;
+    if (!engine->moved_from) return FGMM_OK;
+    CL_TRY(cl_room_fit(device, &engine->lost, DEPTHS * sizeof(cl_float), "the components' moves"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_depths"));
+    return CL_RUN(device, kernel, "finding moves", 1, &buckets, &group, CL_ARG(engine->k), CL_ARG(engine->kp),
+                  CL_ARG(engine->last_c.mem), CL_ARG(engine->last_off.mem), CL_ARG(engine->screen_c.mem),
+                  CL_ARG(engine->off.mem), CL_ARG(engine->moved.mem), CL_ARG(engine->lost.mem));
 }
 
 /* A run of components at a time, so that neither memory nor a dispatch grows with K; of memory, what a slice's lists will take. */
@@ -55,20 +73,23 @@ static fgmm_status find_reaches(fgmm_device *device) {
     CL_TRY(cl_room_fit(device, &engine->nearest, k * (engine->n_nearest + 1) * sizeof(cl_uint2),
                        "the components' reaches"));
     CL_TRY(cl_room_fit(device, &engine->values, step * k * sizeof(cl_float), "the components' reaches"));
+    CL_TRY(find_moves(device, options));
+    if (engine->ahead.made) CL_TRY(cl_ahead_constants(device));
     for (size_t i = 0; i < k; i += step) {
-        if (i) CL_TRY(cl_breathe(device));
+        if (i && !engine->ahead.made)
+            CL_TRY(cl_breathe(device)); /* the host does not wait for what it has not asked for */
         cl_uint h0 = (cl_uint)i, n = (cl_uint)(i + step < k ? step : k - i);
         size_t square[2] = {cl_round_up(k, TILE) / TILE * SIDE, cl_round_up(n, TILE) / TILE * SIDE}, each = n * group;
         CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_between"));
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 2, square, local, CL_ARG(h0), CL_ARG(n), CL_ARG(engine->k),
                       CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem),
-                      CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->off.mem),
+                      CL_ARG(engine->screen_c.mem), CL_ARG(engine->kp), CL_ARG(engine->off.mem),
                       CL_ARG(engine->values.mem)));
         CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_nearest"));
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 1, &each, &group, CL_ARG(h0), CL_ARG(engine->k),
                       CL_ARG(engine->values.mem), CL_ARG(engine->nearest.mem)));
     }
-    CL_TRY(find_moves(device));
+    CL_TRY(find_depths(device, options));
     engine->reached = 1;
     return FGMM_OK;
 }
@@ -79,7 +100,7 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     const char *refused = cl_refusal(device, status);
     if (!refused && status != FGMM_ERR_MEMORY) return status;
     cl_forget(device);
-    cl_room *const rooms[] = {&engine->nearest, &engine->moved, &engine->place, &engine->left};
+    cl_room *const rooms[] = {&engine->nearest, &engine->moved, &engine->lost, &engine->place, &engine->left};
     engine->settling = engine->reached = 0;
     engine->tried = 0.0;
     engine->settle_wait = engine->settle_rest = MOST_REST;
@@ -97,11 +118,17 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     return FGMM_OK;
 }
 
+/* Rows a component from which finding the reaches pays, which takes what the screen of a quarter of them does. Warps screen half as fast as warpgroups, and half
+ * as fast again where they cannot keep their rows. */
+static int64_t rows_from(const fgmm_device *device) {
+    const cl_matrix *matrix = &device->engine->matrix;
+    if (matrix->on != CL_MATRIX_WARPS) return device->settle_from;
+    return matrix->kept ? device->settle_from / 2 : device->settle_from / 4;
+}
+
 int cl_settle_pays(const fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
-    /* One warp at a time, matrix units screen half as many rows. */
-    int64_t from = engine->matrix.on == CL_MATRIX_WARPS ? device->settle_from / 2 : device->settle_from;
-    int few = !engine->reached && block->n / (int64_t)engine->k < from;
+    int few = !engine->reached && block->n / (int64_t)engine->k < rows_from(device);
     return !engine->all_dense && (engine->alone || engine->each) && !engine->settle_wait && !few &&
            (double)TILE * (double)engine->k * (double)engine->d <= (double)engine->batch_budget;
 }
@@ -115,9 +142,11 @@ fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block) {
 
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
     cl_engine *engine = device->engine;
-    if (!block->hinted || !cl_settle_pays(device, block)) return FGMM_OK;
-    CL_TRY(cl_settle_reach(device, block));
-    engine->settling = engine->reached;
+    if (block->hinted && cl_settle_pays(device, block)) {
+        CL_TRY(cl_settle_reach(device, block));
+        engine->settling = engine->reached;
+    }
+    if (!engine->settling) engine->ahead.settled = 0;
     return FGMM_OK;
 }
 
@@ -128,7 +157,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     cl_kernel kernel = NULL;
     char options[128];
     int follows = block->distances && block->distances_of && block->distances_of == engine->moved_from;
-    cl_mem moved = follows && !engine->each ? engine->moved.mem : NULL;
+    cl_mem moved = follows && !engine->each ? engine->moved.mem : NULL, lost = moved ? engine->lost.mem : NULL;
     int lanes = engine->each       ? cl_refine_lanes(engine->d)
                 : engine->d >= 256 ? 16
                 : engine->d >= 64  ? 8
@@ -148,17 +177,17 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     CL_TRY(cl_fill(device, engine->left.mem, 0, sizeof(cl_uint2), "clearing a count"));
     size_t local = 64, step = cl_round_up((size_t)(engine->batch_budget / engine->d / 8 + 1), local);
     for (size_t i = 0; i < slice->n; i += step) {
-        if (i) CL_TRY(cl_breathe(device));
+        if (i && !engine->ahead.made) CL_TRY(cl_breathe(device)); /* as for reaches */
         cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
         size_t global = cl_round_up(n, local);
         CL_TRY(CL_RUN(device, kernel, "settling rows", 1, &global, &local, CL_ARG(block->rows), CL_ARG(block->offset),
                       CL_ARG(block->pitch), CL_ARG(row0), CL_ARG(out0), CL_ARG(n), CL_ARG(engine->d), CL_ARG(engine->k),
                       CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->screen_c.mem),
-                      CL_ARG(engine->bounds), CL_ARG(engine->off.mem), CL_ARG(engine->nearest.mem),
-                      CL_ARG(block->hints), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_count.mem),
-                      CL_ARG(engine->place.mem), CL_ARG(engine->left.mem), CL_ARG(slice->places),
-                      CL_ARG(block->distances), CL_ARG(moved), CL_ARG(engine->mean_lo.mem),
-                      CL_ARG(engine->constants.mem), CL_ARG(engine->row_logz.mem)));
+                      CL_ARG(engine->kp), CL_ARG(engine->off.mem), CL_ARG(engine->nearest.mem), CL_ARG(block->hints),
+                      CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_count.mem), CL_ARG(engine->place.mem),
+                      CL_ARG(engine->left.mem), CL_ARG(slice->places), CL_ARG(block->distances), CL_ARG(moved),
+                      CL_ARG(lost), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->constants.mem),
+                      CL_ARG(engine->row_logz.mem)));
     }
     return cl_read_begin(device, &engine->taken, engine->left.mem, 0, sizeof(cl_uint2), "a count of rows");
 }
@@ -169,6 +198,22 @@ static int64_t likely_rows(const cl_engine *engine, int64_t places) {
     return (int64_t)((double)places * (times < 1.0 ? 1.0 : times < most ? times : most));
 }
 
+static cl_slice slice_of(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most, int64_t places) {
+    cl_slice slice = cl_slice_at(engine, block, row0, most);
+    slice.places = slice.n < places ? slice.n : (cl_uint)places;
+    return slice;
+}
+
+fgmm_status cl_settle_ahead(fgmm_device *device, fgmm_block *rows) {
+    cl_engine *engine = device->engine;
+    int64_t places = cl_slice_rows(device);
+    CL_TRY(find_reaches(device));
+    engine->ahead.slice = slice_of(engine, rows, 0, likely_rows(engine, places), places);
+    CL_TRY(run_settle(device, &engine->ahead.slice));
+    engine->ahead.settled = 1;
+    return FGMM_OK;
+}
+
 /* A slice of as many rows as leave no more than there are places for. Where settling is over instead, engine->settling is 0. */
 static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out) {
     cl_engine *engine = device->engine;
@@ -176,9 +221,15 @@ static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, 
     device->group_refused = 0;
     if (places > most) places = most;
     for (int64_t rows = likely_rows(engine, places);; rows = places) {
-        cl_slice slice = cl_slice_at(engine, block, row0, rows < most ? rows : most);
-        slice.places = slice.n < places ? slice.n : (cl_uint)places;
-        fgmm_status status = run_settle(device, &slice);
+        cl_slice slice = slice_of(engine, block, row0, rows < most ? rows : most, places);
+        fgmm_status status = FGMM_OK;
+        if (engine->ahead.settled) {
+            slice = engine->ahead.slice;
+            slice.block = block;
+            engine->ahead.settled = 0;
+        } else {
+            status = run_settle(device, &slice);
+        }
         if (status != FGMM_OK) return go_without(device, block, status);
         /* Meanwhile: what the rows that are left will take, if there are going to be any. */
         CL_TRY(engine->screened ? cl_prepare_screen(device, !block->passing) : cl_send_lower(device));
@@ -219,7 +270,7 @@ void cl_settle_end(fgmm_device *device, fgmm_block *block) {
 void cl_settle_learn(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!(engine->tried > 0.0)) return;
-    double cost = worthwhile * engine->tried + (double)(device->settle_from / 4) * (double)engine->k;
+    double cost = worthwhile * engine->tried + (double)(rows_from(device) / 4) * (double)engine->k;
     int rest = engine->settle_rest ? 2 * engine->settle_rest : 1;
     engine->settle_rest = engine->tried - engine->left_over > cost ? 0 : rest < MOST_REST ? rest : MOST_REST;
     engine->settle_wait = engine->settle_rest;

@@ -325,6 +325,7 @@ fgmm_status cl_wait(fgmm_device *device, fgmm_block *block) {
 
 void cl_release(fgmm_device *device, fgmm_block *block) {
     if (!block) return;
+    cl_ahead_leave(device, block);
     /* The runtime keeps buffers until the work on them ends; the host's copies are ours to keep. */
     cl_int failed = await_copies(device, block);
     if (block->passing && block->rows && failed == CL_SUCCESS) {

@@ -48,7 +48,7 @@ static size_t local_bytes(cl_tuned kernel, const cl_tile *t) {
     size_t rows = (size_t)(t->gy * t->rm), columns = (size_t)(t->gx * t->rn), group = (size_t)(t->gx * t->gy);
     size_t gx = (size_t)t->gx, dt = (size_t)t->dt;
     switch (kernel) {
-    case CL_TUNED_SCREEN: return 4 * (2 * dt * (rows + 4 + 2 * columns) + 5 * rows + 3 * columns);
+    case CL_TUNED_SCREEN: return 4 * (2 * dt * (rows + 4 + 2 * columns) + 7 * rows + 3 * columns);
     case CL_TUNED_DENSE: {
         size_t step = 16 * (rows + 4 + 3 * (columns + 4)), end = 3 * rows * (gx + 1);
         return 4 * ((step > end ? step : end) + 2 * rows);

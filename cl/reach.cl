@@ -28,6 +28,7 @@
  *        +------------+
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "depths.clh"
 #include "row_cut.clh"
 
 // DIAG: 1 for diagonal covariances (default 0).
@@ -43,35 +44,78 @@
 #define STEP 16
 #define TILE (SIDE * MICRO)
 #define GROUP 64
+#define BUCKETS 4 // of depths, that a work-group takes
+#define SHARE (GROUP / BUCKETS)
 
-// moved [k]: of each component the root of the largest new a over the old, and the norm of its move by the new a. A work-group each. m_hi, last_hi
-// [k, d]; a, last_a: spherical [k, 2], of which the first counts; diagonal [k, d]. Roundings are those of the settled rows' own sums; what
+// moved [k]: of each component the root of the largest new a over the old, the norm of its move by the new a, and the root of the least. A work-group
+// each. m_hi, last_hi [k, d]; a, last_a: spherical [k, 2], of which the first counts; diagonal [k, d]. Roundings are those of the settled rows' own sums; what
 // underflows is under 1e-16.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 reach_moved(uint d, __global const float *m_hi, __global const float *last_hi, __global const float *a, __global const float *last_a,
-            __global float2 *moved)
+            __global float4 *moved)
 {
-    __local float part[GROUP], most[GROUP];
+    __local float part[GROUP], most[GROUP], least[GROUP];
     const uint lid = get_local_id(0), c = get_group_id(0);
-    float sum = 0.0f, largest = 0.0f;
+    float sum = 0.0f, largest = 0.0f, smallest = INFINITY;
     for (uint f = lid; f < d; f += GROUP) {
         const ulong at = (ulong)c * d + f, at_a = DIAG ? at : 2 * c;
         const float t = m_hi[at] - last_hi[at], ratio = a[at_a] / last_a[at_a];
         sum += a[at_a] * t * t;
         largest = ratio > largest || ratio != ratio ? ratio : largest;
+        smallest = ratio < smallest ? ratio : smallest;
     }
     part[lid] = sum;
     most[lid] = largest;
+    least[lid] = smallest;
     for (uint step = GROUP / 2; step > 0; step /= 2) {
         barrier(CLK_LOCAL_MEM_FENCE);
         if (lid < step) {
             part[lid] += part[lid + step];
             most[lid] = most[lid + step] > most[lid] || most[lid + step] != most[lid + step] ? most[lid + step] : most[lid];
+            least[lid] = fmin(least[lid], least[lid + step]);
         }
     }
     if (lid == 0)
-        moved[c] = (float2)(sqrt(most[0]) * (1.0f + 0x1p-20f),
-                            sqrt(part[0]) * (1.0f + (float)(d + 32) * 0x1p-24f) + 1e-16f);
+        moved[c] = (float4)(sqrt(most[0]) * (1.0f + 0x1p-20f),
+                            sqrt(part[0]) * (1.0f + (float)(d + 32) * 0x1p-24f) + 1e-16f,
+                            sqrt(least[0]) * (1.0f - 0x1p-20f), 0.0f);
+}
+
+// lost [DEPTHS]: what a row's depth (depths.clh) loses at most, by its bucket, as components go from the last parameters to these. SHARE work-items a
+// bucket. last_c, constants: constants of screen.cl; last_bounds, bounds: theirs; last_off, off [k]: e_k; moved: of reach_moved.
+//
+// A component of C_k - q_k <= Cmax - z has q_k >= t = z - (Cmax - C_k), and its new root is at least s = r sqrt(t) - v, r the least ratio and v what
+// means have moved by, their lower floats included. So its upper logit, as settle.cl has it, is c2 + 6 g M - (1 - 4 g) s^2 at most, and the loss is
+// that less Cmax' plus z. Between a bucket's ends z - (1 - 4 g) r^2 t is linear, and 2 r v sqrt(t) grows.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+reach_depths(uint k, uint bounds_at, __global const float4 *last_c, __global const float *last_off,
+             __global const float4 *constants, __global const float *off, __global const float4 *moved,
+             __global float *lost)
+{
+    __local float most[GROUP];
+    const uint lid = get_local_id(0), lane = lid % SHARE, bucket = get_group_id(0) * BUCKETS + lid / SHARE;
+    const float4 last_bounds = last_c[bounds_at], bounds = constants[bounds_at];
+    const float z0 = depth_edge(bucket), z1 = depth_edge(bucket + 1), g = bounds.y / 16.0f;
+    float largest = -INFINITY;
+    for (uint c = lane; c < k; c += SHARE) {
+        const float4 was = last_c[c], now = constants[c], by = moved[c];
+        const float size = fabs(was.x) + fabs(was.y) + fabs(last_bounds.z) + fabs(now.y) + fabs(bounds.z) + z1;
+        // c2 is above C by 7 g M and rounding. A largest C that was made ahead (ahead.cl) is above the host's by less than 2^-21 of itself and 2e-6.
+        const float below = last_bounds.z - was.y + 7.5f / 16.0f * last_bounds.y * was.w + 0x1p-20f * size + 1e-5f;
+        const float t0 = fmax(z0 - below, 0.0f), t1 = fmax(z1 - below, 0.0f);
+        const float v = (by.y + off[c] + by.x * last_off[c]) * (1.0f + 0x1p-20f), squared = (1.0f - 4.0f * g) * (by.z * by.z);
+        float loss = z1;
+        if (by.z * sqrt(t0) > v)
+            loss = fmax(z0 - squared * t0, z1 - squared * t1) + (2.0f * by.z * v * sqrt(t1) - (1.0f - 5.0f * g) * v * v);
+        loss += (now.y - bounds.z) + 6.0f * g * now.w + 0x1p-20f * size + 1e-5f;
+        largest = loss > largest || loss != loss ? loss : largest;
+    }
+    most[lid] = largest;
+    for (uint step = SHARE / 2; step > 0; step /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (lane < step) most[lid] = most[lid + step] > most[lid] || most[lid + step] != most[lid + step] ? most[lid + step] : most[lid];
+    }
+    if (lane == 0) lost[bucket] = most[lid];
 }
 
 // nu. ch, cj: screen.cl's constants c1, c2, a, M, here and below.
@@ -96,11 +140,11 @@ static inline float reach_before(float square, float nu, float4 ch, float4 cj, f
     return square < 1e37f && apart > 0.0f && left > 0.0f ? left : 0.0f;
 }
 
-// between [h_n, k]: of components h0 .. h0 + h_n - 1. m_hi [k, d]; a as above; constants [k] and bounds of screen.cl; off [k]: e_k.
+// between [h_n, k]: of components h0 .. h0 + h_n - 1. m_hi [k, d]; a as above; constants [k], and at bounds_at bounds, of screen.cl; off [k]: e_k.
 // Global size: k by h_n, MICRO each.
 __kernel __attribute__((reqd_work_group_size(SIDE, SIDE, 1))) void
 reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __global const float *a,
-              __global const float4 *constants, float4 bounds, __global const float *off, __global float *between)
+              __global const float4 *constants, uint bounds_at, __global const float *off, __global float *between)
 {
     __local float mh[STEP][TILE + 1], mj[STEP][TILE + 1];
 #if DIAG
@@ -157,6 +201,7 @@ reach_between(uint h0, uint h_n, uint k, uint d, __global const float *m_hi, __g
 #pragma unroll
         for (uint j = 0; j < MICRO; j++) squares[ly + i * SIDE][lx + j * SIDE] = square[i][j];
     barrier(CLK_LOCAL_MEM_FENCE);
+    const float4 bounds = constants[bounds_at];
     for (uint at = lid; at < TILE * TILE; at += SIDE * SIDE) {
         const uint h = first_h + at / TILE, c = first_j + at % TILE;
         if (c >= k || h >= h0 + h_n) continue;

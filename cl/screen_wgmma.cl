@@ -11,6 +11,7 @@
  *        +--------------------------+
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "depths.clh"
 #include "listed.clh"
 #include "screen_rows.clh"
 
@@ -62,8 +63,18 @@ static inline uint known_column(uint hint, uint part)
     return hint < KNOWN_MOST && column % 8 / 2 == part ? hint / TC << 16 | 1u << (column / 8 * 2 + column % 2) : ~0u << 16;
 }
 
+// In its tile it is met no more: it is listed and has raised the floor, or lies further than floats tell.
+#define FORGET(known, half_x, half_y)                                                                                  \
+    if (known >> 16 == tile) {                                                                                         \
+        _Pragma("unroll") for (uint j = 0; j < NT; j++)                                                                \
+        {                                                                                                              \
+            if (known >> (2 * j) & 1) acc[j].half_x = -INFINITY;                                                       \
+            if (known >> (2 * j) & 2) acc[j].half_y = -INFINITY;                                                       \
+        }                                                                                                              \
+    }
+
 // Row r of the lane's two: x, y are its halves of an accumulator.
-#define ROW(r, top, quick, known, half_x, half_y)                                                                             \
+#define ROW(r, top, quick, half_x, half_y)                                                                             \
     if (!(top < quick)) {                                                                                              \
         float floor_v = floors[r];                                                                                     \
         if (top > best[r] + RAISE) {                                                                                   \
@@ -78,22 +89,22 @@ static inline uint known_column(uint hint, uint part)
             reached |= acc[j].half_x < quick ? 0 : 1u << (2 * j);                                                      \
             reached |= acc[j].half_y < quick ? 0 : 2u << (2 * j);                                                      \
         }                                                                                                              \
-        if (known >> 16 == tile) reached &= ~known;                                                                    \
         const ulong at = (ulong)PLACE(min(r, last)) * CAP;                                                         \
         list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);              \
     }
 
-// Arguments as of screen_mma.cl, but packed [tiles, STAGE]: each tile's fragments and constants, as arrange_tiles left them.
+// Arguments as of screen_mma.cl, but packed [tiles, STAGE]: each tile's fragments and constants, as arrange_tiles left them. distances [block
+// rows]: as settle.cl has them, to which depths go of rows whose hint has no rival; NULL: not kept.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
              uint tiles, __global const float *centre, __global const float *scale, __global const float *hint_a,
              __global const float *hint_b, __global const uint *hints, __global const uint4 *packed,
              __global const float4 *components, float4 bounds, float slack, __global uint *cand_id, __global float *cand_v,
-             __global uint *cand_count, __global uint2 *again, __global const uint2 *list)
+             __global uint *cand_count, __global uint2 *again, __global const uint2 *list, __global float *distances)
 {
     __local uint4 stages[STAGES * STAGE] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
-    __local float best[TR], floors[TR];
+    __local float best[TR], floors[TR], others[TR]; // others: the best logit but for the hint's
     __local uint counts[TR];
     __local int any_cold; // whether any row starts without a floor
 
@@ -169,6 +180,7 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     if (lid == 0)
         for (uint step = tiles; step < STAGES - 1 && step < steps; step++) stage(stages, full, packed, step, tiles);
     float quick0 = floors[r0] - slack, quick1 = floors[r1] - slack;
+    float others0 = -INFINITY, others1 = -INFINITY;
 
     for (uint step = 0; step < steps; step++) {
         const uint tile = step < tiles ? step : step - tiles, s = step % STAGES;
@@ -206,6 +218,11 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
             acc[j].y = fma(acc[j].y, c.z, c.w);
             acc[j].z = fma(acc[j].z, c.x, c.y);
             acc[j].w = fma(acc[j].w, c.z, c.w);
+        }
+        FORGET(known0, x, y)
+        FORGET(known1, z, w)
+#pragma unroll
+        for (uint j = 0; j < NT; j++) {
             top0 = fmax(top0, fmax(acc[j].x, acc[j].y));
             top1 = fmax(top1, fmax(acc[j].z, acc[j].w));
         }
@@ -217,9 +234,17 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
             if (top0 > best[r0]) best[r0] = top0;
             if (top1 > best[r1]) best[r1] = top1;
         } else {
-            ROW(r0, top0, quick0, known0, x, y)
-            ROW(r1, top1, quick1, known1, z, w)
+            others0 = fmax(others0, top0);
+            others1 = fmax(others1, top1);
+            ROW(r0, top0, quick0, x, y)
+            ROW(r1, top1, quick1, z, w)
         }
+    }
+    others0 = mma_row_max(others0);
+    others1 = mma_row_max(others1);
+    if ((lane & 3) == 0) {
+        others[r0] = others0;
+        others[r1] = others1;
     }
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
 
@@ -230,4 +255,6 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;
     if (!sound) APPEND(again, ENTRY(lid));
+    if (distances && sound && counts[lid] == 1 && cand_id[(ulong)at * CAP] == hints[BLOCK_ROW(lid)])
+        distances[BLOCK_ROW(lid)] = kept_depth(depth_below(others[lid], slack, bounds));
 }

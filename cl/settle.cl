@@ -17,12 +17,17 @@
  *
  * That bound takes the place of s, and is replaced when the row is read again.
  *
+ * A row that the screen has had, and left to h alone, has in its place -z: how far below the largest C the screen found all others, which
+ * reach_depths in reach.cl moves as components do. Read again, and beyond a reach, it is settled all the same while these cannot come to its
+ * floor (a second bound, as Hamerly's for k-means, 2010).
+ *
  * Where each row's log p(x) is asked for, all rows are read, and that of a settled one follows from the same sum, which is then one of float-floats
  * about the mean itself: its root is off by less than what is allowed for above.
  *
  * LANES work-items share a row, four features at a time; a work-group takes GROUP rows, ROWS at a time.
  */
 #pragma OPENCL FP_CONTRACT OFF
+#include "depths.clh"
 #include "places.clh"
 #include "row_cut.clh"
 #include "squares.clh"
@@ -53,6 +58,23 @@ typedef float part_t;
 #define GROUP 64
 #define ROWS (GROUP / LANES)
 #define AT_ONCE (LANES < 4 ? LANES : 4) // rounds of rows on their way together
+
+// The depth of a row of which `kept` is known, once components have moved; NaN where that is none. Rounding: of z and of what it lost.
+static inline float moved_depth(float kept, __global const float *lost)
+{
+    if (!lost || !(kept <= -1.0f)) return NAN;
+    const float less = lost[depth_bucket(-kept)];
+    return (-kept - less) - 0x1p-22f * (fabs(less) - kept);
+}
+
+// What the upper logit of another must reach: `root` is sqrt(q_h) of a row and its component, as it was summed.
+static inline float row_floor(float root, float rounds, float off_h, float4 ch, float4 bounds)
+{
+    const float g = bounds.y / 16.0f;
+    const float most = root * (1.0f + rounds) + off_h, q = (1.0f + 4.0f * g) * (most * most);
+    const float best = (ch.x - 6.0f * g * ch.w) - q;
+    return floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q)), bounds);
+}
 
 // A lane's part of q of a row and component.
 static inline float lane_sum(__global const row_t *rows, ulong x0, __global const float *m_hi, __global const float *a,
@@ -96,21 +118,24 @@ static inline float q_of(__local const float *part, __global const float *a, uin
 }
 
 // Rows row0 .. row0 + n - 1 of the block, from out0 on of the slice. hints [block rows]; m_hi [k, d]; a: spherical
-// [k, 2], of which the first counts, diagonal [k, d]. constants [k] and bounds of screen.cl; off and nearest of reach.cl.
+// [k, 2], of which the first counts, diagonal [k, d]. constants [k], and at bounds_at bounds, of screen.cl; off and nearest of reach.cl.
 // place [slice rows]: of each row, or SETTLED. list: how many places were taken from either end, which may be more than there are, `room`;
-// and of each place the slice's row and itself, as listed.clh takes them. distances [block rows]: at least s of each row, infinite where the row's
-// component may change; NULL: not kept. moved [k]: ratio, and how far h has moved, since `distances` was written; NULL: they say nothing, as with
-// LOGZ. m_lo, kconst: of refine.cl, and row_logz [slice rows]: log p(x), all rows', which counts of settled ones alone; only with LOGZ.
+// and of each place the slice's row and itself, as listed.clh takes them. distances [block rows]: at least s of each row, or -z, infinite where the
+// row's component may change; NULL: not kept. moved [k]: ratio, how far h has moved, and the least ratio, since `distances` was written; NULL: they
+// say nothing, as with LOGZ. lost [DEPTHS]: what depths have lost meanwhile; NULL: there are none. m_lo, kconst: of refine.cl, and row_logz [slice
+// rows]: log p(x), all rows', which counts of settled ones alone; only with LOGZ.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
-       __global const float *m_hi, __global const float *a, __global const float4 *constants, float4 bounds,
+       __global const float *m_hi, __global const float *a, __global const float4 *constants, uint bounds_at,
        __global const float *off, __global const uint2 *nearest, __global const uint *hints, __global uint *cand_id,
        __global uint *cand_count, __global uint *place, __global uint2 *list, uint room, __global float *distances,
-       __global const float2 *moved, __global const float *m_lo, __global const float4 *kconst, __global float2 *row_logz)
+       __global const float4 *moved, __global const float *lost, __global const float *m_lo, __global const float4 *kconst,
+       __global float2 *row_logz)
 {
     __local part_t part[GROUP * (LANES + 1)];         // [row that is read, lane]
     __local float others[ROWS * NEAREST * LANES];    // [row, other, lane]
     __local float roots[GROUP];                      // of q_h of the rows that are read
+    __local float known[GROUP];                      // of all rows: their distances, as they were
     __local uint passed[GROUP];                      // reaches that they pass
     __local uint reads[GROUP];                       // the rows that are read
     __local uint left[GROUP], looked[GROUP];         // of them, those for the screen, and those to look at
@@ -118,6 +143,7 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     const uint lid = get_local_id(0), slot = lid / LANES, lane = lid % LANES;
     const uint first = get_group_id(0) * GROUP, last = n - 1 - first; // row of the group
     const float rounds = (float)(d + 32) * 0x1p-24f, root_most = sqrt(2.0f * (float)d + 64.0f);
+    const float4 bounds = constants[bounds_at];
 
     if (lid == 0) n_reads = n_left = n_looked = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -125,7 +151,8 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         const uint row = row0 + first + lid, hint = hints[row], h = min(hint, k - 1);
         const float reach = fmin(root_most, as_float(nearest[(ulong)h * (NEAREST + 1)].x));
         float bound = INFINITY;
-        if (moved) bound = fma(moved[h].x, distances[row], moved[h].y) * (1.0f + 0x1p-20f);
+        known[lid] = moved ? distances[row] : INFINITY;
+        if (known[lid] >= 0.0f && moved) bound = fma(moved[h].x, known[lid], moved[h].y) * (1.0f + 0x1p-20f);
         if (hint < k && bound < reach) {
             place[out0 + first + lid] = SETTLED;
             distances[row] = bound;
@@ -157,6 +184,14 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         // Beyond sqrt(Q) no reach says anything, of however few components.
         uint beyond = hint < k && root < root_most ? 0 : NEAREST + 1;
         while (beyond <= NEAREST && !(root < as_float(near[beyond].x))) beyond++;
+        float kept = beyond ? INFINITY : root * (1.0f + rounds);
+        if (lost && beyond && hint < k) {
+            const float z = moved_depth(known[reads[lid]], lost), upper = bounds.z - z;
+            if (upper + 0x1p-22f * (fabs(bounds.z) + z) < row_floor(root, rounds, off[h], constants[h], bounds)) {
+                beyond = 0;
+                kept = kept_depth(z);
+            }
+        }
         roots[lid] = root;
         passed[lid] = beyond;
         if (beyond == 0)
@@ -166,7 +201,7 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         else
             left[atomic_inc(&n_left)] = at;
         // Each is written once: those of rows to look at below.
-        if (distances && (beyond == 0 || beyond > NEAREST)) distances[row] = beyond ? INFINITY : root * (1.0f + rounds);
+        if (distances && (beyond == 0 || beyond > NEAREST)) distances[row] = kept;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint done = 0; done < n_looked; done += ROWS) {
@@ -179,11 +214,7 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, near[i].y, d, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         if (lane == 0 && within) {
-            const float g = bounds.y / 16.0f;
-            const float4 ch = constants[h];
-            const float root_h = roots[r] * (1.0f + rounds) + off[h], q_h = (1.0f + 4.0f * g) * (root_h * root_h);
-            const float best = (ch.x - 6.0f * g * ch.w) - q_h;
-            const float floor_v = floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q_h)), bounds);
+            const float g = bounds.y / 16.0f, floor_v = row_floor(roots[r], rounds, off[h], constants[h], bounds);
             const uint at = out0 + first + reads[r];
             uint stay = 0; // a bit each
             for (uint i = 0; i < all; i++) {

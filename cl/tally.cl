@@ -4,9 +4,7 @@
  *   total[i] += part[0, i] + part[1, i] + ..., slots in order     part [slots, count], total [count]: of superchunks, and of those done
  *   out[line] = total[line] with the sums of squares added up     [., 2 d + 1] to [., d + 2]
  */
-#include "ff.clh"
-
-#define NARROW 64 // work-items of a line
+#include "narrow.clh"
 
 // Adds the first `slots` slots of part [., count] to total [count], in order; `move`: slot `slots` becomes slot 0.
 __kernel void fold(__global float2 *part, __global float2 *total, ulong count, uint slots, uint move)
@@ -27,18 +25,10 @@ narrow(__global const float2 *total, uint line0, uint d, __global float2 *out)
     __local ff part[NARROW];
     const uint lid = get_local_id(0), line = get_group_id(0);
     __global const float2 *in = total + (line0 + line) * (2ul * d + 1);
-    ff sum = (ff)(0.0f, 0.0f);
     out += line * (d + 2ul);
-    for (uint f = lid; f < d; f += NARROW) {
-        out[f] = in[f];
-        sum = ff_sum(sum, in[d + f]);
-    }
-    part[lid] = sum;
-    for (uint step = NARROW / 2; step > 0; step /= 2) {
-        barrier(CLK_LOCAL_MEM_FENCE);
-        if (lid < step) part[lid] = ff_sum(part[lid], part[lid + step]);
-    }
+    for (uint f = lid; f < d; f += NARROW) out[f] = in[f];
+    const ff sum = sum_of_squares(in, d, lid, part);
     if (lid > 0) return;
-    out[d] = part[0];
+    out[d] = sum;
     out[d + 1] = in[2 * d];
 }

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 13
+#define FGMM_BACKEND_ABI 14
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -126,6 +126,9 @@ typedef struct fgmm_params {
     fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
     int careful;        /* 1: nothing that fgmm_sums.imprecise was set for */
     int hard;           /* 1: responsibility 1 for the best component, 0 for the others (k-means) */
+    /* 1: the next pass is likely to be of what an M-step, which adds reg_covar to variances, makes of this one's sums: a backend may begin with it. */
+    int followed;
+    double reg_covar;
 } fgmm_params;
 
 /* The finite stand-in for log 0. */

@@ -156,6 +156,8 @@ fgmm_status fgmm_estep_pass(fgmm_context *ctx, fgmm_feed *feed, const char *stag
                   : choice->cut > 0                ? choice->cut
                                                    : usual_cut;
     params->hard = hard;
+    params->followed = stats->followed;
+    params->reg_covar = stats->reg_covar;
     params->careful = fgmm_feed_once(feed) || choice->careful > 0;
     if (choice->careful > 0) choice->careful--;
     params->sum_centres = stats->about_means ? model->means : stats->centres;

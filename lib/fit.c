@@ -244,6 +244,9 @@ static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     else
         FGMM_TRY(fgmm_stats_over(fit->ctx, &fit->stats, model));
     fit->stats->group = fit->group;
+    fit->stats->followed =
+        !fit->options->freeze && !fit->constraints && !fit->group && model->n_iter + 1 < fit->max_iter;
+    fit->stats->reg_covar = fit->reg_covar;
     return FGMM_OK;
 }
 

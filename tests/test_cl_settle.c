@@ -402,6 +402,92 @@ START_TEST(guesses_settle_at_the_ends) {
 }
 END_TEST
 
+static void move_little(problem *p, int pass) {
+    for (int64_t i = 0; i < p->k * p->d; i++) p->means[i] += 1e-4 * sin((double)(i + pass));
+}
+
+/* Each of PASSES passes over one block, whose sums are then in got, and rows that were not settled in left. */
+static void run_passes(problem *p, int64_t from, void (*move)(problem *p, int pass), result *got, double *left) {
+    size_t cells = (size_t)(p->k * p->d) * 8;
+    double *means = get(cells), *variances = get(cells);
+    char *data = stored(p, p->type, size_of(p->type), p->d);
+    fgmm_block *block = put(p, &(layout){.type = p->type, .stride = p->d, .kept = 1}, data, 0, p->n);
+    int64_t usual = device->settle_from;
+    memcpy(means, p->means, cells);
+    memcpy(variances, p->variances, cells);
+    device->settle_from = from;
+    for (int pass = 0; pass < PASSES; pass++) {
+        if (pass) move(p, pass);
+        OK(backend->begin(device, &p->params));
+        device->engine->settle_wait = device->engine->settle_rest = 0;
+        got[pass] = result_new(p);
+        OK(backend->estep(device, block, NULL));
+        OK(backend->collect(device, &got[pass].sums));
+        left[pass] = device->engine->left_over;
+    }
+    device->settle_from = usual;
+    memcpy(p->means, means, cells);
+    memcpy(p->variances, variances, cells);
+    backend->release(device, block);
+    free(data);
+    free(variances);
+    free(means);
+}
+
+/* All by a tenth of a deviation, in one direction: of rows between two components those of one side come to the other, and bounds lose most. */
+static void move_along(problem *p, int pass) {
+    (void)pass;
+    for (int64_t i = 0; i < p->k * p->d; i++) p->means[i] += 0.1 * cos((double)(i % p->d)) * sqrt(2.0 / (double)p->d);
+}
+
+/* Two groups of components, those of one all as far from each other, where about every other row has a second candidate. */
+static problem simplices(int64_t n, int64_t k, int diag) {
+    int64_t half = k / 2, d = half;
+    problem p = problem_new(n, k, d, diag);
+    for (int64_t c = 0; c < k; c++)
+        for (int64_t f = 0; f < d; f++) p.means[c * d + f] = (c < half ? 0.0 : 50.0) + (c % half == f ? 6.0 : 0.0);
+    for (int64_t i = 0; i < k * (diag ? d : 1); i++) p.variances[i] = 1.0;
+    for (int64_t i = 0; i < n * d; i++) p.x[i] = (float)(p.means[i / d % k * d + i % d] + normal());
+    return p;
+}
+
+/* Components so near to each other that most rows lie beyond more reaches than are looked at. What the screen finds of such rows in one pass settles them
+ * in those after it while components move little; and of any moves the sums are those that a screen each time gives, to the bit. Of hard passes, where a
+ * row has one candidate however near the next, the bounds are tight. */
+START_TEST(depths_settle) {
+    static const int64_t features[] = {48, 48, 20, 2, 3, 17, 130};
+    if (!takes((size_t)_i)) return;
+    static const double spreads[] = {1.6, 1.9, 0.0, 4.0, 2.0, 1.0, 0.7}; /* of means, in deviations */
+    int which = _i / 2, counted = which < 2, along = which == 2;
+    int64_t k = counted ? 60 : along ? 40 : 90, d = features[which], n = sized(4000, k, d);
+    problem p = along ? simplices(n, k, _i % 2) : clusters(n, k, d, _i % 2, spreads[which], 1.0, 0.0);
+    p.type = FGMM_F32;
+    result got[2][PASSES];
+    double left[2][PASSES];
+    for (int settles = 0; settles < 2; settles++) {
+        finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+        p.params.summed = 1;
+        p.params.hard = !counted && !along && _i % 4 < 2;
+        run_passes(&p, settles ? 0 : INT64_MAX,
+                   counted ? move_little
+                   : along ? move_along
+                           : move_on,
+                   got[settles], left[settles]);
+    }
+    for (int pass = 0; pass < PASSES; pass++) {
+        char what[64];
+        snprintf(what, sizeof what, "D = %d, diag %d, pass %d", (int)d, p.diag, pass);
+        same_bits(&p, &got[0][pass], &got[1][pass], what);
+        for (int settles = 0; settles < 2; settles++) result_free(&got[settles][pass]);
+    }
+    double first = left[1][1], last = left[1][PASSES - 1], rows = (double)n;
+    /* Warps screen without telling how far others lie. */
+    if (counted && n >= 1000 && device->has_matrix != CL_MATRIX_WARPS)
+        ck_assert_msg(first > 0.3 * rows && last < 0.1 * first, "%g rows left, then %g", first, last);
+    problem_free(&p);
+}
+END_TEST
+
 /* Where too few rows can be, that is tried more and more rarely: here, where none can, in passes 1, 2, 4, 8, 16. */
 START_TEST(settling_rests) {
     problem p = clusters(sized(3000, 20, 8), 20, 8, 0, 0.2, 1.0, 0.0);
@@ -437,6 +523,7 @@ static void add_tests(TCase *tests) {
     tcase_add_test(tests, guesses_settle);
     tcase_add_test(tests, guesses_settle_at_the_ends);
     tcase_add_test(tests, settling_rests);
+    tcase_add_loop_test(tests, depths_settle, 0, 14);
 }
 
 int main(void) {

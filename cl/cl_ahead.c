@@ -1,0 +1,243 @@
+/*
+ * The next pass's beginning, while the host still makes its parameters. The host needs the sums, its M-step and what it checks for some 0.2 ms, and
+ * more where K D is large, in which the device would wait. So it makes an M-step of its own (ahead.cl), finds the reaches of that and settles
+ * rows. When parameters come that are the same to the bit, in what the device keeps of them, which the host finds from a hash of each component's,
+ * that is done, and they need not be sent either; else the pass begins as if nothing had been. Sums have the same bits either way, for settling only
+ * says where products can be spared, and is safe where the host's constants lie within those that were made (cl_ahead_matches, cl_ahead_bounds).
+ *
+ * It is told of a pass that an M-step follows (fgmm_params.followed), so it is left to fits; and it is for rows that stay in one buffer, all
+ * components alive, and a likelihood from the sums. What it takes is built when a fit first comes to it, in the third pass or so.
+ */
+#include "cl_forms.h"
+#include "cl_program.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MOST_REST = 8 /* as of cl_settle.c */ };
+
+static fgmm_status run_means(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    cl_kernel kernel = NULL;
+    size_t k = engine->k, cells = (k * engine->d + 3) * sizeof(float), local = 64 /* NARROW */, global = k * local;
+    double reg_covar = engine->params.reg_covar;
+    CL_TRY(cl_room_fit(device, &engine->mean_hi, cells, "the means"));
+    CL_TRY(cl_room_fit(device, &engine->inverse, engine->diag ? cells : (2 * k + 3) * sizeof(float),
+                       "the inverse variances"));
+    CL_TRY(cl_room_fit(device, &engine->off, (k + 3) * sizeof(float), "the components' reaches"));
+    CL_TRY(cl_room_fit(device, &ahead->terms, k * 2 * sizeof(double), "parameters made ahead"));
+    CL_TRY(cl_room_fit(device, &ahead->tells, (k + 1) * sizeof(cl_told), "parameters made ahead"));
+    CL_TRY(cl_kernel_get(device, &kernel, "ahead", engine->diag ? "-DDIAG=1" : "", "ahead_means"));
+    return CL_RUN(device, kernel, "means made ahead", 1, &global, &local, CL_ARG(engine->sparse.total.mem),
+                  CL_ARG(engine->d), CL_ARG(reg_covar), CL_ARG(engine->last_hi.mem), CL_ARG(engine->mean_hi.mem),
+                  CL_ARG(engine->mean_lo.mem), CL_ARG(ahead->rest.mem), CL_ARG(engine->inverse.mem),
+                  CL_ARG(engine->off.mem), CL_ARG(ahead->terms.mem), CL_ARG(ahead->tells.mem));
+}
+
+fgmm_status cl_ahead_constants(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    cl_kernel kernel = NULL;
+    size_t group = 64 /* NARROW */, every = cl_round_up(engine->k, group);
+    cl_float log_cut = engine->log_cut, g16 = engine->bounds.s[1];
+    CL_TRY(
+        cl_room_fit(device, &engine->screen_c, ((size_t)engine->kp + 1) * sizeof(cl_float4), "the screen's constants"));
+    CL_TRY(cl_kernel_get(device, &kernel, "ahead", engine->diag ? "-DDIAG=1" : "", "ahead_constants"));
+    CL_TRY(CL_RUN(device, kernel, "constants made ahead", 1, &every, &group, CL_ARG(engine->k), CL_ARG(engine->kp),
+                  CL_ARG(log_cut), CL_ARG(g16), CL_ARG(ahead->terms.mem), CL_ARG(engine->last_c.mem),
+                  CL_ARG(engine->last_off.mem), CL_ARG(engine->off.mem), CL_ARG(engine->moved.mem),
+                  CL_ARG(engine->screen_c.mem), CL_ARG(ahead->tells.mem)));
+    return cl_read_begin(device, &ahead->arrival, ahead->tells.mem, 0, ((size_t)engine->k + 1) * sizeof(cl_told),
+                         "parameters made ahead");
+}
+
+/* Parameters go where the last ones were, which are then what these have moved from. */
+static fgmm_status begin(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    fgmm_block *rows = &ahead->rows;
+    cl_keep_last(engine);
+    ahead->exact_of = 0; /* rest is about to change */
+    engine->now = engine->last;
+    engine->now.number = ++device->generations;
+    engine->reached = engine->prepared = 0;
+    ahead->made = 1;
+    CL_TRY(run_means(device));
+    CL_TRY(cl_settle_ahead(device, rows));
+    /* Of some rows what is known is of those parameters from here on, and of the others not yet, which only a pass with them goes on from. */
+    rows->distances_of = 0;
+    if (ahead->whole)
+        cl_stretch_tell(rows->stretch, rows);
+    else
+        ahead->block->distances_of = 0;
+    ahead->log_cut = engine->log_cut;
+    return FGMM_OK;
+}
+
+/* Whether the sums of this pass are all that an M-step needs, and its rows such as will be settled. */
+static int suits(const fgmm_device *device) {
+    const cl_engine *engine = device->engine;
+    const cl_ahead *ahead = &engine->ahead;
+    return engine->params.followed && ahead->exact_of && ahead->exact_of == engine->now.number && ahead->noted &&
+           ahead->block && ahead->rows.distances_of == engine->now.number && !engine->lower && !engine->dense.started &&
+           engine->tried > 0.0 && engine->left_over < 0.5 * engine->tried;
+}
+
+fgmm_status cl_ahead_begin(fgmm_device *device) {
+    if (!suits(device)) return FGMM_OK;
+    device->group_refused = 0;
+    fgmm_status status = begin(device);
+    if (status == FGMM_OK) return FGMM_OK;
+    const char *refused = cl_refusal(device, status);
+    clFinish(device->queue); /* what was begun reads the caller's rows */
+    cl_ahead_miss(device);
+    if (!refused && status != FGMM_ERR_MEMORY) return status;
+    cl_forget(device);
+    cl_ahead_free(device);
+    if (!refused) return FGMM_OK;
+    device->has_ahead = 0;
+    device->host.log(device->host.user, FGMM_LOG_WARNING,
+                     "%s: it waits for the host between passes: the kernels that go on meanwhile do not %s",
+                     device->name, refused);
+    return FGMM_OK;
+}
+
+void cl_ahead_drop(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    ahead->settled = 0;
+    if (!ahead->made) return;
+    (void)cl_arrival_wait(&ahead->arrival);
+    (void)cl_arrival_wait(&engine->taken);
+    ahead->made = 0;
+    ahead->told = NULL;
+    engine->now = (cl_generation){0};
+    engine->reached = 0;
+}
+
+void cl_ahead_miss(fgmm_device *device) {
+    cl_ahead *ahead = &device->engine->ahead;
+    ahead->rests = ahead->rests ? 2 * ahead->rests : 1;
+    if (ahead->rests > MOST_REST) ahead->rests = MOST_REST;
+    ahead->waits = ahead->rests;
+    cl_ahead_drop(device);
+}
+
+void cl_ahead_note(cl_engine *engine, fgmm_block *block, const fgmm_block *rows) {
+    cl_ahead *ahead = &engine->ahead;
+    if (ahead->noted) return;
+    ahead->noted = 1;
+    ahead->block = block;
+    ahead->whole = rows != block;
+    ahead->rows = *rows;
+}
+
+void cl_ahead_leave(fgmm_device *device, const fgmm_block *block) {
+    cl_engine *engine = device->engine;
+    if (!engine) return;
+    cl_ahead *ahead = &engine->ahead;
+    if (!ahead->block || (block != ahead->block && (!block->stretch || block->stretch != ahead->block->stretch)))
+        return;
+    if (ahead->made) clFinish(device->queue); /* the caller's buffer is the caller's again */
+    cl_ahead_drop(device);
+    ahead->block = NULL;
+}
+
+void cl_ahead_free(fgmm_device *device) {
+    cl_ahead *ahead = &device->engine->ahead;
+    cl_room_free(device, &ahead->rest);
+    cl_room_free(device, &ahead->terms);
+    cl_room_free(device, &ahead->tells);
+    cl_arrival_free(device, &ahead->arrival);
+}
+
+/* ---- the parameters that come ---- */
+
+/* Whether parameters for these rows may be made ahead: those that come now, or those after them. */
+static int may_be_made(const fgmm_device *device, const fgmm_block *block) {
+    const cl_engine *engine = device->engine;
+    return engine->alone && !engine->near && !engine->params.hard && !block->centre && block->hinted &&
+           block->distances && (int64_t)engine->k == engine->params.k && cl_settle_pays(device, block);
+}
+
+int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block) {
+    const cl_engine *engine = device->engine;
+    return device->has_ahead && engine->params.followed && !engine->ahead.waits && may_be_made(device, block);
+}
+
+fgmm_status cl_ahead_send_rest(fgmm_device *device, const cl_split_values *split) {
+    cl_engine *engine = device->engine;
+    size_t cells = engine->k * engine->d;
+    float *rest = cl_take(engine, cells);
+#pragma omp parallel for num_threads(cl_threads(device, cells))
+    for (size_t i = 0; i < cells; i++)
+        rest[i] = (float)(split->values[i] - (double)split->hi[i] - (double)split->lo[i]);
+    CL_TRY(cl_send_taken(device, &engine->ahead.rest, rest, cells, "the means"));
+    engine->ahead.sent = 1;
+    return FGMM_OK;
+}
+
+/* Whether such parameters may be those. */
+static int may_come(const fgmm_device *device, const fgmm_block *block) {
+    const cl_engine *engine = device->engine;
+    const cl_ahead *ahead = &engine->ahead;
+    const fgmm_block *rows = &ahead->rows;
+    return engine->params.engine != FGMM_ENGINE_DENSE && engine->now.k == engine->k && engine->now.d == engine->d &&
+           engine->now.diag == engine->diag && may_be_made(device, block) && engine->log_cut == ahead->log_cut &&
+           block->rows == rows->rows && block->offset == rows->offset && block->pitch == rows->pitch &&
+           block->n == rows->n && block->first_row == rows->first_row && block->hints == rows->hints &&
+           block->distances == rows->distances;
+}
+
+fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block) {
+    cl_ahead *ahead = &device->engine->ahead;
+    if (!ahead->made || ahead->told) return FGMM_OK;
+    if (!may_come(device, block)) {
+        cl_ahead_miss(device);
+        return FGMM_OK;
+    }
+    fgmm_status status = cl_read_end(device, &ahead->arrival, "parameters made ahead");
+    if (status == FGMM_OK)
+        ahead->told = ahead->arrival.pinned.at;
+    else
+        cl_ahead_miss(device);
+    return status;
+}
+
+/* As in ahead.cl: of two floats that the device keeps for feature f. */
+static uint64_t mark(float hi, float lo, size_t f, uint64_t by) {
+    uint32_t upper, lower;
+    memcpy(&upper, &hi, sizeof upper);
+    memcpy(&lower, &lo, sizeof lower);
+    uint64_t x = (((uint64_t)upper << 32 | lower) + (f + 1) * UINT64_C(0x9e3779b97f4a7c15)) * by;
+    x = (x ^ x >> 32) * UINT64_C(0xbf58476d1ce4e5b9);
+    return x ^ x >> 29;
+}
+
+int cl_ahead_matches(const cl_engine *engine, size_t i, const float *constants) {
+    const fgmm_params *params = &engine->params;
+    const cl_told *told = &engine->ahead.told[i];
+    size_t d = engine->d;
+    const double *means = params->means + i * d, *a = params->half_inv_var + (engine->diag ? i * d : i);
+    uint64_t bits = 0;
+    double square = 0.0; /* of off */
+    float hi, lo;
+    for (size_t f = 0; f < d; f++) {
+        double own = a[engine->diag ? f : 0];
+        hi = (float)means[f];
+        lo = (float)(means[f] - (double)hi);
+        bits += mark(hi, lo, f, UINT64_C(0x94d049bb133111eb));
+        if (engine->diag) bits += mark((float)own, 0.0f, f, UINT64_C(0xc2b2ae3d27d4eb4f));
+        square += own * (double)lo * (double)lo;
+    }
+    cl_split(a[0], &hi, &lo);
+    int same = bits == told->bits && (engine->diag || (hi == told->a_hi && lo == told->a_lo));
+    return same && told->c1 <= constants[0] && told->c2 >= constants[1] && told->m >= constants[3] &&
+           told->off >= (float)sqrt(square);
+}
+
+int cl_ahead_bounds(const cl_engine *engine) {
+    const cl_told *told = &engine->ahead.told[engine->k];
+    return told->c1 >= engine->bounds.s[2] && told->c2 >= engine->bounds.s[3];
+}
