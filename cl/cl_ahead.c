@@ -14,13 +14,11 @@
 #include <math.h>
 #include <string.h>
 
-enum { MOST_REST = 8 /* as of cl_settle.c */ };
-
 static fgmm_status run_means(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_ahead *ahead = &engine->ahead;
     cl_kernel kernel = NULL;
-    size_t k = engine->k, cells = (k * engine->d + 3) * sizeof(float), local = 64 /* NARROW */, global = k * local;
+    size_t k = engine->k, cells = (k * engine->d + 3) * sizeof(float), local = CL_NARROW, global = k * local;
     double reg_covar = engine->params.reg_covar;
     CL_TRY(cl_room_fit(device, &engine->mean_hi, cells, "the means"));
     CL_TRY(cl_room_fit(device, &engine->inverse, engine->diag ? cells : (2 * k + 3) * sizeof(float),
@@ -39,7 +37,7 @@ fgmm_status cl_ahead_constants(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_ahead *ahead = &engine->ahead;
     cl_kernel kernel = NULL;
-    size_t group = 64 /* NARROW */, every = cl_round_up(engine->k, group);
+    size_t group = CL_NARROW, every = cl_round_up(engine->k, group);
     cl_float log_cut = engine->log_cut, g16 = engine->bounds.s[1];
     CL_TRY(
         cl_room_fit(device, &engine->screen_c, ((size_t)engine->kp + 1) * sizeof(cl_float4), "the screen's constants"));
@@ -118,8 +116,7 @@ void cl_ahead_drop(fgmm_device *device) {
 
 void cl_ahead_miss(fgmm_device *device) {
     cl_ahead *ahead = &device->engine->ahead;
-    ahead->rests = ahead->rests ? 2 * ahead->rests : 1;
-    if (ahead->rests > MOST_REST) ahead->rests = MOST_REST;
+    ahead->rests = cl_next_rest(ahead->rests);
     ahead->waits = ahead->rests;
     cl_ahead_drop(device);
 }

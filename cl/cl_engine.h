@@ -17,20 +17,22 @@
 #include "cl_tuning.h"
 
 enum {
-    CL_CAP = 16,           /* candidates of a row before it is left to the dense engine */
-    CL_DEPTH_TILE = 16,    /* the largest DT of screen.cl */
-    CL_MATRIX_ROWS = 128,  /* rows, and work-items, of a group of screen_mma.cl */
-    CL_MATRIX_CHUNK = 4,   /* CHUNK of screen_mma.cl */
-    CL_GROUP_ROWS = 128,   /* TR of screen_wgmma.cl: rows of a work-group */
-    CL_GROUP_COLUMNS = 64, /* TC, components of a tile there; outputs of a tile of screen_full_wgmma.cl */
-    CL_FULL_ROWS = 192,    /* TR of screen_full_wgmma.cl */
-    CL_FULL_STEPS = 8,     /* the most STEPS there */
-    CL_FULL_CONSTANTS = 8, /* floats of a component's constants there */
-    CL_DISTANCE_SIDE = 8,  /* SIDE of distance_tile.clh: a work-group is so many items square */
-    CL_DISTANCE_TILE = 32, /* TILE */
-    CL_SCAN_EACH = 16,     /* EACH of scan.cl: elements a work-item scans */
-    CL_DENSE_WIDTH = 1024, /* components of a dense tile */
-    CL_PAIRS_COLUMNS = 128 /* components of a work-group of near_logits.clh */
+    CL_CAP = 16,            /* candidates of a row before it is left to the dense engine */
+    CL_DEPTH_TILE = 16,     /* the largest DT of screen.cl */
+    CL_MATRIX_ROWS = 128,   /* rows, and work-items, of a group of screen_mma.cl */
+    CL_MATRIX_CHUNK = 4,    /* CHUNK of screen_mma.cl */
+    CL_GROUP_ROWS = 128,    /* TR of screen_wgmma.cl: rows of a work-group */
+    CL_GROUP_COLUMNS = 64,  /* TC, components of a tile there; outputs of a tile of screen_full_wgmma.cl */
+    CL_FULL_ROWS = 192,     /* TR of screen_full_wgmma.cl */
+    CL_FULL_STEPS = 8,      /* the most STEPS there */
+    CL_FULL_CONSTANTS = 8,  /* floats of a component's constants there */
+    CL_DISTANCE_SIDE = 8,   /* SIDE of distance_tile.clh: a work-group is so many items square */
+    CL_DISTANCE_TILE = 32,  /* TILE */
+    CL_SCAN_EACH = 16,      /* EACH of scan.cl: elements a work-item scans */
+    CL_DENSE_WIDTH = 1024,  /* components of a dense tile */
+    CL_PAIRS_COLUMNS = 128, /* components of a work-group of near_logits.clh */
+    CL_NARROW = 64,         /* NARROW of narrow.clh: work-items of a component */
+    CL_MOST_REST = 8        /* passes that what did not pay is left alone for, at most */
 };
 
 /* Multiply-adds of a launch of distances: well under 100 ms on a slow GPU. */
@@ -372,6 +374,11 @@ typedef enum cl_turn { CL_TURN_ALONE, CL_TURN_LATER, CL_TURN_WHOLE } cl_turn;
 cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *whole);
 void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole); /* what came of it */
 fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first that waits; NULL: none */
+
+/* So many after `rest` the last time: 1, 2, 4, 8, 8, ... */
+static inline int cl_next_rest(int rest) {
+    return rest == 0 ? 1 : rest < CL_MOST_REST ? 2 * rest : CL_MOST_REST;
+}
 
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
 /* Finds the reaches of these parameters, unless they are known or the device goes without: engine->reached. */

@@ -14,7 +14,6 @@
 #include <stdio.h>
 
 enum {
-    MOST_REST = 8,
     MOST_TIMES = 8, /* a slice may have so many times the rows that there are places */
     MOST_ALONE = 2, /* and so many where one work-item sums all of a component's */
     TILE = 32,      /* of reach.cl, as is SIDE */
@@ -103,7 +102,7 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     cl_room *const rooms[] = {&engine->nearest, &engine->moved, &engine->lost, &engine->place, &engine->left};
     engine->settling = engine->reached = 0;
     engine->tried = 0.0;
-    engine->settle_wait = engine->settle_rest = MOST_REST;
+    engine->settle_wait = engine->settle_rest = CL_MOST_REST;
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     block->distances_of = 0;
     if (!block->stretch) {
@@ -271,7 +270,6 @@ void cl_settle_learn(fgmm_device *device) {
     cl_engine *engine = device->engine;
     if (!(engine->tried > 0.0)) return;
     double cost = worthwhile * engine->tried + (double)(rows_from(device) / 4) * (double)engine->k;
-    int rest = engine->settle_rest ? 2 * engine->settle_rest : 1;
-    engine->settle_rest = engine->tried - engine->left_over > cost ? 0 : rest < MOST_REST ? rest : MOST_REST;
+    engine->settle_rest = engine->tried - engine->left_over > cost ? 0 : cl_next_rest(engine->settle_rest);
     engine->settle_wait = engine->settle_rest;
 }

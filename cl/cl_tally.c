@@ -110,7 +110,6 @@ typedef struct reading {
     size_t width, step;
     cl_tally_add *add;
     fgmm_sums *out;
-    int last; /* of a pass's sums: the device may go on once they are on their way */
 } reading;
 
 static size_t lines_of(const reading *r, size_t piece) {
@@ -118,25 +117,23 @@ static size_t lines_of(const reading *r, size_t piece) {
     return left < r->step ? left : r->step;
 }
 
-static fgmm_status go_on(fgmm_device *device, const reading *r, size_t asked) {
-    return r->last && asked == r->tally->lines ? cl_ahead_begin(device) : FGMM_OK;
-}
-
 static fgmm_status ask_lines(fgmm_device *device, void *user, size_t piece, cl_arrival *out) {
     cl_engine *engine = device->engine;
     const reading *r = user;
     size_t row = r->width * sizeof(cl_float2), line = piece * r->step, count = lines_of(r, piece);
-    size_t local = 64 /* NARROW of narrow.clh */, global = count * local;
+    size_t local = CL_NARROW, global = count * local, at = line * row;
     cl_uint line0 = (cl_uint)line;
-    if (!r->narrow) {
-        CL_TRY(cl_read_begin(device, out, r->tally->total.mem, line * row, count * row, "reading the sums"));
-        return go_on(device, r, line + count);
+    cl_mem from = r->tally->total.mem;
+    if (r->narrow) {
+        CL_TRY(cl_room_fit(device, &engine->narrow, r->step * row, "the sums"));
+        CL_TRY(CL_RUN(device, r->narrow, "summing squares", 1, &global, &local, CL_ARG(from), CL_ARG(line0),
+                      CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
+        from = engine->narrow.mem;
+        at = 0;
     }
-    CL_TRY(cl_room_fit(device, &engine->narrow, r->step * row, "the sums"));
-    CL_TRY(CL_RUN(device, r->narrow, "summing squares", 1, &global, &local, CL_ARG(r->tally->total.mem), CL_ARG(line0),
-                  CL_ARG(engine->d), CL_ARG(engine->narrow.mem)));
-    CL_TRY(cl_read_begin(device, out, engine->narrow.mem, 0, count * row, "reading the sums"));
-    return go_on(device, r, line + count);
+    CL_TRY(cl_read_begin(device, out, from, at, count * row, "reading the sums"));
+    /* All that the M-step takes is on its way: the device may go on. */
+    return r->tally == &engine->sparse && line + count == r->tally->lines ? cl_ahead_begin(device) : FGMM_OK;
 }
 
 static void add_lines(fgmm_device *device, void *user, size_t piece, const void *from) {
@@ -148,27 +145,25 @@ static void add_lines(fgmm_device *device, void *user, size_t piece, const void 
 }
 
 static fgmm_status collect(fgmm_device *device, cl_tally *tally, cl_kernel narrow, size_t width, cl_tally_add *add,
-                           fgmm_sums *out, int last) {
+                           fgmm_sums *out) {
     size_t lines = tally->lines, row = width * sizeof(cl_float2), fit = READ_BYTES / row;
     if (fit < LEAST_LINES) fit = WIDE_READ_BYTES / row < LEAST_LINES ? WIDE_READ_BYTES / row : LEAST_LINES;
-    reading r = {tally, narrow, width, fit < 1 ? 1 : fit < lines ? fit : lines, add, out, last};
+    reading r = {tally, narrow, width, fit < 1 ? 1 : fit < lines ? fit : lines, add, out};
     CL_TRY(finish(device, tally));
     size_t ahead = r.step * row > READ_BYTES ? 2 : CL_PIECES;
     return cl_read_pieces(device, (lines + r.step - 1) / r.step, ahead, ask_lines, add_lines, &r, "reading the sums");
 }
 
 fgmm_status cl_tally_collect(fgmm_device *device, cl_tally *tally, cl_tally_add *add, fgmm_sums *out) {
-    return tally->started ? collect(device, tally, NULL, tally->width, add, out, 0) : FGMM_OK;
+    return tally->started ? collect(device, tally, NULL, tally->width, add, out) : FGMM_OK;
 }
 
 fgmm_status cl_tally_collect_components(fgmm_device *device, cl_tally *tally, fgmm_sums *out) {
     const cl_engine *engine = device->engine;
     cl_kernel narrow = NULL;
-    int last = tally == &engine->sparse;
-    if (!tally->started) return FGMM_OK;
-    if (engine->diag) return collect(device, tally, NULL, tally->width, add_diag, out, last);
+    if (engine->diag || !tally->started) return cl_tally_collect(device, tally, add_diag, out);
     CL_TRY(cl_kernel_get(device, &narrow, "tally", "", "narrow"));
-    return collect(device, tally, narrow, (size_t)engine->d + 2, add_narrow, out, last);
+    return collect(device, tally, narrow, (size_t)engine->d + 2, add_narrow, out);
 }
 
 void cl_tally_free(fgmm_device *device, cl_tally *tally) {

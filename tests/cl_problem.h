@@ -240,6 +240,15 @@ static inline fgmm_block *put(const problem *p, const layout *how, const char *d
     return block;
 }
 
+/* All rows in blocks of so many. @return how many are held */
+static inline int64_t put_all(const problem *p, const layout *how, const char *data, int64_t block_rows,
+                              fgmm_block **held) {
+    int64_t count = 0;
+    for (int64_t first = 0; first < p->n; first += block_rows)
+        held[count++] = put(p, how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
+    return count;
+}
+
 static inline int64_t sized(int64_t n, int64_t k, int64_t d) {
     double most = scale_limit / (double)(k * d);
     return (double)n <= most ? n : most < 8 ? 8 : (int64_t)most;

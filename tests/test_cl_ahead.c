@@ -51,14 +51,6 @@ static fgmm_model *model_of(const problem *p) {
     return model;
 }
 
-static int64_t put_all(const problem *p, const char *data, int64_t block_rows, fgmm_block **held) {
-    layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
-    int64_t count = 0;
-    for (int64_t first = 0; first < p->n; first += block_rows)
-        held[count++] = put(p, &how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
-    return count;
-}
-
 static void change(const problem *p, fgmm_model *model, surprise what) {
     if (what == ANOTHER_MEAN) model->means[p->k * p->d - 1] *= 1.0 + 1e-12;
     if (what == ANOTHER_VARIANCE) model->covariances[0] *= 1.0 + (p->diag ? 1e-6 : 1e-12);
@@ -74,7 +66,8 @@ static trace run(problem *p, int64_t block_rows, int followed, surprise what, in
     trace out = {{0}, {0}};
     int64_t usual = device->settle_from;
     char *data = stored(p, p->type, size_of(p->type), p->d);
-    int64_t n_blocks = put_all(p, data, block_rows, held);
+    layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
+    int64_t n_blocks = put_all(p, &how, data, block_rows, held);
     fgmm_model *model = model_of(p);
     device->settle_from = 0;
     for (int pass = 0; pass < PASSES; pass++) {
@@ -100,7 +93,7 @@ static trace run(problem *p, int64_t block_rows, int followed, surprise what, in
         }
         if (surprised && what == ROWS_COME_AGAIN) {
             for (int64_t i = 0; i < n_blocks; i++) backend->release(device, held[i]);
-            n_blocks = put_all(p, data, block_rows, held);
+            n_blocks = put_all(p, &how, data, block_rows, held);
         }
         if (surprised && what == A_PASS_IS_GIVEN_UP) {
             OK(backend->begin(device, &prepared.params));
@@ -116,6 +109,7 @@ static trace run(problem *p, int64_t block_rows, int followed, surprise what, in
         int64_t limit = device->limit_bytes;
         if (surprised && what == MEMORY_ENDS) {
             cl_room_free(device, &device->engine->ahead.tells);
+            cl_spares_free(device); /* which would make way */
             device->limit_bytes = device->bytes;
         }
         OK(backend->collect(device, &sums));
@@ -187,45 +181,40 @@ START_TEST(the_same_model_comes) {
 }
 END_TEST
 
+/* The same of 20 clusters, in blocks where there are rows for some. */
+static void same_with(surprise what, int when, int64_t d, int diag, double spread, unsigned expected,
+                      const char *name) {
+    int64_t n = sized(3000, 20, d);
+    if (n < 200) return; /* of which some component would have no rows */
+    problem p = clusters(n, 20, d, diag, spread, 1.0, 0.0);
+    p.type = FGMM_F32;
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    same_traces(&p, n > 2048 ? 1024 : n, what, when, expected, name);
+    problem_free(&p);
+}
+
 /* Anything else than what was expected is taken as if nothing had been. */
 START_TEST(another_model_comes) {
     static const char *const names[] = {"nothing", "mean",      "variance",        "weight",  "cut",
                                         "reg",     "rows told", "rows come again", "given up"};
     surprise what = (surprise)(_i / 2);
-    int64_t n = sized(3000, 20, 17);
-    if (!takes((size_t)_i) || n < 200) return; /* of which some component would have no rows */
-    problem p = clusters(n, 20, 17, _i % 2, 9.0, 1.0, 0.0);
-    p.type = FGMM_F32;
-    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    if (!takes((size_t)_i)) return;
     /* What the pass after is to be told from, the next one sends; at once where this was what had been expected. */
     unsigned lost = what == NOTHING ? 0u : what == A_PASS_IS_GIVEN_UP || what == ROWS_ARE_TOLD ? 1u : 3u;
     lost <<= SURPRISED;
-    same_traces(&p, p.n > 2048 ? 1024 : p.n, what, SURPRISED, usual_passes & ~lost, names[what]);
-    problem_free(&p);
+    same_with(what, SURPRISED, 17, _i % 2, 9.0, usual_passes & ~lost, names[what]);
 }
 END_TEST
 
 /* A component that loses its rows keeps its mean on the host, of which an M-step of its sums alone cannot know: they are 0. */
 START_TEST(a_component_dies) {
-    int64_t n = sized(3000, 20, 5);
-    if (n < 200) return;
-    problem p = clusters(n, 20, 5, _i, 20.0, 1.0, 0.0);
-    p.type = FGMM_F32;
-    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
-    same_traces(&p, p.n, A_COMPONENT_DIES, 1, 0, "dead");
-    problem_free(&p);
+    same_with(A_COMPONENT_DIES, 1, 5, _i, 20.0, 0, "dead");
 }
 END_TEST
 
 /* Where there is no memory for what is made, the pass ends as it would have, and the next one begins so. */
 START_TEST(memory_ends) {
-    int64_t n = sized(3000, 20, 17);
-    if (n < 200) return;
-    problem p = clusters(n, 20, 17, _i, 9.0, 1.0, 0.0);
-    p.type = FGMM_F32;
-    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
-    same_traces(&p, p.n, MEMORY_ENDS, SURPRISED, usual_passes & ~(2u << SURPRISED), "memory");
-    problem_free(&p);
+    same_with(MEMORY_ENDS, SURPRISED, 17, _i, 9.0, usual_passes & ~(2u << SURPRISED), "memory");
 }
 END_TEST
 

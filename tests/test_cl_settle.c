@@ -33,23 +33,42 @@ static void move_on(problem *p, int pass) {
 
 enum { PASSES = 6 };
 
+/* A model that passes move, as it was. */
+typedef struct kept_model {
+    double *means, *variances, *weights;
+} kept_model;
+
+static kept_model keep_model(const problem *p) {
+    size_t cells = (size_t)(p->k * p->d) * 8, k = (size_t)p->k * 8;
+    kept_model kept = {get(cells), get(cells), get(k)};
+    memcpy(kept.means, p->means, cells);
+    memcpy(kept.variances, p->variances, cells);
+    memcpy(kept.weights, p->weights, k);
+    return kept;
+}
+
+static void give_back(problem *p, kept_model *kept) {
+    size_t cells = (size_t)(p->k * p->d) * 8;
+    memcpy(p->means, kept->means, cells);
+    memcpy(p->variances, kept->variances, cells);
+    memcpy(p->weights, kept->weights, (size_t)p->k * 8);
+    free(kept->means);
+    free(kept->variances);
+    free(kept->weights);
+}
+
 /* Passes over blocks that stay on the device, each from what the one before learned, as the model moves on; the last of one with other numbers if
  * `turned`. *tried, *left: rows that might have been settled in it, and were not. */
 static result run_settling(problem *p, int64_t from, int64_t block_rows, int turned, double *tried, double *left) {
     enum { BLOCKS = 8 };
     fgmm_block *held[BLOCKS];
     layout how = {.type = p->type, .stride = p->d, .kept = p->diag ? 2 : 1};
-    int64_t n_blocks = 0, usual = device->settle_from;
+    int64_t usual = device->settle_from;
     char *data = stored(p, how.type, size_of(how.type), how.stride);
-    size_t cells = (size_t)(p->k * p->d) * 8;
-    double *means = get(cells), *variances = get(cells), *weights = get((size_t)p->k * 8);
-    memcpy(means, p->means, cells);
-    memcpy(variances, p->variances, cells);
-    memcpy(weights, p->weights, (size_t)p->k * 8);
+    kept_model kept = keep_model(p);
     result out = {0};
     device->settle_from = from;
-    for (int64_t first = 0; first < p->n; first += block_rows)
-        held[n_blocks++] = put(p, &how, data, first, first + block_rows < p->n ? block_rows : p->n - first);
+    int64_t n_blocks = put_all(p, &how, data, block_rows, held);
     for (int pass = 0; pass < PASSES; pass++) {
         if (pass) result_free(&out);
         out = result_new(p);
@@ -63,12 +82,7 @@ static result run_settling(problem *p, int64_t from, int64_t block_rows, int tur
         OK(backend->collect(device, &out.sums));
         *left = device->engine->left_over;
     }
-    memcpy(p->means, means, cells);
-    memcpy(p->variances, variances, cells);
-    memcpy(p->weights, weights, (size_t)p->k * 8);
-    free(weights);
-    free(means);
-    free(variances);
+    give_back(p, &kept);
     for (int64_t i = 0; i < n_blocks; i++) backend->release(device, held[i]);
     device->settle_from = usual;
     free(data);
@@ -408,13 +422,10 @@ static void move_little(problem *p, int pass) {
 
 /* Each of PASSES passes over one block, whose sums are then in got, and rows that were not settled in left. */
 static void run_passes(problem *p, int64_t from, void (*move)(problem *p, int pass), result *got, double *left) {
-    size_t cells = (size_t)(p->k * p->d) * 8;
-    double *means = get(cells), *variances = get(cells);
+    kept_model kept = keep_model(p);
     char *data = stored(p, p->type, size_of(p->type), p->d);
     fgmm_block *block = put(p, &(layout){.type = p->type, .stride = p->d, .kept = 1}, data, 0, p->n);
     int64_t usual = device->settle_from;
-    memcpy(means, p->means, cells);
-    memcpy(variances, p->variances, cells);
     device->settle_from = from;
     for (int pass = 0; pass < PASSES; pass++) {
         if (pass) move(p, pass);
@@ -426,12 +437,9 @@ static void run_passes(problem *p, int64_t from, void (*move)(problem *p, int pa
         left[pass] = device->engine->left_over;
     }
     device->settle_from = usual;
-    memcpy(p->means, means, cells);
-    memcpy(p->variances, variances, cells);
+    give_back(p, &kept);
     backend->release(device, block);
     free(data);
-    free(variances);
-    free(means);
 }
 
 /* All by a tenth of a deviation, in one direction: of rows between two components those of one side come to the other, and bounds lose most. */
@@ -456,8 +464,8 @@ static problem simplices(int64_t n, int64_t k, int diag) {
  * row has one candidate however near the next, the bounds are tight. */
 START_TEST(depths_settle) {
     static const int64_t features[] = {48, 48, 20, 2, 3, 17, 130};
-    if (!takes((size_t)_i)) return;
     static const double spreads[] = {1.6, 1.9, 0.0, 4.0, 2.0, 1.0, 0.7}; /* of means, in deviations */
+    if (!takes((size_t)_i)) return;
     int which = _i / 2, counted = which < 2, along = which == 2;
     int64_t k = counted ? 60 : along ? 40 : 90, d = features[which], n = sized(4000, k, d);
     problem p = along ? simplices(n, k, _i % 2) : clusters(n, k, d, _i % 2, spreads[which], 1.0, 0.0);
