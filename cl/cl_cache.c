@@ -61,9 +61,13 @@ static uint64_t checksum(const unsigned char *bytes, size_t size) {
     return mix(key.word[0] ^ mix(key.word[1]));
 }
 
-int cl_cache_folder(char *out, size_t size) {
+int cl_cache_is_on(void) {
     const char *off = getenv("FLASHGMM_CACHE");
-    if (off && strcmp(off, "off") == 0) return 0;
+    return !off || strcmp(off, "off") != 0;
+}
+
+int cl_cache_folder(char *out, size_t size) {
+    if (!cl_cache_is_on()) return 0;
     const char *own = getenv("FLASHGMM_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length;
     if (own && *own)

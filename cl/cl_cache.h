@@ -12,8 +12,11 @@ typedef struct cl_cache_key {
 /* Key of a list of strings; ("ab", "c") and ("a", "bc") differ. */
 cl_cache_key cl_cache_hash(const char *const *parts, int count);
 
+/* Whether there is to be any: FLASHGMM_CACHE is not "off". */
+int cl_cache_is_on(void);
+
 /* The folder: $FLASHGMM_CACHE_DIR, else $XDG_CACHE_HOME/flashgmm, else ~/.cache/flashgmm.
- * @return 0 if there is none or FLASHGMM_CACHE is "off". */
+ * @return 0 if there is none or it is off. */
 int cl_cache_folder(char *out, size_t size);
 
 /* An entry's content, freed with host->free. @return 0 if it is absent, damaged or not this user's own. */

@@ -93,6 +93,7 @@ static void store_cached(const cl_build *build) {
     fgmm_device *device = build->device;
     cl_uint devices = 0;
     size_t size = 0;
+    if (!cl_cache_is_on()) return; /* PoCL compiles each kernel once more for a binary */
     /* In a caller's context a program may span several devices; binaries then come in a list we do not sort out. */
     if (clGetProgramInfo(build->program, CL_PROGRAM_NUM_DEVICES, sizeof devices, &devices, NULL) != CL_SUCCESS ||
         devices != 1)

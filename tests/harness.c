@@ -144,6 +144,11 @@ int64_t harness_scale(void) {
 int harness_is_slow(void) {
     return test.scale < 1000000;
 }
+
+int harness_is_simulated(void) {
+    return test.scale < 10000;
+}
+
 int harness_passes_over(int turn) {
     return harness_is_slow() && !harness_takes(turn);
 }

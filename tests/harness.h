@@ -32,6 +32,7 @@ int harness_passes_over(int turn); /* on a slow device, as harness_takes does in
 int harness_takes(int turn);       /* whether it is this problem's turn in a short run; always in a long one */
 int64_t harness_scale(void);       /* most multiply-adds a case */
 int harness_is_slow(void);         /* the device takes so few that each launch counts */
+int harness_is_simulated(void);    /* and each multiply-add */
 
 /* Rows for a case of k x d: `want`, or fewer where the scale asks for it. */
 int64_t harness_rows(int64_t want, int64_t k, int64_t d);

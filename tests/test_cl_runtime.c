@@ -791,6 +791,7 @@ int main(void) {
     cl_device_close(device);
     if (!mkdtemp(folder)) return 1;
     setenv("FLASHGMM_CACHE_DIR", folder, 1);
+    unsetenv("FLASHGMM_CACHE");
 
     Suite *suite = suite_create("cl_runtime");
     TCase *room = tcase_create("cl_runtime");

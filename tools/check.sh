@@ -118,11 +118,11 @@ installed() {
 
 format() { find include lib cl cpu tests tools -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run -Werror; }
 
-# Of the many problems of the conformance tests each run takes a part that its seed chooses (tests/harness.h): a quarter of
-# them in the first build, an eighth in those that are there for the compiler, an option or a sanitizer, where the CPU counts as a slow device.
-export FLASHGMM_TEST_SHORT=4
+# Of the many problems of the conformance tests each run takes a part that its seed chooses (tests/harness.h): a sixth of
+# them in the first build, a twelfth in those that are there for the compiler, an option or a sanitizer, where the CPU counts as a slow device.
+export FLASHGMM_TEST_SHORT=6
 build_and_test gcc "" -Dhdf5=enabled
-export FLASHGMM_TEST_SHORT=8 FLASHGMM_TEST_SCALE=9e5
+export FLASHGMM_TEST_SHORT=12 FLASHGMM_TEST_SCALE=9e5
 run cli tools/check-cli.sh $out/gcc/tools/flashgmm
 run installed installed
 if [ -z "$quick" ]; then
