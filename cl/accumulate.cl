@@ -1,12 +1,13 @@
-// variants: -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1
+// variants: -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=3 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DEXACT=1 | -DROW_TYPE=2 -DEXACT=1
 /*
  * Sums of the sparse survivors.
  *
  *   part[s, k, :] = sums over the entries of component k in superchunk s, in row order, of
  *                   w r t [D], w r t^2 [D], w r [1],   t = (x - c_hi) - c_lo
  *
- * A work-item owns one (s, k, feature or four of them). Floats are added at most 16 at a time and never across a chunk of 1024 rows, then go
- * into a float-float; so the sums depend on the rows' numbers, not on how they were cut into blocks.
+ * A work-item owns one (s, k, feature or four of them). Floats are added 16 at a time, then go into a float-float. Where a launch ends within a
+ * superchunk, floats under way go on in the next; or, without room for them, none is added across a chunk of 1024 rows, where launches end. So the
+ * sums depend on the rows' numbers, not on how they were cut into blocks.
  */
 #include "ff.clh"
 #include "places.clh"
@@ -22,17 +23,20 @@
 #define EXACT 0
 #endif
 
-// Features of a work-item: four at once where rows can be read so.
+// Features of a work-item: four at once where rows can be read so, which stay as they are stored until they are added.
 #if ROW_FOURS && !EXACT
 typedef float4 some;
+typedef four_t stored;
 #define WIDTH 4
-#define SOME_AT(rows, i) ROW_FOUR(rows, i)
+#define STORED_AT(rows, i) ROW_STORED_FOUR(rows, i)
+#define FLOATS_OF(x) FOUR_FLOATS(x)
 #define FLOATS_AT(values, i) (*(__global const float4 *)((values) + (i)))
 #define ELEMENT(v, i) ((i) == 0 ? (v).x : (i) == 1 ? (v).y : (i) == 2 ? (v).z : (v).w)
 #else
-typedef float some;
+typedef float some, stored;
 #define WIDTH 1
-#define SOME_AT(rows, i) ROW_AT(rows, i)
+#define STORED_AT(rows, i) ROW_AT(rows, i)
+#define FLOATS_OF(x) (x)
 #define FLOATS_AT(values, i) ((values)[i])
 #define ELEMENT(v, i) (v)
 #endif
@@ -75,18 +79,41 @@ static inline float resp_of(uint value, __global const uint *place, __global con
     return value & SETTLED_BIT ? 1.0f : surv_r[place[value / CAP] * CAP + value % CAP];
 }
 
-static inline void some_store(some_sums s, __global float2 *to)
+static inline void some_store(some_sums s, uint count, __global float2 *to)
 {
-    for (uint i = 0; i < WIDTH; i++) to[i] = (float2)(ELEMENT(s.hi, i), ELEMENT(s.lo, i));
+    for (uint i = 0; i < count; i++) to[i] = (float2)(ELEMENT(s.hi, i), ELEMENT(s.lo, i));
+}
+
+// Of a line [2 d + 1] what is of feature f and so on, or, in s1, what is of w r alone.
+static inline void line_load(__global const float2 *line, uint f, uint d, int whole, some_sums *s1, some_sums *s2)
+{
+    if (whole) {
+        s1->hi = (some)(line[2ul * d].x);
+        s1->lo = (some)(line[2ul * d].y);
+    } else {
+        *s1 = some_load(line + f);
+        *s2 = some_load(line + d + f);
+    }
+}
+
+static inline void line_store(some_sums s1, some_sums s2, uint f, uint d, int whole, __global float2 *line)
+{
+    if (whole) {
+        some_store(s1, 1, line + 2ul * d);
+    } else {
+        some_store(s1, WIDTH, line + f);
+        some_store(s2, WIDTH, line + d + f);
+    }
 }
 
 // starts [k * chunks + 1]: the lists of bins.cl, of which those of superchunks chunk0 .. chunk0 + slots - 1 are summed. resume: slot 0 goes
-// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. place: of places.clh, or NULL; surv_r is kept at the
+// on from what it holds. row0 is a multiple of 1024. part [slots, k, 2 d + 1]. held: a slot of part for floats under way and how many were
+// added in each, of slot 0 if it resumes and of the last if it goes on; 0: there is none. place: of places.clh, or NULL; surv_r is kept at the
 // places. Work-items: d / WIDTH to each of k slots lists, then one each for w r.
 __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint d, uint k, uint slots,
                          uint chunk0, uint chunks, __global const uint *place, __global const float *c_hi,
                          __global const float *c_lo, __global const float *weights, __global const uint *values,
-                         __global const float *surv_r, __global const uint *starts, uint resume, __global float2 *part)
+                         __global const float *surv_r, __global const uint *starts, uint resume, uint held, uint goes_on, __global float2 *part)
 {
     const ulong i = get_global_id(0), lists = (ulong)k * slots, runs = d / WIDTH;
     const int whole = i >= lists * runs; // sums w r alone
@@ -97,16 +124,12 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
     if (s >= slots) return;
 
     const ulong width = 2ul * d + 1;
-    __global float2 *out = part + ((ulong)s * k + c) * width;
-    some_sums s1, s2;
-    s1.hi = s1.lo = s2.hi = s2.lo = (some)(0.0f);
-    if (s == 0 && resume && !whole) {
-        s1 = some_load(out + f);
-        s2 = some_load(out + d + f);
-    }
-    if (s == 0 && resume && whole) {
-        s1.hi = (some)(out[2ul * d].x);
-        s1.lo = (some)(out[2ul * d].y);
+    __global float2 *out = part + ((ulong)s * k + c) * width, *way = part + ((ulong)held * k + c) * width;
+    some_sums s1, s2, way1, way2; // way: a float each, and how many it is made of
+    s1.hi = s1.lo = s2.hi = s2.lo = way1.hi = way1.lo = way2.hi = way2.lo = (some)(0.0f);
+    if (s == 0 && resume) {
+        line_load(out, f, d, whole, &s1, &s2);
+        if (held) line_load(way, f, d, whole, &way1, &way2);
     }
     const some hi = whole ? (some)(0.0f) : FLOATS_AT(c_hi, (ulong)c * d + f);
     const some lo = whole ? (some)(0.0f) : FLOATS_AT(c_lo, (ulong)c * d + f);
@@ -119,7 +142,7 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
         const float wr = resp_of(value, place, surv_r) * (weights ? weights[row0 + row] : 1.0f);
         ff t = (ff)(1.0f, 0.0f);
         if (!whole) {
-            const ff gap = ff_two_sum(SOME_AT(rows, (ulong)(row0 + row) * pitch), -hi);
+            const ff gap = ff_two_sum(STORED_AT(rows, (ulong)(row0 + row) * pitch), -hi);
             t = ff_two_sum(gap.x, gap.y - lo);
         }
         const ff sum = ff_sum((ff)(s1.hi, s1.lo), ff_scale(t, wr));
@@ -127,24 +150,25 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
         s1.lo = sum.y;
     }
 #else
-    some p1 = (some)(0.0f), p2 = (some)(0.0f);
-    uint terms = 0, chunk = 0, value[BATCH];
+    const uint chunk_shift = held ? 31 : 10;
+    some p1 = way1.hi, p2 = way2.hi;
+    uint terms = (uint)ELEMENT(way1.lo, 0), chunk = 0, value[BATCH];
     // What a batch of entries needs is on its way before the first of it is added, and so is where the next one's rows lie.
     for (uint b = 0; b < BATCH && from < end; b++) value[b] = values[min(from + b, end - 1)];
     for (uint e0 = from; e0 < end; e0 += BATCH) {
         uint row[BATCH];
         float wr[BATCH];
-        some x[BATCH];
+        stored x[BATCH];
         for (uint b = 0; b < BATCH; b++) {
             row[b] = (value[b] & ~SETTLED_BIT) / CAP;
             wr[b] = resp_of(value[b], place, surv_r);
             if (weights) wr[b] *= weights[row0 + row[b]];
-            x[b] = whole ? (some)(0.0f) : SOME_AT(rows, (ulong)(row0 + row[b]) * pitch);
+            x[b] = whole ? (stored)(0) : STORED_AT(rows, (ulong)(row0 + row[b]) * pitch);
         }
         for (uint b = 0; b < BATCH; b++) value[b] = values[min(e0 + BATCH + b, end - 1)];
         for (uint b = 0; b < BATCH; b++) {
             if (e0 + b >= end) break;
-            const uint row_chunk = row[b] / 1024;
+            const uint row_chunk = row[b] >> chunk_shift;
             if (terms == 16 || (terms > 0 && chunk != row_chunk)) {
                 s1 = some_add(s1, p1);
                 s2 = some_add(s2, p2);
@@ -153,19 +177,21 @@ __kernel void accumulate(__global const row_t *rows, ulong offset, ulong pitch, 
             }
             chunk = row_chunk;
             terms++;
-            const some t = whole ? (some)(1.0f) : (x[b] - hi) - lo;
+            const some t = whole ? (some)(1.0f) : (FLOATS_OF(x[b]) - hi) - lo;
             const some wrt = wr[b] * t;
             p1 += wrt;
             p2 = fma(wrt, t, p2);
         }
     }
-    s1 = some_add(s1, p1);
-    s2 = some_add(s2, p2);
-#endif
-    if (whole) {
-        out[2ul * d] = (float2)(ELEMENT(s1.hi, 0), ELEMENT(s1.lo, 0));
+    if (goes_on && s == slots - 1) {
+        way1.hi = p1;
+        way2.hi = p2;
+        way1.lo = way2.lo = (some)((float)terms);
+        line_store(way1, way2, f, d, whole, way);
     } else {
-        some_store(s1, out + f);
-        some_store(s2, out + d + f);
+        s1 = some_add(s1, p1);
+        s2 = some_add(s2, p2);
     }
+#endif
+    line_store(s1, s2, f, d, whole, out);
 }

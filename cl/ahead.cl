@@ -1,7 +1,7 @@
 // variants: -DDIAG=1
 /*
  * Ahead: the M-step of lib/mstep.c from the sums where they are, in double and in its order, so that the next pass begins while the host makes its
- * own. What the host makes counts: it compares (cl_ahead.c), and these are the next parameters only where m_hi, m_lo and a are the same to the bit. The
+ * own. What the host makes counts: it compares (cl_ahead.c), and these are the next parameters only where means and a are the same to the bit. The
  * rest is made so that settling by it is safe: constants, M and bounds of screen.cl with more room for rounding than the host's.
  *
  * The host's operations are sums, products, quotients and comparisons, which are rounded in one way everywhere, but for logarithms, which go into
@@ -20,18 +20,26 @@
 
 // What the host compares of a component: cl_told of cl_engine.h.
 typedef struct {
-    ulong bits;         // a hash of m_hi and m_lo, and if diagonal of a
-    float a_hi, a_lo;   // spherical
-    float c1, c2, m;    // of screen.cl; of the entry behind the last component the largest C, and pad, in c1 and c2
-    float off;          // of reach.cl
+    ulong bits[2];     // hashes of its means, and if diagonal of a
+    float a_hi, a_lo;  // spherical
+    float c1, c2, m;   // of screen.cl; of the entry behind the last component the largest C, and pad, in c1 and c2
 } told_t;
 
-// Of two floats that are kept for feature f: a sum of these over features tells, as far as 64 bits can, whether all are the host's.
-static inline ulong mark(float hi, float lo, uint f, ulong by)
+// As key in cl_ahead.c.
+static inline ulong key(ulong i)
 {
-    ulong x = (((ulong)as_uint(hi) << 32 | as_uint(lo)) + (f + 1ul) * 0x9e3779b97f4a7c15ul) * by;
-    x = (x ^ x >> 32) * 0xbf58476d1ce4e5b9ul;
-    return x ^ x >> 29;
+    ulong x = (i + 1) * 0x9e3779b97f4a7c15ul;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ul;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebul;
+    return x ^ x >> 31;
+}
+
+// Of value i of a component, to two sums that tell, as far as 128 bits can, whether all are the host's: products of a value's halves, each with a key
+// of its own, in the manner of NH (Black and others, UMAC, 1999).
+static inline ulong2 mark(double value, ulong i)
+{
+    const ulong a = as_ulong(value) ^ key(2 * i), b = as_ulong(value) ^ key(2 * i + 1);
+    return (ulong2)((a >> 32) * (a & 0xfffffffful), (b >> 32) * (b & 0xfffffffful));
 }
 
 // As fgmm_variance_floor.
@@ -65,7 +73,7 @@ ahead_means(__global const float2 *total, uint d, double reg_covar, __global con
             __global float *m_hi, __global float *m_lo, __global float *rest, __global float *a, __global float *off,
             __global double2 *terms, __global told_t *told)
 {
-    __local ulong bits[GROUP];
+    __local ulong2 bits[GROUP];
     __local double lost[GROUP]; // a m_lo^2, spherical without a
 #if DIAG
     __local double logs[GROUP]; // logarithms of variances
@@ -100,7 +108,7 @@ ahead_means(__global const float2 *total, uint d, double reg_covar, __global con
     const double variance = variance_of((((double)s2.x + (double)s2.y) * per - moved) / all, floor_all / all, reg_covar);
     const double own = 0.5 / variance;
 #endif
-    ulong hash = 0;
+    ulong2 hash = (ulong2)(0, 0);
     double left = 0.0, log_det = 0.0;
     for (uint f = lid; f < d; f += GROUP) {
         const double shift = shift_of(sums, f, per), mean = old_mean(last_hi, m_lo, rest, first + f) + shift;
@@ -108,14 +116,14 @@ ahead_means(__global const float2 *total, uint d, double reg_covar, __global con
         m_hi[first + f] = hi;
         m_lo[first + f] = lo;
         rest[first + f] = (float)(mean - (double)hi - (double)lo);
-        hash += mark(hi, lo, f, 0x94d049bb133111ebul);
+        hash += mark(mean, f);
         double weight = 1.0;
 #if DIAG
         const double s2 = (double)sums[d + f].x + (double)sums[d + f].y;
         const double variance = variance_of(s2 * per - shift * shift, variance_floor(mean), reg_covar);
         weight = 0.5 / variance;
         a[first + f] = (float)weight;
-        hash += mark((float)weight, 0.0f, f, 0xc2b2ae3d27d4eb4ful);
+        hash += mark(weight, (ulong)d + f);
         log_det += log(variance);
 #endif
         left += weight * (double)lo * (double)lo;
@@ -137,16 +145,17 @@ ahead_means(__global const float2 *total, uint d, double reg_covar, __global con
     }
     if (lid > 0) return;
 #if DIAG
-    off[c] = told[c].off = (float)(sqrt(lost[0]) * (1.0 + 0x1p-20));
+    off[c] = (float)(sqrt(lost[0]) * (1.0 + 0x1p-20));
     log_det = logs[0];
 #else
     const float own_hi = (float)own, own_lo = (float)(own - (double)own_hi);
     a[2 * c] = told[c].a_hi = own_hi;
     a[2 * c + 1] = told[c].a_lo = own_lo;
-    off[c] = told[c].off = (float)(sqrt(own * lost[0]) * (1.0 + 0x1p-20));
+    off[c] = (float)(sqrt(own * lost[0]) * (1.0 + 0x1p-20));
     log_det = (double)d * log(variance);
 #endif
-    told[c].bits = bits[0];
+    told[c].bits[0] = bits[0].x;
+    told[c].bits[1] = bits[0].y;
     terms[c] = (double2)(s0, -0.5 * ((double)d * 1.8378770664093454836 + log_det));
 }
 

@@ -1,4 +1,4 @@
-// variants: -DCAP=8 | -DGROUP=64
+// variants: -DCAP=8 | -DGROUP=64 | -DHELD=1024 | -DGROUP=64 -DHELD=1024
 /*
  * From survivors by row to lists of them by component: a counting sort, stable, so that each list is in the order of rows.
  *
@@ -18,12 +18,21 @@
 #if GROUP < 8 || GROUP % 8
 #error "GROUP must be a multiple of 8"
 #endif
+// HELD: components whose counts and cursors a work-group holds in local memory, at least K (default 0: they stay where they are).
+#ifndef HELD
+#define HELD 0
+#endif
+#define WORDS (GROUP / 32)
+#if HELD && (GROUP % 32 || HELD * WORDS > 2 * CAP * GROUP)
+#error "GROUP must be a multiple of 32, and HELD at most 64 CAP"
+#endif
 #define NONE 0xffffffffu
 
 // The survivors of a row: those of a list, or one alone.
 typedef struct {
     uint count, alone, dense; // dense: the row is left to the dense engine, and has none here
-    __global const uint *ids;
+    uint hint;
+    __global const uint *ids; // of a list
 } survivors;
 
 // Arguments are read outside of branches: Mesa's llvmpipe may read them wrongly inside.
@@ -36,27 +45,50 @@ static inline survivors survivors_of(uint row, __global const uint *surv_id, __g
     const uint slot = out.alone ? 0 : at, left = dense[slot], found = kept[slot];
     out.dense = !out.alone && left;
     out.count = out.alone ? 1 : left ? 0 : found;
-    out.ids = out.alone ? hints + row : surv_id + (ulong)slot * CAP;
+    out.hint = hints[row];
+    out.ids = surv_id + (ulong)slot * CAP;
     return out;
 }
 
-// counts [tiles, k] and dense_rows, the number of rows of the dense engine, start at zero. hints: from the slice's first row on; place [n].
-__kernel void bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense,
-                        __global const uint *hints, uint row0, __global const uint *place, uint n, uint shift, uint tile_rows,
-                        uint k, __global uint *counts, __global uint *dense_rows)
+static inline uint survivor(survivors own, uint i)
+{
+    return own.alone ? own.hint : own.ids[i];
+}
+
+// counts [tiles, k] and dense_rows, the number of rows of the dense engine, start at zero, if HELD dense_rows alone. hints: from the slice's first
+// row on; place [n]. A work-item a row; if HELD, a work-group a tile, GROUP rows of it at a time.
+__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+bin_count(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, __global const uint *hints,
+          uint row0, __global const uint *place, uint n, uint shift, uint tile_rows, uint k, __global uint *counts,
+          __global uint *dense_rows)
 {
     __local uint sum;
-    const uint row = get_global_id(0);
-    if (get_local_id(0) == 0) sum = 0;
+    const uint lid = get_local_id(0);
+#if HELD
+    __local uint tile[HELD];
+    const uint first = get_group_id(0) * tile_rows, last = first + tile_rows; // of rows counted from `shift` before the slice
+    for (uint c = lid; c < k; c += GROUP) tile[c] = 0;
+#else
+    const uint first = get_group_id(0) * GROUP + shift, last = first + GROUP;
+#endif
+    if (lid == 0) sum = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
-    const uint at = row < n ? row : 0;
-    const survivors own = survivors_of(at, surv_id, kept, dense, hints + row0, place);
-    const uint count = row < n ? own.count : 0;
-    __global uint *tile = counts + (ulong)((at + shift) / tile_rows) * k;
-    for (uint i = 0; i < count; i++) atomic_inc(&tile[own.ids[i]]);
-    if (row < n && own.dense) atomic_inc(&sum);
+    for (uint shifted = first + lid; shifted < last; shifted += GROUP) {
+        const int within = shifted >= shift && shifted - shift < n;
+        const survivors own = survivors_of(within ? shifted - shift : 0, surv_id, kept, dense, hints + row0, place);
+        const uint count = within ? own.count : 0;
+#if !HELD
+        __global uint *tile = counts + (ulong)(shifted / tile_rows) * k;
+#endif
+        for (uint i = 0; i < count; i++) atomic_inc(&tile[survivor(own, i)]);
+        if (within && own.dense) atomic_inc(&sum);
+    }
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (get_local_id(0) == 0 && sum) atomic_add(dense_rows, sum);
+#if HELD
+    __global uint *told = counts + (ulong)get_group_id(0) * k;
+    for (uint c = lid; c < k; c += GROUP) told[c] = tile[c];
+#endif
+    if (lid == 0 && sum) atomic_add(dense_rows, sum);
 }
 
 // Tiles of superchunk s.
@@ -108,65 +140,122 @@ static inline uint entries_before(__local uint *sums, uint count, uint lid)
     return sums[lid] - count;
 }
 
-// A work-group a tile, `rounds` times GROUP rows of it from row round0 on. An entry's place is its component's cursor, counts[t, c], and the number of entries before
-// it in the round that are of the component too; the last of them moves the cursor.
+// Of a list's keys [padded], how many before entry e are `key`, and how many of all. Eight at a time: llvmpipe ends all loops after 65536 rounds.
+static inline uint2 compared(__local const uint *keys, uint padded, uint key, uint e)
+{
+    uint2 out = (uint2)(0, 0);
+    for (uint j = 0; j < padded; j += 8) {
+        __local const uint *eight = keys + j;
+        uint same = 0; // a bit each
+#pragma unroll
+        for (uint i = 0; i < 8; i++) same |= (uint)(eight[i] == key) << i;
+        out.x += popcount(same & (j + 8 <= e ? 255u : j < e ? (1u << (e - j)) - 1 : 0));
+        out.y += popcount(same);
+    }
+    return out;
+}
+
+// The same from bits [WORDS] of a component's rows; `lower`: those of the word that come before.
+static inline uint2 counted(__local const uint *bits, uint word, uint lower)
+{
+    uint2 out = (uint2)(popcount(lower), 0);
+    for (uint w = 0; w < WORDS; w++) {
+        const uint in_word = popcount(bits[w]);
+        out.x += w < word ? in_word : 0;
+        out.y += in_word;
+    }
+    return out;
+}
+
+// The slice's row that lies there in a tile that ends at `to`, or NONE.
+static inline uint row_of(uint shifted, uint to, uint shift, uint n)
+{
+    return shifted < to && shifted >= shift && shifted - shift < n ? shifted - shift : NONE;
+}
+
+// A work-group a tile, `rounds` times GROUP rows of it from row round0 on. An entry's place is its component's cursor, counts[t, c], and the number
+// of entries before it in the round that are of the component too; the last of them moves the cursor. If HELD, all rounds are one dispatch's, and
+// cursors are not left in counts.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 bin_scatter(__global const uint *surv_id, __global const uint *kept, __global const uint *dense, __global const uint *hints,
             uint row0, __global const uint *place, uint n, uint shift, uint tile_rows, uint round0, uint rounds, uint k,
             __global uint *counts, __global uint *values)
 {
-    __local uint keys[CAP * GROUP], entries[CAP * GROUP]; // in the order of rows: component; value, then where its cursor moves
+    // In the order of rows: component; value, then where its cursor moves. Or, if HELD, bits [HELD, WORDS]: of each component's rows in the round.
+    __local uint room[2 * CAP * GROUP], *keys = room, *entries = room + CAP * GROUP;
     __local uint sums[GROUP];
     __local uint most;
     const uint lid = get_local_id(0);
-    __global uint *cursors = counts + (ulong)get_group_id(0) * k;
-    const uint from = get_group_id(0) * tile_rows; // of rows counted from `shift` before the slice
+    __global uint *told = counts + (ulong)get_group_id(0) * k;
+#if HELD
+    __local uint cursors[HELD];
+    for (uint c = lid; c < k; c += GROUP) cursors[c] = told[c];
+    for (uint i = lid; i < k * WORDS; i += GROUP) room[i] = 0;
+#else
+    __global uint *cursors = told;
+#endif
+    const uint from = get_group_id(0) * tile_rows, to = from + tile_rows; // of rows counted from `shift` before the slice
+    uint row = row_of(from + round0 + lid, to, shift, n);
+    survivors own = survivors_of(row == NONE ? 0 : row, surv_id, kept, dense, hints + row0, place);
     for (uint round = round0; round < round0 + rounds * GROUP; round += GROUP) {
-        const uint shifted = from + round + lid;
-        const int within = round + lid < tile_rows && shifted >= shift && shifted - shift < n;
-        const uint row = within ? shifted - shift : 0;
-        const survivors own = survivors_of(row, surv_id, kept, dense, hints + row0, place);
-        const uint count = within ? own.count : 0;
+        const uint this_row = row, count = row == NONE ? 0 : own.count;
+        const survivors these = own;
+        // What the next round takes is on its way meanwhile.
+        row = row_of(from + round + GROUP + lid, to, shift, n);
+        own = survivors_of(row == NONE ? 0 : row, surv_id, kept, dense, hints + row0, place);
         if (lid == 0) most = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
         if (count > 1) atomic_max(&most, count);
         barrier(CLK_LOCAL_MEM_FENCE);
+        const int alike = HELD > 0 && !most; // each row has one survivor at most: bits tell which come before
+        const uint own_key = count ? survivor(these, 0) : 0, word = lid / 32, bit = 1u << lid % 32;
+        __local uint *bits = room + own_key * WORDS;
         // Where no row has several, each has a place of its own.
-        uint first = lid, all = GROUP;
+        uint first = lid, all = GROUP, lower = 0;
+        uint2 own_same = (uint2)(0, 0);
         if (most) {
             first = entries_before(sums, count, lid);
             all = sums[GROUP - 1];
-        } else {
-            keys[lid] = NONE;
-        }
-        for (uint i = 0; i < count; i++) {
-            keys[first + i] = own.ids[i];
-            entries[first + i] = (row * CAP + i) | (own.alone ? SETTLED_BIT : 0);
         }
         const uint padded = (all + 7) / 8 * 8;
-        if (lid < padded - all) keys[all + lid] = NONE;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        for (uint e = lid; e < all; e += GROUP) {
-            const uint key = keys[e];
-            if (key == NONE) continue;
-            // Eight at a time: llvmpipe ends all loops after 65536 rounds.
-            uint before = 0, with = 0;
-            for (uint j = 0; j < padded; j += 8) {
-                __local const uint *eight = keys + j;
-                uint same = 0; // a bit each
-#pragma unroll
-                for (uint i = 0; i < 8; i++) same |= (uint)(eight[i] == key) << i;
-                with += popcount(same);
-                before += popcount(same & (j + 8 <= e ? 255u : j < e ? (1u << (e - j)) - 1 : 0));
+        if (alike) {
+            if (count) atomic_or(&bits[word], bit);
+        } else {
+            if (!most) keys[lid] = NONE;
+            for (uint i = 0; i < count; i++) {
+                keys[first + i] = survivor(these, i);
+                entries[first + i] = (this_row * CAP + i) | (these.alone ? SETTLED_BIT : 0);
             }
-            const uint at = cursors[key];
-            values[at + before] = entries[e];
-            entries[e] = before + 1 == with ? at + with : NONE;
+            if (lid < padded - all) keys[all + lid] = NONE;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (alike) {
+            lower = bits[word] & (bit - 1);
+            own_same = counted(bits, word, lower);
+            if (count) values[cursors[own_key] + own_same.x] = (this_row * CAP) | (these.alone ? SETTLED_BIT : 0);
+        } else {
+            for (uint e = lid; e < all; e += GROUP) {
+                const uint key = keys[e];
+                if (key == NONE) continue;
+                const uint2 same = compared(keys, padded, key, e);
+                const uint at = cursors[key];
+                values[at + same.x] = entries[e];
+                entries[e] = same.x + 1 == same.y ? at + same.y : NONE;
+            }
         }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-        for (uint e = lid; e < all; e += GROUP)
-            if (keys[e] != NONE && entries[e] != NONE) cursors[keys[e]] = entries[e];
+        if (alike) {
+            if (count && !lower) bits[word] = 0;
+            if (count && own_same.x + 1 == own_same.y) cursors[own_key] += own_same.y;
+        } else {
+            for (uint e = lid; e < all; e += GROUP)
+                if (keys[e] != NONE && entries[e] != NONE) cursors[keys[e]] = entries[e];
+        }
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+#if HELD
+        if (!alike)
+            for (uint i = lid; i < k * WORDS; i += GROUP) room[i] = 0;
+#endif
     }
 }
 

@@ -1,7 +1,7 @@
 /*
  * The next pass's beginning, while the host still makes its parameters. The host needs the sums, its M-step and what it checks for some 0.2 ms, and
  * more where K D is large, in which the device would wait. So it makes an M-step of its own (ahead.cl), finds the reaches of that and settles
- * rows. When parameters come that are the same to the bit, in what the device keeps of them, which the host finds from a hash of each component's,
+ * rows. When parameters come that are the same to the bit, which the host finds from hashes of each component's,
  * that is done, and they need not be sent either; else the pass begins as if nothing had been. Sums have the same bits either way, for settling only
  * says where products can be spared, and is safe where the host's constants lie within those that were made (cl_ahead_matches, cl_ahead_bounds).
  *
@@ -11,7 +11,8 @@
 #include "cl_forms.h"
 #include "cl_program.h"
 
-#include <math.h>
+#include "../lib/clones.h"
+
 #include <string.h>
 
 static fgmm_status run_means(fgmm_device *device) {
@@ -50,6 +51,27 @@ fgmm_status cl_ahead_constants(fgmm_device *device) {
                          "parameters made ahead");
 }
 
+/* As key in ahead.cl. */
+static uint64_t key(uint64_t i) {
+    uint64_t x = (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+static fgmm_status fit_keys(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    size_t n = engine->d * (engine->diag ? 2 : 1);
+    if (ahead->keys && ahead->keys_n == n) return FGMM_OK;
+    cl_release_memory(device, ahead->keys);
+    ahead->keys = cl_alloc(device, 2 * n * sizeof *ahead->keys);
+    if (!ahead->keys) return FGMM_ERR_MEMORY;
+    ahead->keys_n = n;
+    for (size_t i = 0; i < 2 * n; i++) ahead->keys[i % 2 * n + i / 2] = key(i);
+    return FGMM_OK;
+}
+
 /* Parameters go where the last ones were, which are then what these have moved from. */
 static fgmm_status begin(fgmm_device *device) {
     cl_engine *engine = device->engine;
@@ -61,14 +83,15 @@ static fgmm_status begin(fgmm_device *device) {
     engine->now.number = ++device->generations;
     engine->reached = engine->prepared = 0;
     ahead->made = 1;
+    CL_TRY(fit_keys(device));
     CL_TRY(run_means(device));
     CL_TRY(cl_settle_ahead(device, rows));
     /* Of some rows what is known is of those parameters from here on, and of the others not yet, which only a pass with them goes on from. */
-    rows->distances_of = 0;
+    rows->row_bounds_of = 0;
     if (ahead->whole)
         cl_stretch_tell(rows->stretch, rows);
     else
-        ahead->block->distances_of = 0;
+        ahead->block->row_bounds_of = 0;
     ahead->log_cut = engine->log_cut;
     return FGMM_OK;
 }
@@ -78,8 +101,8 @@ static int suits(const fgmm_device *device) {
     const cl_engine *engine = device->engine;
     const cl_ahead *ahead = &engine->ahead;
     return engine->params.followed && ahead->exact_of && ahead->exact_of == engine->now.number && ahead->noted &&
-           ahead->block && ahead->rows.distances_of == engine->now.number && !engine->lower && !engine->dense.started &&
-           engine->tried > 0.0 && engine->left_over < 0.5 * engine->tried;
+           ahead->block && ahead->rows.row_bounds_of == engine->now.number && !engine->lower &&
+           !engine->dense.started && engine->tried > 0.0 && engine->left_over < 0.5 * engine->tried;
 }
 
 fgmm_status cl_ahead_begin(fgmm_device *device) {
@@ -146,6 +169,8 @@ void cl_ahead_free(fgmm_device *device) {
     cl_room_free(device, &ahead->rest);
     cl_room_free(device, &ahead->terms);
     cl_room_free(device, &ahead->tells);
+    cl_release_memory(device, ahead->keys);
+    ahead->keys = NULL;
     cl_arrival_free(device, &ahead->arrival);
 }
 
@@ -155,7 +180,7 @@ void cl_ahead_free(fgmm_device *device) {
 static int may_be_made(const fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
     return engine->alone && !engine->near && !engine->params.hard && !block->centre && block->hinted &&
-           block->distances && (int64_t)engine->k == engine->params.k && cl_settle_pays(device, block);
+           block->row_bounds && (int64_t)engine->k == engine->params.k && cl_settle_pays(device, block);
 }
 
 int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block) {
@@ -184,7 +209,7 @@ static int may_come(const fgmm_device *device, const fgmm_block *block) {
            engine->now.diag == engine->diag && may_be_made(device, block) && engine->log_cut == ahead->log_cut &&
            block->rows == rows->rows && block->offset == rows->offset && block->pitch == rows->pitch &&
            block->n == rows->n && block->first_row == rows->first_row && block->hints == rows->hints &&
-           block->distances == rows->distances;
+           block->row_bounds == rows->row_bounds;
 }
 
 fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block) {
@@ -202,36 +227,41 @@ fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block) {
     return status;
 }
 
-/* As in ahead.cl: of two floats that the device keeps for feature f. */
-static uint64_t mark(float hi, float lo, size_t f, uint64_t by) {
-    uint32_t upper, lower;
-    memcpy(&upper, &hi, sizeof upper);
-    memcpy(&lower, &lo, sizeof lower);
-    uint64_t x = (((uint64_t)upper << 32 | lower) + (f + 1) * UINT64_C(0x9e3779b97f4a7c15)) * by;
-    x = (x ^ x >> 32) * UINT64_C(0xbf58476d1ce4e5b9);
-    return x ^ x >> 29;
+/* As mark in ahead.cl, of `n` values. */
+static FGMM_INTO_CLONES void add_marks(const double *values, const uint64_t *first, const uint64_t *second, size_t n,
+                                       uint64_t *bits) {
+    const uint64_t lower = UINT32_MAX;
+    uint64_t one = 0, other = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t value, a, b;
+        memcpy(&value, &values[i], sizeof value);
+        a = value ^ first[i];
+        b = value ^ second[i];
+        one += (a >> 32) * (a & lower);
+        other += (b >> 32) * (b & lower);
+    }
+    bits[0] += one;
+    bits[1] += other;
 }
 
-int cl_ahead_matches(const cl_engine *engine, size_t i, const float *constants) {
-    const fgmm_params *params = &engine->params;
-    const cl_told *told = &engine->ahead.told[i];
+/* Whether the device has component i's means and, if diagonal, factors. */
+FGMM_CLONES static int has_values(const cl_engine *engine, size_t i) {
+    const cl_ahead *ahead = &engine->ahead;
+    const uint64_t *first = ahead->keys, *second = first + ahead->keys_n;
     size_t d = engine->d;
-    const double *means = params->means + i * d, *a = params->half_inv_var + (engine->diag ? i * d : i);
-    uint64_t bits = 0;
-    double square = 0.0; /* of off */
-    float hi, lo;
-    for (size_t f = 0; f < d; f++) {
-        double own = a[engine->diag ? f : 0];
-        hi = (float)means[f];
-        lo = (float)(means[f] - (double)hi);
-        bits += mark(hi, lo, f, UINT64_C(0x94d049bb133111eb));
-        if (engine->diag) bits += mark((float)own, 0.0f, f, UINT64_C(0xc2b2ae3d27d4eb4f));
-        square += own * (double)lo * (double)lo;
-    }
-    cl_split(a[0], &hi, &lo);
-    int same = bits == told->bits && (engine->diag || (hi == told->a_hi && lo == told->a_lo));
-    return same && told->c1 <= constants[0] && told->c2 >= constants[1] && told->m >= constants[3] &&
-           told->off >= (float)sqrt(square);
+    uint64_t bits[2] = {0, 0};
+    add_marks(engine->params.means + i * d, first, second, d, bits);
+    if (engine->diag) add_marks(engine->params.half_inv_var + i * d, first + d, second + d, d, bits);
+    return bits[0] == ahead->told[i].bits[0] && bits[1] == ahead->told[i].bits[1];
+}
+
+/* `off` is the device's alone: made of the same means and factors, with room for rounding. */
+int cl_ahead_matches(const cl_engine *engine, size_t i, const float *constants) {
+    const cl_told *told = &engine->ahead.told[i];
+    float hi = 0.0f, lo = 0.0f;
+    if (!engine->diag) cl_split(engine->params.half_inv_var[i], &hi, &lo);
+    return has_values(engine, i) && (engine->diag || (hi == told->a_hi && lo == told->a_lo)) &&
+           told->c1 <= constants[0] && told->c2 >= constants[1] && told->m >= constants[3];
 }
 
 int cl_ahead_bounds(const cl_engine *engine) {

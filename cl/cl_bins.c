@@ -5,7 +5,7 @@
 
 enum {
     GROUP = 64,
-    WIDE_GROUP = 512, /* of a scan, on GPUs */
+    WIDE_GROUP = 1024, /* of a scan, on GPUs */
     SCAN_LEVELS = 4,
     COUNT_BYTES = 8 << 20,
     MOST_SCATTERED = 1024 /* rows of a tile that a dispatch takes: bounds its time, and its loops for llvmpipe */
@@ -35,9 +35,10 @@ static bin_plan plan_bins(const cl_engine *engine, const cl_slice *slice) {
 static fgmm_status scan_level(fgmm_device *device, cl_mem in, cl_mem out, cl_uint n, int level) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    int wide = device->type != CL_DEVICE_TYPE_CPU && device->max_work_group >= WIDE_GROUP;
-    const char *options = wide ? "-DGROUP=512" : "";
-    size_t local = wide ? WIDE_GROUP : GROUP, block = local * CL_SCAN_EACH, blocks = ((size_t)n + block) / block;
+    size_t widest = device->type == CL_DEVICE_TYPE_CPU ? GROUP : device->max_work_group;
+    size_t local = widest >= WIDE_GROUP ? WIDE_GROUP : widest >= WIDE_GROUP / 2 ? WIDE_GROUP / 2 : GROUP;
+    const char *options = local == WIDE_GROUP ? "-DGROUP=1024" : local > GROUP ? "-DGROUP=512" : "";
+    size_t block = local * CL_SCAN_EACH, blocks = ((size_t)n + block) / block;
     size_t global = blocks * local;
     cl_room *totals = &engine->scan_totals[level], *sums = &engine->scan_sums[level];
     CL_TRY(cl_room_fit(device, totals, blocks * sizeof(cl_uint), "prefix sums"));
@@ -91,22 +92,41 @@ static fgmm_status list_dense(fgmm_device *device, const cl_slice *slice, cl_uin
     return cl_read(device, engine->dense_list.mem, bytes, engine->list, "reading the dense rows");
 }
 
+/* GROUP and HELD of the kernels that go through tiles. */
+typedef struct tile_options {
+    char text[32];
+    size_t group;
+    int held;
+} tile_options;
+
+static tile_options options_of(const fgmm_device *device, const bin_plan *plan) {
+    tile_options out = {.group = device->max_work_group >= 128 ? 128 : GROUP};
+    out.held = device->engine->k <= device->held_to && plan->tile_rows <= MOST_SCATTERED;
+    /* As few programs as there can be. */
+    const char *group = out.group == 128 ? "" : "-DGROUP=64 ";
+    snprintf(out.text, sizeof out.text, out.held ? "%s-DHELD=%d" : "%s", group, CL_HELD);
+    return out;
+}
+
 fgmm_status cl_count(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
+    tile_options options = options_of(device, &plan);
     cl_mem place = cl_places(engine, slice);
-    size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = GROUP,
-           global = cl_round_up(slice->n, local);
+    size_t bytes = (size_t)plan.tiles * engine->k * sizeof(cl_uint), local = options.group,
+           global = options.held ? plan.tiles * local : cl_round_up(slice->n, local);
     CL_TRY(cl_room_fit(device, &engine->counts, bytes, "counts of survivors"));
     CL_TRY(cl_room_fit(device, &engine->dense_count, sizeof(cl_uint), "a count of rows"));
-    CL_TRY(cl_fill(device, engine->counts.mem, 0, bytes, "clearing counts"));
-    CL_TRY(cl_fill(device, engine->dense_count.mem, 0, sizeof(cl_uint), "clearing counts"));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_count"));
+    if (!options.held) CL_TRY(cl_fill(device, engine->counts.mem, 0, bytes, "clearing counts"));
+    int may_be_dense = cl_has_places(device, slice);
+    if (may_be_dense) CL_TRY(cl_fill(device, engine->dense_count.mem, 0, sizeof(cl_uint), "clearing counts"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", options.text, "bin_count"));
     CL_TRY(CL_RUN(device, kernel, "counting survivors", 1, &global, &local, CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->block->hints),
                   CL_ARG(slice->row0), CL_ARG(place), CL_ARG(slice->n), CL_ARG(plan.shift), CL_ARG(plan.tile_rows),
                   CL_ARG(engine->k), CL_ARG(engine->counts.mem), CL_ARG(engine->dense_count.mem)));
+    if (!may_be_dense) return FGMM_OK;
     return cl_read_begin(device, &engine->dense_left, engine->dense_count.mem, 0, sizeof(cl_uint), "a count of rows");
 }
 
@@ -114,6 +134,8 @@ fgmm_status cl_dense_list(fgmm_device *device, const cl_slice *slice, cl_uint *d
     cl_engine *engine = device->engine;
     *dense = slice->n;
     if (engine->all_dense) return FGMM_OK;
+    *dense = 0;
+    if (!cl_has_places(device, slice)) return FGMM_OK;
     CL_TRY(cl_read_end(device, &engine->dense_left, "a count of rows"));
     *dense = *(const cl_uint *)engine->dense_left.pinned.at;
     if (device->asking > 1) *dense = 1;
@@ -124,6 +146,7 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     bin_plan plan = plan_bins(engine, slice);
+    tile_options options = options_of(device, &plan);
     cl_uint pairs = engine->k * plan.slots;
     size_t local[2] = {GROUP, 1}, global[2] = {cl_round_up(engine->k, GROUP), plan.slots};
     size_t several = slice->settled ? (size_t)slice->listed + slice->looked : slice->n; /* rows that may have */
@@ -133,20 +156,20 @@ fgmm_status cl_lists(fgmm_device *device, const cl_slice *slice) {
     CL_TRY(cl_room_fit(device, &engine->lists, ((size_t)pairs + 1) * sizeof(cl_uint), "starts of lists"));
     CL_TRY(cl_room_fit(device, &engine->values, most * sizeof(cl_uint), "survivors"));
     engine->list_slots = plan.slots;
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_totals"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", options.text, "bin_totals"));
     CL_TRY(CL_RUN(device, kernel, "measuring lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
                   CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
                   CL_ARG(engine->totals.mem)));
     CL_TRY(scan(device, engine->totals.mem, engine->lists.mem, pairs));
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", "", "bin_starts"));
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", options.text, "bin_starts"));
     CL_TRY(CL_RUN(device, kernel, "placing lists", 2, global, local, CL_ARG(engine->counts.mem), CL_ARG(engine->k),
                   CL_ARG(plan.tiles), CL_ARG(plan.ahead), CL_ARG(plan.per_chunk), CL_ARG(plan.slots),
                   CL_ARG(engine->lists.mem)));
-    size_t group = device->max_work_group >= 128 ? 128 : 64, all = group * plan.tiles;
-    cl_uint rounds = MOST_SCATTERED / (cl_uint)group;
-    CL_TRY(cl_kernel_get(device, &kernel, "bins", group < 128 ? "-DGROUP=64" : "", "bin_scatter"));
+    size_t all = options.group * plan.tiles;
+    cl_uint rounds = MOST_SCATTERED / (cl_uint)options.group;
+    CL_TRY(cl_kernel_get(device, &kernel, "bins", options.text, "bin_scatter"));
     for (cl_uint round0 = 0; round0 < plan.tile_rows; round0 += MOST_SCATTERED)
-        CL_TRY(CL_RUN(device, kernel, "listing survivors", 1, &all, &group, CL_ARG(engine->cand_id.mem),
+        CL_TRY(CL_RUN(device, kernel, "listing survivors", 1, &all, &options.group, CL_ARG(engine->cand_id.mem),
                       CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem), CL_ARG(slice->block->hints),
                       CL_ARG(slice->row0), CL_ARG(place), CL_ARG(slice->n), CL_ARG(plan.shift), CL_ARG(plan.tile_rows),
                       CL_ARG(round0), CL_ARG(rounds), CL_ARG(engine->k), CL_ARG(engine->counts.mem),
@@ -178,7 +201,8 @@ fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(engine->row_values.mem));
 }
 
-/* As many superchunks at a time as the tally has slots for. */
+/* As many superchunks at a time as the tally has slots for. Of floats under way there is room for one's: where the first goes on with some, and
+ * the last is to leave some, they are not one launch's. */
 fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
@@ -191,18 +215,23 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
     int exact = engine->tied || engine->full, fours = !exact && cl_row_fours(engine->d, block->offset, block->pitch);
     snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DEXACT=%d", (int)block->type, fours, exact);
     CL_TRY(cl_kernel_get(device, &kernel, "accumulate", options, "accumulate"));
-    for (cl_uint chunk0 = 0; chunk0 < plan.slots; chunk0 += most) {
+    int ends_within = tally->grain && (slice->first + slice->n) % tally->grain != 0;
+    for (cl_uint chunk0 = 0, slots = 0; chunk0 < plan.slots; chunk0 += slots) {
         cl_mem part = NULL;
-        cl_uint resume = 0, slots = plan.slots - chunk0 < most ? plan.slots - chunk0 : most;
+        cl_uint resume = 0;
+        slots = plan.slots - chunk0 < most ? plan.slots - chunk0 : most;
+        if (tally->holds && ends_within && chunk0 + slots == plan.slots && tally->current == plan.first + chunk0)
+            slots = 1;
+        int whole = tally->grain && (chunk0 + slots < plan.slots || !ends_within);
+        cl_uint held = cl_tally_held(tally), goes_on = held && !whole;
         CL_TRY(cl_tally_open(device, tally, plan.first + chunk0, slots, &resume, &part));
         size_t local = GROUP, global = cl_round_up((size_t)k * slots * (d / (fours ? 4 : 1) + 1), local);
         CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows),
                       CL_ARG(block->offset), CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k),
                       CL_ARG(slots), CL_ARG(chunk0), CL_ARG(plan.slots), CL_ARG(place), CL_ARG(engine->sum_hi_at),
                       CL_ARG(engine->sum_lo_at), CL_ARG(block->weights), CL_ARG(engine->values.mem),
-                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume), CL_ARG(part)));
-        int last = chunk0 + slots == plan.slots;
-        int whole = tally->grain && (!last || (slice->first + slice->n) % tally->grain == 0);
+                      CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume), CL_ARG(held),
+                      CL_ARG(goes_on), CL_ARG(part)));
         CL_TRY(cl_tally_close(device, tally, slots, whole));
     }
     return FGMM_OK;

@@ -28,7 +28,7 @@ enum {
     CL_FULL_CONSTANTS = 8,  /* floats of a component's constants there */
     CL_DISTANCE_SIDE = 8,   /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32,  /* TILE */
-    CL_SCAN_EACH = 16,      /* EACH of scan.cl: elements a work-item scans */
+    CL_SCAN_EACH = 17,      /* EACH of scan.cl: elements a work-item scans; so 1024 of them scan 2^14 and the total */
     CL_DENSE_WIDTH = 1024,  /* components of a dense tile */
     CL_PAIRS_COLUMNS = 128, /* components of a work-group of near_logits.clh */
     CL_NARROW = 64,         /* NARROW of narrow.clh: work-items of a component */
@@ -44,12 +44,12 @@ struct fgmm_block {
     int passing;  /* uploaded for one pass: the next block may have the buffers */
     size_t bytes; /* of rows, and the rows that weights and hints have room for, if owned */
     int64_t room;
-    cl_mem weights;       /* [n] f32, or NULL */
-    cl_mem hints;         /* [n]: each row's last best component, for the screen; or NULL before the first */
-    int hinted;           /* hints are this block's */
-    int noted;            /* and were when it came before */
-    cl_mem distances;     /* [n]: distances to these, of settle.cl; or NULL */
-    int64_t distances_of; /* the generation of parameters that they are of; 0: none */
+    cl_mem weights;        /* [n] f32, or NULL */
+    cl_mem hints;          /* [n]: each row's last best component, for the screen; or NULL before the first */
+    int hinted;            /* hints are this block's */
+    int noted;             /* and were when it came before */
+    cl_mem row_bounds;     /* [n]: what is kept of each row from pass to pass (depths.clh); or NULL */
+    int64_t row_bounds_of; /* the generation of parameters that they are of; 0: none */
     void *staging[2];
     cl_event written[2]; /* of the staging copies on their way */
     fgmm_dtype type;     /* as stored: never FGMM_F64 */
@@ -81,6 +81,7 @@ typedef struct cl_tally {
     size_t lines, width;
     int64_t grain;
     uint32_t slots;
+    int holds; /* part has one more, for floats that launches of accumulate.cl leave under way */
     cl_room total, part;
     int started;     /* total holds zeros or sums */
     int64_t current; /* the superchunk in slot 0; -1 if none */
@@ -126,8 +127,8 @@ typedef struct cl_generation {
 
 /* What ahead.cl says of a component, as told_t there. */
 typedef struct cl_told {
-    cl_ulong bits;
-    cl_float a_hi, a_lo, c1, c2, m, off;
+    cl_ulong bits[2];
+    cl_float a_hi, a_lo, c1, c2, m;
 } cl_told;
 
 /* A slice: rows row0 .. row0 + n - 1 of a block. */
@@ -154,6 +155,8 @@ typedef struct cl_ahead {
     cl_slice slice;
     cl_float log_cut;
     cl_room terms, tells;
+    uint64_t *keys; /* [2, keys_n] of the hashes: host memory; or NULL */
+    size_t keys_n;
     cl_arrival arrival;  /* of tells */
     const cl_told *told; /* what came of it, while parameters are compared with it; NULL: not now */
     int waits, rests;    /* passes before it is tried again: now, and after the last time that other parameters came */
@@ -250,6 +253,10 @@ static inline cl_mem cl_places(const cl_engine *engine, const cl_slice *slice) {
 static inline cl_mem cl_left(const cl_engine *engine, const cl_slice *slice) {
     return slice->settled ? engine->left.mem : NULL;
 }
+/* Whether any of its rows has a place, as far as is known. */
+static inline int cl_has_places(const fgmm_device *device, const cl_slice *slice) {
+    return device->asking || !slice->settled || slice->listed || slice->looked;
+}
 /* Work-items a row of refine.cl, and of settle.cl where its sums must be those. */
 static inline int cl_refine_lanes(cl_uint d) {
     return d >= 1024 ? 32 : d >= 512 ? 16 : d >= 64 ? 8 : d >= 16 ? 4 : 1;
@@ -260,10 +267,10 @@ typedef struct cl_part {
     cl_mem rows;
     cl_ulong offset, pitch;
     cl_uint row0, out0, n;
-    int type;         /* fgmm_dtype */
-    int few_listed;   /* 1: the list is likely to be short; how long it is, the device knows */
-    cl_mem list;      /* or NULL */
-    cl_mem distances; /* of the block's rows, for depths; or NULL */
+    int type;          /* fgmm_dtype */
+    int few_listed;    /* 1: the list is likely to be short; how long it is, the device knows */
+    cl_mem list;       /* or NULL */
+    cl_mem row_bounds; /* of the block's rows, for depths; or NULL */
 } cl_part;
 
 /* Where a tally takes sums: slots 0 .. slots - 1 of part, of which slot 0 goes on from earlier sums if `resume`. */
@@ -365,7 +372,7 @@ fgmm_dtype cl_stored_type(fgmm_dtype type);
 size_t cl_stored_size(fgmm_dtype stored);
 
 /* cl_stretch.c: blocks that stay, in one buffer. */
-/* Gives a block to come its part of one: rows, hints, distances and weights. Without one it has block->stretch NULL. */
+/* Gives a block to come its part of one: rows, hints, row bounds and weights. Without one it has block->stretch NULL. */
 void cl_stretch_join(fgmm_device *device, const fgmm_block_source *source, fgmm_block *block);
 void cl_stretch_leave(fgmm_device *device, fgmm_block *block);
 /* What an E-step does when it is given a block: takes it on its own, after those that wait; leaves it to wait; or takes *whole, which has all
@@ -467,6 +474,9 @@ fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice);
 void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, uint32_t slots);
 /* Of total and part, once both are held. */
 double cl_tally_bytes(const cl_tally *tally);
+static inline cl_uint cl_tally_held(const cl_tally *tally) {
+    return tally->holds ? tally->slots : 0; /* the slot; 0: there is none */
+}
 /* Prepares for sums over superchunks first .. first + slots - 1, of which slot 0 goes on from earlier sums if *resume.
  * With grain 0: first 0, slots 1. @param part where the slots are. */
 fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, cl_uint slots, cl_uint *resume,

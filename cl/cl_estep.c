@@ -35,14 +35,16 @@ static void plan_sparse(const fgmm_device *device, cl_engine *engine) {
     int64_t sums = (int64_t)engine->k * (2 * (int64_t)engine->d + 1) * (int64_t)sizeof(cl_float2);
     int64_t grain = LEAST_GRAIN;
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
-    int64_t slots = PART_BYTES / sums;
-    if (slots < 2) grain = 0, slots = 1;
+    int64_t slots = PART_BYTES / sums, holds = !engine->tied && !engine->full;
+    if (slots < 2) grain = holds = 0, slots = 1;
+    slots -= holds; /* of large ones one is left, so that they take no more memory */
     int64_t touched = grain ? MOST_SLICE / grain + 1 : 1;
     int64_t bytes = SLOTS_BYTES < device->limit_bytes / 16 ? SLOTS_BYTES : device->limit_bytes / 16;
-    int64_t fit = bytes / sums < MOST_SLOTS ? bytes / sums : MOST_SLOTS;
+    int64_t fit = (bytes / sums < MOST_SLOTS ? bytes / sums : MOST_SLOTS) - holds;
     if (touched < fit) touched = fit;
     if (slots > touched) slots = touched;
     cl_tally_reset(&engine->sparse, engine->k, 2 * (size_t)engine->d + 1, grain, (uint32_t)slots);
+    engine->sparse.holds = (int)holds;
 }
 
 /* No more of them than such a block lies in. */
@@ -198,8 +200,8 @@ static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
                    "clearing the rows' best components"));
     block->hinted = 1;
     /* A block that comes and goes has no one to keep them. */
-    if (!block->distances && !block->passing && !engine->tied && !engine->full)
-        block->distances = cl_optional_buffer(device, (size_t)block->n * sizeof(cl_float));
+    if (!block->row_bounds && !block->passing && !engine->tied && !engine->full)
+        block->row_bounds = cl_optional_buffer(device, (size_t)block->n * sizeof(cl_uint));
     return FGMM_OK;
 }
 
@@ -211,9 +213,10 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     if (engine->all_dense)
         return cl_fill(device, engine->dense_flag.mem, 1, slice->n * sizeof(cl_uint), "marking dense rows");
     CL_TRY(fit_hints(device, slice->block));
-    if (!slice->settled) slice->block->distances_of = 0;
+    if (!slice->settled) slice->block->row_bounds_of = 0;
     CL_TRY(cl_screen(device, slice));
-    CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
+    if (cl_has_places(device, slice))
+        CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
     return cl_count(device, slice);
 }
 
@@ -294,7 +297,7 @@ static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *lo
     CL_TRY(cl_ahead_take(device, block));
     CL_TRY(cl_prepare(device, block));
     /* Of the slices after the one that is settled; cl_settle_end tells of all. */
-    if (engine->ahead.settled) block->distances_of = engine->moved_from;
+    if (engine->ahead.settled) block->row_bounds_of = engine->moved_from;
     bound_slots(&engine->sparse, block->n);
     bound_slots(&engine->dense, block->n);
     CL_TRY(cl_settle_begin(device, block));

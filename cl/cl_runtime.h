@@ -88,6 +88,8 @@ typedef struct cl_test {
 } cl_test;
 enum { CL_PASSED = 128 };
 
+enum { CL_HELD = 1024 }; /* HELD of bins.cl: components whose counts a work-group may hold */
+
 struct fgmm_device {
     fgmm_host host;
     cl_platform_id platform;
@@ -106,6 +108,7 @@ struct fgmm_device {
     int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;           /* the same for the dense engine: near_logits.clh */
     int singles;         /* near_lse.clh and near_fused.clh run too, where pairs do */
+    cl_uint held_to;     /* components up to which a work-group of bins.cl holds their counts; 0 in a part of a test */
     int64_t settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in a test */
     cl_test passed[CL_PASSED]; /* the oldest overwritten */
     int n_passed;

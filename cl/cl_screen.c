@@ -71,7 +71,7 @@ static fgmm_status screen_f32(fgmm_device *device, const cl_part *part, cl_mem h
                   CL_ARG(engine->screen_rows[0].mem), CL_ARG(hint_b), CL_ARG(engine->rows_from),
                   CL_ARG(engine->screen_c.mem), CL_ARG(engine->bounds), CL_ARG(engine->cand_id.mem),
                   CL_ARG(engine->cand_v.mem), CL_ARG(engine->cand_count.mem), CL_ARG(hints), CL_ARG(part->list),
-                  CL_ARG(part->distances));
+                  CL_ARG(part->row_bounds));
 }
 
 static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, cl_mem hints) {
@@ -91,7 +91,7 @@ static fgmm_status screen_warpgroups(fgmm_device *device, const cl_part *part, c
                   CL_ARG(hints), CL_ARG(engine->fragments.mem), CL_ARG(engine->matrix_c.mem), CL_ARG(matrix->bounds),
                   CL_ARG(matrix->slack), CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_v.mem),
                   CL_ARG(engine->cand_count.mem), CL_ARG(engine->again.mem), CL_ARG(part->list),
-                  CL_ARG(part->distances));
+                  CL_ARG(part->row_bounds));
 }
 
 static fgmm_status screen_warps(fgmm_device *device, const cl_part *part, cl_mem hints) {
@@ -231,7 +231,7 @@ fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
                         .n = n,
                         .type = block->type,
                         .list = cl_left(engine, slice),
-                        .distances = slice->settled ? block->distances : NULL};
+                        .row_bounds = slice->settled ? block->row_bounds : NULL};
         if (engine->tied) {
             /* Row row0 of the block is row 0 of the whitened ones: the offset wraps round, as unsigned sums do. */
             CL_TRY(cl_white_rows(device, block, part.row0, n));

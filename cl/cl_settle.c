@@ -3,7 +3,8 @@
  * clusters lie apart these are all but a few rows, and a pass then costs what reading them does. Where they do not, it is tried ever
  * more rarely. Sums have the same bits either way.
  *
- * A row that screen.cl or screen_wgmma.cl left to its component has a second bound, by which it is settled while components move little (depths.clh).
+ * Two bounds are kept of a row (depths.clh), by which it is settled unread while components move little: settle.cl finds them of the rows that
+ * it reads, and screen.cl and screen_wgmma.cl the second of those that they leave to their component.
  * The first slice of a pass may have been settled before its parameters came (cl_ahead.c).
  *
  * What a slice keeps of a row is kept of the others alone (places.clh), so a slice is as long as these are few.
@@ -19,8 +20,8 @@ enum {
     TILE = 32,      /* of reach.cl, as is SIDE */
     SIDE = 8,
     BETWEEN_BYTES = 16 << 20,
-    DEPTHS = 256, /* of depths.clh */
-    BUCKETS = 4   /* of reach.cl */
+    DEPTHS = 256,    /* of depths.clh */
+    SLOW_BUCKETS = 4 /* BUCKETS of reach.cl where a work-item costs time: on a CPU */
 };
 
 /* Less than this part of the rows is not worth reading them once more. */
@@ -45,11 +46,15 @@ static fgmm_status find_moves(fgmm_device *device, const char *options) {
     return FGMM_OK;
 }
 
+static size_t buckets_of(const fgmm_device *device) {
+    return device->type == CL_DEVICE_TYPE_CPU ? SLOW_BUCKETS : 1;
+}
+
 /* And what rows' depths lose by that. */
 static fgmm_status find_depths(fgmm_device *device, const char *options) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    size_t group = 64, buckets = DEPTHS / BUCKETS * group;
+    size_t group = 64, buckets = DEPTHS / buckets_of(device) * group;
     if (!engine->moved_from) return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->lost, DEPTHS * sizeof(cl_float), "the components' moves"));
     CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_depths"));
@@ -65,7 +70,8 @@ static fgmm_status find_reaches(fgmm_device *device) {
     char options[64];
     /* Beside matrix units a row that has many others to be looked at for is better screened. */
     engine->n_nearest = engine->matrix.on ? 3 : CL_CAP - 1;
-    snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u", engine->diag, engine->n_nearest);
+    snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u -DBUCKETS=%u", engine->diag, engine->n_nearest,
+             (unsigned)buckets_of(device));
     size_t k = engine->k, group = 64, local[2] = {SIDE, SIDE};
     size_t fit = BETWEEN_BYTES / (k * sizeof(cl_float)), quick = (size_t)engine->batch_budget / (k * engine->d);
     size_t most = (fit < quick ? fit : quick) / TILE * TILE, step = most < TILE ? TILE : most < k ? most : k;
@@ -104,10 +110,10 @@ static fgmm_status go_without(fgmm_device *device, fgmm_block *block, fgmm_statu
     engine->tried = 0.0;
     engine->settle_wait = engine->settle_rest = CL_MOST_REST;
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
-    block->distances_of = 0;
+    block->row_bounds_of = 0;
     if (!block->stretch) {
-        cl_buffer_free(device, block->distances);
-        block->distances = NULL;
+        cl_buffer_free(device, block->row_bounds);
+        block->row_bounds = NULL;
     }
     if (!refused) return FGMM_OK;
     device->settle_from = INT64_MAX;
@@ -155,16 +161,19 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
     char options[128];
-    int follows = block->distances && block->distances_of && block->distances_of == engine->moved_from;
+    int follows = block->row_bounds && block->row_bounds_of && block->row_bounds_of == engine->moved_from;
     cl_mem moved = follows && !engine->each ? engine->moved.mem : NULL, lost = moved ? engine->lost.mem : NULL;
     int lanes = engine->each       ? cl_refine_lanes(engine->d)
                 : engine->d >= 256 ? 16
                 : engine->d >= 64  ? 8
                 : engine->d >= 16  ? 4
                                    : 1;
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d",
-             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes,
-             engine->n_nearest, engine->each);
+    /* Where log-densities are asked for, parts of sums take more local memory. */
+    size_t local = device->type == CL_DEVICE_TYPE_CPU || device->max_work_group < 128 || engine->each ? 64 : 128;
+    snprintf(options, sizeof options,
+             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d -DGROUP=%d", (int)block->type,
+             cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes, engine->n_nearest, engine->each,
+             (int)local);
     CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
     if (engine->each) {
         CL_TRY(cl_send_lower(device));
@@ -174,7 +183,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     CL_TRY(cl_room_fit(device, &engine->place, (size_t)slice->n * sizeof(cl_uint), "places of rows"));
     CL_TRY(cl_room_fit(device, &engine->left, ((size_t)slice->places + 1) * sizeof(cl_uint2), "rows to screen"));
     CL_TRY(cl_fill(device, engine->left.mem, 0, sizeof(cl_uint2), "clearing a count"));
-    size_t local = 64, step = cl_round_up((size_t)(engine->batch_budget / engine->d / 8 + 1), local);
+    size_t step = cl_round_up((size_t)(engine->batch_budget / engine->d / 8 + 1), local);
     for (size_t i = 0; i < slice->n; i += step) {
         if (i && !engine->ahead.made) CL_TRY(cl_breathe(device)); /* as for reaches */
         cl_uint n = (cl_uint)(i + step < slice->n ? step : slice->n - i), out0 = (cl_uint)i, row0 = slice->row0 + out0;
@@ -184,7 +193,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
                       CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->screen_c.mem),
                       CL_ARG(engine->kp), CL_ARG(engine->off.mem), CL_ARG(engine->nearest.mem), CL_ARG(block->hints),
                       CL_ARG(engine->cand_id.mem), CL_ARG(engine->cand_count.mem), CL_ARG(engine->place.mem),
-                      CL_ARG(engine->left.mem), CL_ARG(slice->places), CL_ARG(block->distances), CL_ARG(moved),
+                      CL_ARG(engine->left.mem), CL_ARG(slice->places), CL_ARG(block->row_bounds), CL_ARG(moved),
                       CL_ARG(lost), CL_ARG(engine->mean_lo.mem), CL_ARG(engine->constants.mem),
                       CL_ARG(engine->row_logz.mem)));
     }
@@ -237,7 +246,7 @@ static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, 
         double all = (double)taken.s[0] + (double)taken.s[1];
         engine->placed = all / (double)slice.n;
         if (all > (double)slice.places) { /* not where every row has one */
-            block->distances_of = 0;      /* what was known has been moved for some rows, and must not be twice */
+            block->row_bounds_of = 0;     /* what was known has been moved for some rows, and must not be twice */
             continue;
         }
         slice.settled = 1;
@@ -261,7 +270,7 @@ fgmm_status cl_next_slice(fgmm_device *device, fgmm_block *block, int64_t row0, 
 
 void cl_settle_end(fgmm_device *device, fgmm_block *block) {
     cl_engine *engine = device->engine;
-    if (engine->settling) block->distances_of = engine->now.number;
+    if (engine->settling) block->row_bounds_of = engine->now.number;
     engine->settling = 0;
 }
 

@@ -9,10 +9,10 @@
 
 /* Of so many bytes at most: rows beyond are another stretch. */
 #define MOST_BYTES ((int64_t)1 << 30)
-enum { WORD = sizeof(cl_uint) }; /* a hint, a distance, a weight */
+enum { WORD = sizeof(cl_uint) }; /* a hint, a word of bounds, a weight */
 
 struct cl_stretch {
-    cl_mem rows, hints, distances, weights; /* weights: NULL as long as no block has any */
+    cl_mem rows, hints, row_bounds, weights; /* weights: NULL as long as no block has any */
     int64_t first_row, n, d, filled;
     fgmm_dtype type;
     fgmm_block *first, *last; /* in order, by next */
@@ -24,7 +24,7 @@ static void stretch_free(fgmm_device *device, cl_stretch *stretch) {
     if (device->stretch == stretch) device->stretch = NULL;
     cl_buffer_free(device, stretch->rows);
     cl_buffer_free(device, stretch->hints);
-    cl_buffer_free(device, stretch->distances);
+    cl_buffer_free(device, stretch->row_bounds);
     cl_buffer_free(device, stretch->weights);
     cl_release_memory(device, stretch);
 }
@@ -42,8 +42,8 @@ static cl_stretch *stretch_new(fgmm_device *device, const fgmm_block_source *sou
     *stretch = (cl_stretch){.first_row = source->first_row, .n = n, .d = source->d, .type = block->type};
     stretch->rows = cl_optional_buffer(device, (size_t)(n * row_bytes));
     if (stretch->rows) stretch->hints = cl_optional_buffer(device, (size_t)(n * WORD));
-    if (stretch->hints) stretch->distances = cl_optional_buffer(device, (size_t)(n * WORD));
-    if (stretch->distances) return device->stretch = stretch;
+    if (stretch->hints) stretch->row_bounds = cl_optional_buffer(device, (size_t)(n * WORD));
+    if (stretch->row_bounds) return device->stretch = stretch;
     stretch_free(device, stretch);
     return NULL;
 }
@@ -66,14 +66,14 @@ void cl_stretch_join(fgmm_device *device, const fgmm_block_source *source, fgmm_
     if (!follows(stretch, source, block)) stretch = stretch_new(device, source, block);
     if (!stretch) return;
     int64_t base = stretch->filled;
-    cl_mem hints = part_of(stretch->hints, base, source->n), distances = part_of(stretch->distances, base, source->n);
+    cl_mem hints = part_of(stretch->hints, base, source->n), row_bounds = part_of(stretch->row_bounds, base, source->n);
     cl_mem weights = NULL;
     if (source->weights && !stretch->weights)
         stretch->weights = cl_optional_buffer(device, (size_t)(stretch->n * WORD));
     if (source->weights && stretch->weights) weights = part_of(stretch->weights, base, source->n);
-    if (!hints || !distances || !weights != !source->weights || clRetainMemObject(stretch->rows) != CL_SUCCESS) {
+    if (!hints || !row_bounds || !weights != !source->weights || clRetainMemObject(stretch->rows) != CL_SUCCESS) {
         if (hints) clReleaseMemObject(hints);
-        if (distances) clReleaseMemObject(distances);
+        if (row_bounds) clReleaseMemObject(row_bounds);
         if (weights) clReleaseMemObject(weights);
         if (!stretch->blocks) stretch_free(device, stretch);
         return;
@@ -81,7 +81,7 @@ void cl_stretch_join(fgmm_device *device, const fgmm_block_source *source, fgmm_
     block->stretch = stretch;
     block->rows = stretch->rows;
     block->hints = hints;
-    block->distances = distances;
+    block->row_bounds = row_bounds;
     block->weights = weights;
     block->offset = (cl_ulong)(base * source->d);
     stretch->filled += source->n;
@@ -106,9 +106,9 @@ void cl_stretch_leave(fgmm_device *device, fgmm_block *block) {
     *at = block->next;
     clReleaseMemObject(block->rows);
     clReleaseMemObject(block->hints);
-    clReleaseMemObject(block->distances);
+    clReleaseMemObject(block->row_bounds);
     if (block->weights) clReleaseMemObject(block->weights);
-    block->rows = block->hints = block->distances = block->weights = NULL;
+    block->rows = block->hints = block->row_bounds = block->weights = NULL;
     if (--stretch->blocks == 0) stretch_free(device, stretch);
 }
 
@@ -137,15 +137,15 @@ cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *
     *whole = *stretch->first;
     whole->n = stretch->n;
     whole->hints = stretch->hints;
-    whole->distances = stretch->distances;
+    whole->row_bounds = stretch->row_bounds;
     for (const fgmm_block *other = stretch->first; other; other = other->next)
-        if (other->distances_of != whole->distances_of) whole->distances_of = 0;
+        if (other->row_bounds_of != whole->row_bounds_of) whole->row_bounds_of = 0;
     whole->weights = stretch->first->weights ? stretch->weights : NULL;
     return CL_TURN_WHOLE;
 }
 
 void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole) {
-    for (fgmm_block *block = stretch->first; block; block = block->next) block->distances_of = whole->distances_of;
+    for (fgmm_block *block = stretch->first; block; block = block->next) block->row_bounds_of = whole->row_bounds_of;
 }
 
 fgmm_block *cl_stretch_waiting(cl_engine *engine) {

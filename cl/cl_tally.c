@@ -16,21 +16,29 @@ void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, 
     tally->width = width;
     tally->grain = grain;
     tally->slots = slots;
+    tally->holds = 0;
     tally->started = 0;
     tally->current = -1;
 }
 
 double cl_tally_bytes(const cl_tally *tally) {
-    return (double)cells(tally) * sizeof(cl_float2) * (1.0 + (tally->grain ? tally->slots : 0));
+    return (double)cells(tally) * sizeof(cl_float2) * (1.0 + (tally->grain ? tally->slots + tally->holds : 0));
 }
 
-static fgmm_status fold(fgmm_device *device, cl_tally *tally, cl_uint slots, cl_uint move) {
+static fgmm_status fold(fgmm_device *device, cl_tally *tally, cl_uint slots, cl_uint move, cl_uint held) {
     cl_kernel kernel = NULL;
     CL_TRY(cl_kernel_get(device, &kernel, "tally", "", "fold"));
     cl_ulong count = cells(tally);
     size_t local = 64 < device->max_work_group ? 64 : 1, global = cl_round_up(count, local);
     return CL_RUN(device, kernel, "folding sums", 1, &global, &local, CL_ARG(tally->part.mem), CL_ARG(tally->total.mem),
-                  CL_ARG(count), CL_ARG(slots), CL_ARG(move));
+                  CL_ARG(count), CL_ARG(slots), CL_ARG(move), CL_ARG(held));
+}
+
+/* The superchunk under way, of which no more is to come. */
+static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
+    if (tally->current >= 0) CL_TRY(fold(device, tally, 1, 0, cl_tally_held(tally)));
+    tally->current = -1;
+    return FGMM_OK;
 }
 
 fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, cl_uint slots, cl_uint *resume,
@@ -39,14 +47,15 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
     if (!tally->started) {
         CL_TRY(cl_room_fit(device, &tally->total, bytes, "the sums"));
         CL_TRY(cl_fill(device, tally->total.mem, 0, bytes, "clearing the sums"));
-        if (tally->grain) CL_TRY(cl_room_fit(device, &tally->part, bytes * tally->slots, "partial sums"));
+        if (tally->grain)
+            CL_TRY(cl_room_fit(device, &tally->part, bytes * (tally->slots + (size_t)tally->holds), "partial sums"));
         tally->started = 1;
     }
     *part = tally->grain ? tally->part.mem : tally->total.mem;
     *resume = 1;
     if (!tally->grain) return FGMM_OK;
     *resume = tally->current == first;
-    if (!*resume && tally->current >= 0) CL_TRY(fold(device, tally, 1, 0));
+    if (!*resume) CL_TRY(finish(device, tally));
     tally->current = first + slots - 1;
     return FGMM_OK;
 }
@@ -54,8 +63,8 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
 fgmm_status cl_tally_close(fgmm_device *device, cl_tally *tally, cl_uint slots, int whole) {
     if (!tally->grain) return FGMM_OK;
     if (whole) tally->current = -1;
-    if (whole) return fold(device, tally, slots, 0);
-    return slots > 1 ? fold(device, tally, slots - 1, 1) : FGMM_OK;
+    if (whole) return fold(device, tally, slots, 0, 0);
+    return slots > 1 ? fold(device, tally, slots - 1, 1, 0) : FGMM_OK;
 }
 
 static FGMM_INTO_CLONES void add_means(const cl_engine *engine, size_t c, const cl_float2 *sums, fgmm_sums *out) {
@@ -95,12 +104,6 @@ FGMM_CLONES static void add_narrow(const cl_engine *engine, size_t line, const c
     if (!engine->tied && !engine->full) out->s2[c] += s2;
     out->s0[c] += s0;
     if (engine->alone) set_share(engine, line, s0, engine->params.half_inv_var[c] * s2);
-}
-
-static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
-    if (tally->current >= 0) CL_TRY(fold(device, tally, 1, 0));
-    tally->current = -1;
-    return FGMM_OK;
 }
 
 /* Lines that are read, `step` at a time: `width` pairs of each. */

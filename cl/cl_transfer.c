@@ -344,7 +344,7 @@ void cl_release(fgmm_device *device, fgmm_block *block) {
         clReleaseMemObject(block->rows);
     cl_buffer_free(device, block->weights);
     hints_close(device, block);
-    cl_buffer_free(device, block->distances);
+    cl_buffer_free(device, block->row_bounds);
     cl_release_memory(device, block->centre);
     cl_release_memory(device, block);
 }

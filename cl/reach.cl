@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 | -DNEAREST=3
+// variants: -DDIAG=1 | -DNEAREST=3 -DBUCKETS=4
 /*
  * Reach: how far from its component a row may lie before the screen might list another for it, and which others come first. That takes no
  * product with the row, as in k-means by distances between means (Elkan 2003): settle.cl spares most rows the screen.
@@ -44,7 +44,10 @@
 #define STEP 16
 #define TILE (SIDE * MICRO)
 #define GROUP 64
-#define BUCKETS 4 // of depths, that a work-group takes
+// BUCKETS: of depths, that a work-group takes, a power of two up to 64 (default 1).
+#ifndef BUCKETS
+#define BUCKETS 1
+#endif
 #define SHARE (GROUP / BUCKETS)
 
 // moved [k]: of each component the root of the largest new a over the old, the norm of its move by the new a, and the root of the least. A work-group

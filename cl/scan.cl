@@ -1,14 +1,14 @@
-// variants: -DGROUP=32 -DEACH=8 | -DGROUP=512
+// variants: -DGROUP=32 -DEACH=8 | -DGROUP=512 | -DGROUP=1024
 /*
  * Exclusive prefix sums of n + 1 unsigned integers, the last input taken as 0, so that out[n] is the total.
  * scan_blocks scans blocks of GROUP * EACH and leaves their totals, which the host scans in the same way; scan_add adds them.
  */
-// GROUP: work-items (default 64). EACH: elements a work-item (default 16).
+// GROUP: work-items (default 64). EACH: elements a work-item (default 17).
 #ifndef GROUP
 #define GROUP 64
 #endif
 #ifndef EACH
-#define EACH 16
+#define EACH 17
 #endif
 #if GROUP < 1 || EACH < 1
 #error "GROUP and EACH must be positive"

@@ -193,14 +193,14 @@ static inline void put(const share *s, __global const float *centre, __global co
 // hints [block rows]: component numbers, out of range where there is none.
 // Rows and the places of their candidates are listed.clh's; list: or NULL. pa, pb [dp, kp]: spherical m; diagonal -a and 2 a m. hint_a,
 // hint_b [k, hint_pitch]: the same, a component a row. centre, scale: 0 from d to dp.
-// constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. distances [block rows]: as settle.cl has them, to which depths go of
-// rows whose hint has no rival; NULL: not kept.
+// constants [kp]: c1, c2, a, M. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. row_bounds [block rows]: as settle.cl has it;
+// depths go there of rows whose hint has no rival; NULL: not kept.
 __kernel __attribute__((reqd_work_group_size(GX, GY, 1))) void
 screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
        uint kp, __global const float *centre, __global const float *scale, __global const float *pa,
        __global const float *pb, __global const float *hint_a, __global const float *hint_b, uint hint_pitch,
        __global const float4 *constants, float4 bounds, __global uint *cand_id, __global float *cand_v,
-       __global uint *cand_count, __global const uint *hints, __global const uint2 *list, __global float *distances)
+       __global uint *cand_count, __global const uint *hints, __global const uint2 *list, __global uint *row_bounds)
 {
     // Two stages: one step is multiplied while the next is put beside it.
     __local float xs[2 * DT * XS] __attribute__((aligned(16)));
@@ -218,7 +218,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     __local int tops[TR], bests[TR]; // best lower logits, ordered: with this tile's, and those that the floors are of
     __local uint counts[TR];
     __local uint known[TR];  // hints
-    __local int others[TR];  // the best upper logits but for these, ordered, where distances are kept
+    __local int others[TR];  // the best upper logits but for these, ordered, where depths are kept
     __local int again; // whether any row of this pass asks for another
 
     const uint lid = get_local_id(1) * GX + get_local_id(0);
@@ -371,7 +371,7 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 #endif
                     any |= !(acc[i][j] < floor_v);
                 }
-                if (distances && step < kp) {
+                if (row_bounds && step < kp) {
                     const uint hint = known[OWN_ROW(i)] - k0;
                     float top = -3e38f;
 #pragma unroll
@@ -445,8 +445,8 @@ screen(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 const int sound = best > -1e38f && best < 1e38f;
                 const uint count = counts[lid];
                 cand_count[PLACE(lid)] = sound ? min(count, (uint)(CAP + 1)) : CAP + 1;
-                if (distances && step < kp && sound && count == 1 && cand_id[PLACE(lid) * CAP] == known[lid])
-                    distances[BLOCK_ROW(lid)] = kept_depth(depth_below(unordered(others[lid]), 0.0f, bounds));
+                if (row_bounds && step < kp && sound && count == 1 && cand_id[PLACE(lid) * CAP] == known[lid])
+                    row_bounds[BLOCK_ROW(lid)] = keep(INFINITY, depth_below(unordered(others[lid]), 0.0f, bounds));
                 // Full lists start anew under the final best; the others are done.
                 if (sound && count > CAP) {
                     counts[lid] = 0;

@@ -93,14 +93,14 @@ static inline uint known_column(uint hint, uint part)
         list_columns(reached, top, tile * TC + 2 * (lane & 3), k, counts + r, cand_id + at, cand_v + at);              \
     }
 
-// Arguments as of screen_mma.cl, but packed [tiles, STAGE]: each tile's fragments and constants, as arrange_tiles left them. distances [block
-// rows]: as settle.cl has them, to which depths go of rows whose hint has no rival; NULL: not kept.
+// Arguments as of screen_mma.cl, but packed [tiles, STAGE]: each tile's fragments and constants, as arrange_tiles left them. row_bounds [block
+// rows]: as settle.cl has it; depths go there of rows whose hint has no rival; NULL: not kept.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
              uint tiles, __global const float *centre, __global const float *scale, __global const float *hint_a,
              __global const float *hint_b, __global const uint *hints, __global const uint4 *packed,
              __global const float4 *components, float4 bounds, float slack, __global uint *cand_id, __global float *cand_v,
-             __global uint *cand_count, __global uint2 *again, __global const uint2 *list, __global float *distances)
+             __global uint *cand_count, __global uint2 *again, __global const uint2 *list, __global uint *row_bounds)
 {
     __local uint4 stages[STAGES * STAGE] __attribute__((aligned(128)));
     __local ulong full[STAGES], empty[STAGES];
@@ -255,6 +255,6 @@ screen_wgmma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, u
     const int sound = best[lid] > -1e38f && best[lid] < 1e38f && kept > 0;
     cand_count[at] = sound ? kept : CAP + 1;
     if (!sound) APPEND(again, ENTRY(lid));
-    if (distances && sound && counts[lid] == 1 && cand_id[(ulong)at * CAP] == hints[BLOCK_ROW(lid)])
-        distances[BLOCK_ROW(lid)] = kept_depth(depth_below(others[lid], slack, bounds));
+    if (row_bounds && sound && counts[lid] == 1 && cand_id[(ulong)at * CAP] == hints[BLOCK_ROW(lid)])
+        row_bounds[BLOCK_ROW(lid)] = keep(INFINITY, depth_below(others[lid], slack, bounds));
 }

@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3 | -DLOGZ=1 -DROW_FOURS=1 | -DLOGZ=1 -DDIAG=1 -DLANES=32
+// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 -DGROUP=128 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3 | -DLOGZ=1 -DROW_FOURS=1 | -DLOGZ=1 -DDIAG=1 -DLANES=32
 /*
  * Settle: rows that lie near to their last best component h, without a screen. Within the reach of h before all others (reach.cl), h alone
  * is a candidate, and the row is settled. Beyond it the few whose reaches are passed are looked at one by one: where one of them stays,
@@ -11,15 +11,15 @@
  * might list it: where c2_k + 6 g M_k - (1 - 4 g) q_k may reach the floor below c1_h - 6 g M_h - (1 + 4 g) q_h. NaN counts as staying,
  * or as beyond reach.
  *
- * A row need not even be read where what was known of it says enough: with s' the norm by the new a of the distance to the new m_hi,
+ * A row need not even be read where what is kept of it (depths.clh) says enough. With s' the norm by the new a of the distance to the new m_hi,
  *
- *   s' <= ratio s + |m_hi' - m_hi|',   ratio^2 the largest a' / a of h (reach_moved in reach.cl).
+ *   s' <= ratio s + |m_hi' - m_hi|',   ratio^2 the largest a' / a of h (reach_moved in reach.cl),
  *
- * That bound takes the place of s, and is replaced when the row is read again.
+ * and that bound is kept until the row is read again. Beyond a reach the row is settled all the same while all others, as deep as its z says after
+ * they have moved (reach_depths), cannot come to its floor: a second bound, as Hamerly's for k-means (2010).
  *
- * A row that the screen has had, and left to h alone, has in its place -z: how far below the largest C the screen found all others, which
- * reach_depths in reach.cl moves as components do. Read again, and beyond a reach, it is settled all the same while these cannot come to its
- * floor (a second bound, as Hamerly's for k-means, 2010).
+ * The depth of a row for which others were looked at: u - (1 - 4 g) q of each of these; and of all whose reaches are r or more, the floor of a row
+ * with q_h = r^2. For of these H >= E + (beta + nu) r^2 (reach.cl), so where q_h <= r^2, q_j >= H - nu q_h >= E + beta r^2.
  *
  * Where each row's log p(x) is asked for, all rows are read, and that of a settled one follows from the same sum, which is then one of float-floats
  * about the mean itself: its root is off by less than what is allowed for above.
@@ -55,25 +55,50 @@ typedef ff part_t;
 #else
 typedef float part_t;
 #endif
+// GROUP: work-items of a work-group, which takes as many rows, a multiple of LANES (default 64).
+#ifndef GROUP
 #define GROUP 64
+#endif
+#if GROUP < 1 || GROUP % LANES
+#error "GROUP must be a multiple of LANES"
+#endif
 #define ROWS (GROUP / LANES)
 #define AT_ONCE (LANES < 4 ? LANES : 4) // rounds of rows on their way together
 
-// The depth of a row of which `kept` is known, once components have moved; NaN where that is none. Rounding: of z and of what it lost.
-static inline float moved_depth(float kept, __global const float *lost)
+// What is left of z once components have moved; NaN where it is not known.
+static inline float moved_depth(float z, __global const float *lost)
 {
-    if (!lost || !(kept <= -1.0f)) return NAN;
-    const float less = lost[depth_bucket(-kept)];
-    return (-kept - less) - 0x1p-22f * (fabs(less) - kept);
+    if (!lost || !(z >= 1.0f)) return NAN;
+    const float less = lost[depth_bucket(z)];
+    return (z - less) - 0x1p-22f * (fabs(less) + z);
 }
 
-// What the upper logit of another must reach: `root` is sqrt(q_h) of a row and its component, as it was summed.
-static inline float row_floor(float root, float rounds, float off_h, float4 ch, float4 bounds)
+// What the upper logit of another must reach, where q_h is at most `most` squared.
+static inline float row_floor(float most, float4 ch, float4 bounds)
 {
-    const float g = bounds.y / 16.0f;
-    const float most = root * (1.0f + rounds) + off_h, q = (1.0f + 4.0f * g) * (most * most);
+    const float g = bounds.y / 16.0f, q = (1.0f + 4.0f * g) * (most * most);
     const float best = (ch.x - 6.0f * g * ch.w) - q;
     return floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q)), bounds);
+}
+
+// Whether all others lie below that.
+static inline int is_alone(float z, float most, float4 ch, float4 bounds)
+{
+    return (bounds.z - z) + 0x1p-22f * (fabs(bounds.z) + z) < row_floor(most, ch, bounds);
+}
+
+// How deep those lie whose reaches are r or more.
+static inline float depth_beyond(float r, float4 ch, float4 bounds)
+{
+    if (!(r < INFINITY)) return INFINITY; // there are none
+    const float size = fabs(ch.x) + r * r;
+    return depth_below(row_floor(r, ch, bounds), 3e-4f + 0x1p-20f * size, bounds);
+}
+
+// At least s, which is about m_hi; sums for log-densities are about the mean.
+static inline float s_from(float most, float off_h)
+{
+    return LOGZ ? most + off_h : most;
 }
 
 // A lane's part of q of a row and component.
@@ -120,22 +145,22 @@ static inline float q_of(__local const float *part, __global const float *a, uin
 // Rows row0 .. row0 + n - 1 of the block, from out0 on of the slice. hints [block rows]; m_hi [k, d]; a: spherical
 // [k, 2], of which the first counts, diagonal [k, d]. constants [k], and at bounds_at bounds, of screen.cl; off and nearest of reach.cl.
 // place [slice rows]: of each row, or SETTLED. list: how many places were taken from either end, which may be more than there are, `room`;
-// and of each place the slice's row and itself, as listed.clh takes them. distances [block rows]: at least s of each row, or -z, infinite where the
-// row's component may change; NULL: not kept. moved [k]: ratio, how far h has moved, and the least ratio, since `distances` was written; NULL: they
-// say nothing, as with LOGZ. lost [DEPTHS]: what depths have lost meanwhile; NULL: there are none. m_lo, kconst: of refine.cl, and row_logz [slice
-// rows]: log p(x), all rows', which counts of settled ones alone; only with LOGZ.
+// and of each place the slice's row and itself, as listed.clh takes them. row_bounds [block rows]: what is kept of each row; NULL: nothing.
+// moved [k]: ratio, how far h has moved, and the least ratio, since that was written; NULL: it says nothing, as with LOGZ. lost [DEPTHS]: what
+// depths have lost meanwhile; NULL: there are none. m_lo, kconst: of refine.cl, and row_logz [slice rows]: log p(x), all rows', which counts of
+// settled ones alone; only with LOGZ.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint k,
        __global const float *m_hi, __global const float *a, __global const float4 *constants, uint bounds_at,
        __global const float *off, __global const uint2 *nearest, __global const uint *hints, __global uint *cand_id,
-       __global uint *cand_count, __global uint *place, __global uint2 *list, uint room, __global float *distances,
+       __global uint *cand_count, __global uint *place, __global uint2 *list, uint room, __global uint *row_bounds,
        __global const float4 *moved, __global const float *lost, __global const float *m_lo, __global const float4 *kconst,
        __global float2 *row_logz)
 {
     __local part_t part[GROUP * (LANES + 1)];         // [row that is read, lane]
     __local float others[ROWS * NEAREST * LANES];    // [row, other, lane]
     __local float roots[GROUP];                      // of q_h of the rows that are read
-    __local float known[GROUP];                      // of all rows: their distances, as they were
+    __local float depths[GROUP];                     // of all rows, as far as they are known
     __local uint passed[GROUP];                      // reaches that they pass
     __local uint reads[GROUP];                       // the rows that are read
     __local uint left[GROUP], looked[GROUP];         // of them, those for the screen, and those to look at
@@ -150,24 +175,32 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     if (lid <= last) {
         const uint row = row0 + first + lid, hint = hints[row], h = min(hint, k - 1);
         const float reach = fmin(root_most, as_float(nearest[(ulong)h * (NEAREST + 1)].x));
-        float bound = INFINITY;
-        known[lid] = moved ? distances[row] : INFINITY;
-        if (known[lid] >= 0.0f && moved) bound = fma(moved[h].x, known[lid], moved[h].y) * (1.0f + 0x1p-20f);
-        if (hint < k && bound < reach) {
+        const uint kept = moved ? row_bounds[row] : keep(INFINITY, NAN);
+        const float most = moved ? fma(moved[h].x, kept_s(kept), moved[h].y) * (1.0f + 0x1p-20f) : INFINITY;
+        const float z = moved_depth(kept_z(kept), lost);
+        depths[lid] = z;
+        const int alone = most < reach || (most < INFINITY && z >= 1.0f && is_alone(z, most + off[h], constants[h], bounds));
+        if (hint < k && alone) {
             place[out0 + first + lid] = SETTLED;
-            distances[row] = bound;
+            row_bounds[row] = keep(most, z);
         } else {
             reads[atomic_inc(&n_reads)] = lid;
         }
     }
-    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // another work-item will write the distance
-    for (uint done = 0; done < n_reads; done += AT_ONCE * ROWS)
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // another work-item will write what is kept
+    uint done = 0;
+    for (; done + ROWS < n_reads; done += AT_ONCE * ROWS)
 #pragma unroll
         for (uint i = 0; i < AT_ONCE; i++) {
             const uint at = min(done + i * ROWS + slot, n_reads - 1), row = row0 + first + reads[at];
             const part_t sum = own_sum(rows, offset + (ulong)row * pitch, m_hi, m_lo, a, min(hints[row], k - 1), d, lane);
             if (done + i * ROWS + slot < n_reads) part[at * (LANES + 1) + lane] = sum;
         }
+    if (done + slot < n_reads) { // the last round alone, often the only one
+        const uint at = done + slot, row = row0 + first + reads[at];
+        part[at * (LANES + 1) + lane] =
+            own_sum(rows, offset + (ulong)row * pitch, m_hi, m_lo, a, min(hints[row], k - 1), d, lane);
+    }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lid < n_reads) {
         const uint row = row0 + first + reads[lid], at = out0 + first + reads[lid], hint = hints[row], h = min(hint, k - 1);
@@ -184,14 +217,8 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         // Beyond sqrt(Q) no reach says anything, of however few components.
         uint beyond = hint < k && root < root_most ? 0 : NEAREST + 1;
         while (beyond <= NEAREST && !(root < as_float(near[beyond].x))) beyond++;
-        float kept = beyond ? INFINITY : root * (1.0f + rounds);
-        if (lost && beyond && hint < k) {
-            const float z = moved_depth(known[reads[lid]], lost), upper = bounds.z - z;
-            if (upper + 0x1p-22f * (fabs(bounds.z) + z) < row_floor(root, rounds, off[h], constants[h], bounds)) {
-                beyond = 0;
-                kept = kept_depth(z);
-            }
-        }
+        const float most = root * (1.0f + rounds), z = depths[reads[lid]];
+        if (beyond && hint < k && z >= 1.0f && is_alone(z, most + off[h], constants[h], bounds)) beyond = 0;
         roots[lid] = root;
         passed[lid] = beyond;
         if (beyond == 0)
@@ -201,10 +228,10 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         else
             left[atomic_inc(&n_left)] = at;
         // Each is written once: those of rows to look at below.
-        if (distances && (beyond == 0 || beyond > NEAREST)) distances[row] = kept;
+        if (row_bounds && (beyond == 0 || beyond > NEAREST)) row_bounds[row] = beyond ? keep(INFINITY, NAN) : keep(s_from(most, off[h]), z);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (uint done = 0; done < n_looked; done += ROWS) {
+    for (done = 0; done < n_looked; done += ROWS) {
         const int within = done + slot < n_looked;
         const uint r = looked[within ? done + slot : 0], row = row0 + first + reads[r], h = hints[row];
         const uint all = within ? passed[r] : 0;
@@ -214,17 +241,21 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
                 lane_sum(rows, offset + (ulong)row * pitch, m_hi, a, near[i].y, d, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         if (lane == 0 && within) {
-            const float g = bounds.y / 16.0f, floor_v = row_floor(roots[r], rounds, off[h], constants[h], bounds);
+            const float g = bounds.y / 16.0f, most = roots[r] * (1.0f + rounds);
+            const float floor_v = row_floor(most + off[h], constants[h], bounds);
             const uint at = out0 + first + reads[r];
+            float z = depth_beyond(as_float(near[all].x), constants[h], bounds);
             uint stay = 0; // a bit each
             for (uint i = 0; i < all; i++) {
                 const uint c = near[i].y;
                 const float4 cc = constants[c];
                 const float root = sqrt(q_of(others + (slot * NEAREST + i) * LANES, a, c)) * (1.0f - rounds) - off[c];
                 const float q = root > 0.0f ? (1.0f - 4.0f * g) * (root * root) : 0.0f;
-                if (!((cc.y + 6.0f * g * cc.w) - q + 0x1p-22f * (fabs(cc.y) + q) < floor_v)) stay |= 1u << i;
+                const float upper = (cc.y + 6.0f * g * cc.w) - q, pad = 0x1p-22f * (fabs(cc.y) + q);
+                if (!(upper + pad < floor_v)) stay |= 1u << i;
+                z = fmin(z, depth_below(upper, pad, bounds));
             }
-            if (distances) distances[row] = stay ? INFINITY : roots[r] * (1.0f + rounds);
+            if (row_bounds) row_bounds[row] = stay ? keep(INFINITY, NAN) : keep(s_from(most, off[h]), z);
             if (stay == 0) {
                 place[at] = SETTLED;
             } else {

@@ -6,12 +6,14 @@
  */
 #include "narrow.clh"
 
-// Adds the first `slots` slots of part [., count] to total [count], in order; `move`: slot `slots` becomes slot 0.
-__kernel void fold(__global float2 *part, __global float2 *total, ulong count, uint slots, uint move)
+// Adds the first `slots` slots of part [., count] to total [count], in order; `move`: slot `slots` becomes slot 0. held: a slot of floats that are
+// under way to slot 0 (accumulate.cl); 0: none are.
+__kernel void fold(__global float2 *part, __global float2 *total, ulong count, uint slots, uint move, uint held)
 {
     const ulong i = get_global_id(0);
     if (i >= count) return;
     ff sum = total[i];
+    if (held) part[i] = ff_add(part[i], part[held * count + i].x);
     for (uint s = 0; s < slots; s++) sum = ff_sum(sum, part[s * count + i]);
     total[i] = sum;
     if (move) part[i] = part[slots * count + i];

@@ -277,9 +277,11 @@ END_TEST
 /* The same bits, whatever the blocks. */
 START_TEST(blocks) {
     const fgmm_engine engines[] = {FGMM_ENGINE_SCREEN, FGMM_ENGINE_DENSE};
-    for (int i = 0; i < 4; i++) {
-        problem p = i < 2 ? clusters(sized(9000, 70, 5), 70, 5, 0, 1.0, 0.4, 0.0)
-                          : clusters(sized(9000, 3, 2), 3, 2, 1, 1.0, 0.4, 0.0);
+    /* Of the last, a block goes on with a superchunk of 4096 rows and ends in the next. */
+    for (int i = 0; i < 5; i++) {
+        problem p = i < 2   ? clusters(sized(9000, 70, 5), 70, 5, 0, 1.0, 0.4, 0.0)
+                    : i < 4 ? clusters(sized(9000, 3, 2), 3, 2, 1, 1.0, 0.4, 0.0)
+                            : clusters(sized(9000, 40, 2), 40, 2, 0, 9.0, 0.4, 0.0);
         for (int64_t c = 0; i < 2 && c < 30 * 5; c++) p.means[c] = p.means[c % 5] + 0.1 * normal();
         finish(&p, engines[i % 2], 1e-7);
         result one = run(&p, NULL);

@@ -2,6 +2,32 @@
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
 #include "cl_problem.h"
 
+/* depths.clh as C. */
+typedef struct float4 {
+    float x, y, z, w;
+} float4;
+
+static uint32_t as_uint(float value) {
+    uint32_t out;
+    memcpy(&out, &value, sizeof out);
+    return out;
+}
+
+static float as_float(uint32_t value) {
+    float out;
+    memcpy(&out, &value, sizeof out);
+    return out;
+}
+#define uint uint32_t
+#define fmax fmaxf
+#define fmin fminf
+#define fabs fabsf
+#include "../cl/depths.clh"
+#undef uint
+#undef fmax
+#undef fmin
+#undef fabs
+
 /* The order of a model's components turned round, so that what was learned of rows is of other components. */
 static void turn_round(problem *p) {
     for (int64_t c = 0; c < p->k / 2; c++) {
@@ -88,6 +114,28 @@ static result run_settling(problem *p, int64_t from, int64_t block_rows, int tur
     free(data);
     return out;
 }
+
+/* What is kept of a row is no less than its distance and no more than its depth, by little, and nothing where a word cannot hold that. */
+START_TEST(words_keep_bounds) {
+    const float ends[] = {0.0f,     0x1p-9f,  0x1p-8f, 1.0f,  0x1.fffffep0f, 254.9999f, 255.0f, 65519.0f,
+                          65520.0f, 65535.0f, 7e4f,    3e38f, INFINITY,      NAN,       -1.0f};
+    enum { ENDS = sizeof ends / sizeof *ends, COUNT = 20000 };
+    for (int i = 0; i < COUNT; i++) {
+        float s = i < ENDS * ENDS ? ends[i / ENDS] : (float)exp2(20.0 * uniform() - 10.0);
+        float z = i < ENDS * ENDS ? ends[i % ENDS] : (float)exp2(20.0 * uniform() - 2.0);
+        float far = kept_s(keep(s, z)), deep = kept_z(keep(s, z));
+        if (s < 255.0f)
+            ck_assert_msg(far >= s && far <= fmaxf(s, 0x1p-8f) * (1.0f + 0x1p-13f), "s %a: %a", s, far);
+        else
+            ck_assert_msg(far == INFINITY, "s %a: %a", s, far);
+        if (z >= 1.0f + 0x1p-11f)
+            ck_assert_msg(deep <= z && deep >= fminf(z, 65535.0f) * (1.0f - 0x1p-11f), "z %a: %a", z, deep);
+        else
+            ck_assert_msg(isnan(deep), "z %a: %a", z, deep);
+        if (z >= 1.0f + 0x1p-11f) ck_assert(depth_bucket(deep) < DEPTHS && depth_edge(depth_bucket(deep)) <= deep);
+    }
+}
+END_TEST
 
 static const int64_t settled_depths[] = {1, 2, 3, 17, 64, 130, 600};
 
@@ -522,6 +570,7 @@ START_TEST(settling_rests) {
 END_TEST
 
 static void add_tests(TCase *tests) {
+    tcase_add_test(tests, words_keep_bounds);
     tcase_add_test(tests, settled);
     tcase_add_loop_test(tests, settling_overflows, 0, 4);
     tcase_add_loop_test(tests, settling_makes_room, 0, 2);
