@@ -19,12 +19,11 @@ static fgmm_status run_means(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_ahead *ahead = &engine->ahead;
     cl_kernel kernel = NULL;
-    size_t k = engine->k, cells = (k * engine->d + 3) * sizeof(float), local = CL_NARROW, global = k * local;
+    size_t k = engine->k, cells = k * engine->d, local = CL_NARROW, global = k * local;
     double reg_covar = engine->params.reg_covar;
-    CL_TRY(cl_room_fit(device, &engine->mean_hi, cells, "the means"));
-    CL_TRY(cl_room_fit(device, &engine->inverse, engine->diag ? cells : (2 * k + 3) * sizeof(float),
-                       "the inverse variances"));
-    CL_TRY(cl_room_fit(device, &engine->off, (k + 3) * sizeof(float), "the components' reaches"));
+    CL_TRY(cl_fit_floats(device, &engine->mean_hi, cells, "the means"));
+    CL_TRY(cl_fit_floats(device, &engine->inverse, engine->diag ? cells : 2 * k, "the inverse variances"));
+    CL_TRY(cl_fit_floats(device, &engine->off, k, "the components' reaches"));
     CL_TRY(cl_room_fit(device, &ahead->terms, k * 2 * sizeof(double), "parameters made ahead"));
     CL_TRY(cl_room_fit(device, &ahead->tells, (k + 1) * sizeof(cl_told), "parameters made ahead"));
     CL_TRY(cl_kernel_get(device, &kernel, "ahead", engine->diag ? "-DDIAG=1" : "", "ahead_means"));

@@ -356,9 +356,10 @@ fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
 void cl_keep_last(cl_engine *engine);
 /* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
 fgmm_status cl_send_lower(fgmm_device *device);
-/* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; and sends such. Kernels that read four at a time may
- * read beyond the last. */
+/* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; room for so many on the device, where kernels that read four at
+ * a time may read beyond the last; and sends the former to the latter. */
 float *cl_take(cl_engine *engine, size_t count);
+fgmm_status cl_fit_floats(fgmm_device *device, cl_room *room, size_t count, const char *what);
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what);
 /* Where the screen's centre lies, once the frame is taken off: an exact float. */
 float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t feature);

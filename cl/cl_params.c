@@ -45,13 +45,12 @@ float *cl_take(cl_engine *engine, size_t count) {
     return out;
 }
 
-/* Kernels that read four at a time may read beyond the last. */
-static fgmm_status fit_floats(fgmm_device *device, cl_room *room, size_t count, const char *what) {
+fgmm_status cl_fit_floats(fgmm_device *device, cl_room *room, size_t count, const char *what) {
     return cl_room_fit(device, room, (count + 3) * sizeof(float), what);
 }
 
 fgmm_status cl_send_taken(fgmm_device *device, cl_room *room, const float *from, size_t count, const char *what) {
-    CL_TRY(fit_floats(device, room, count, what));
+    CL_TRY(cl_fit_floats(device, room, count, what));
     CL_CHECK(device,
              clEnqueueWriteBuffer(device->queue, room->mem, CL_FALSE, 0, count * sizeof *from, from, 0, NULL, NULL),
              what);
@@ -350,7 +349,7 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
         cl_split_values split = take_split(engine, params->means, frame);
         split.off = cl_take(engine, engine->k);
         CL_TRY(form_screen(device, frame, &split, &sound));
-        CL_TRY(fit_floats(device, &engine->mean_lo, engine->k * engine->d, "the means"));
+        CL_TRY(cl_fit_floats(device, &engine->mean_lo, engine->k * engine->d, "the means"));
         engine->lower = split.lo;
         if (!sound) CL_TRY(cl_send_lower(device));
         if (rest && sound) CL_TRY(cl_ahead_send_rest(device, &split));

@@ -81,10 +81,11 @@ static inline float row_floor(float most, float4 ch, float4 bounds)
     return floor_below(best - (1e-4f + 0x1p-22f * (fabs(ch.x) + q)), bounds);
 }
 
-// Whether all others lie below that.
+// Whether all others lie below that, as far as z and `most` are known.
 static inline int is_alone(float z, float most, float4 ch, float4 bounds)
 {
-    return (bounds.z - z) + 0x1p-22f * (fabs(bounds.z) + z) < row_floor(most, ch, bounds);
+    return z >= 1.0f && most < INFINITY &&
+           (bounds.z - z) + 0x1p-22f * (fabs(bounds.z) + z) < row_floor(most, ch, bounds);
 }
 
 // How deep those lie whose reaches are r or more.
@@ -179,7 +180,7 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         const float most = moved ? fma(moved[h].x, kept_s(kept), moved[h].y) * (1.0f + 0x1p-20f) : INFINITY;
         const float z = moved_depth(kept_z(kept), lost);
         depths[lid] = z;
-        const int alone = most < reach || (most < INFINITY && z >= 1.0f && is_alone(z, most + off[h], constants[h], bounds));
+        const int alone = most < reach || is_alone(z, most + off[h], constants[h], bounds);
         if (hint < k && alone) {
             place[out0 + first + lid] = SETTLED;
             row_bounds[row] = keep(most, z);
@@ -218,7 +219,7 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
         uint beyond = hint < k && root < root_most ? 0 : NEAREST + 1;
         while (beyond <= NEAREST && !(root < as_float(near[beyond].x))) beyond++;
         const float most = root * (1.0f + rounds), z = depths[reads[lid]];
-        if (beyond && hint < k && z >= 1.0f && is_alone(z, most + off[h], constants[h], bounds)) beyond = 0;
+        if (beyond && hint < k && is_alone(z, most + off[h], constants[h], bounds)) beyond = 0;
         roots[lid] = root;
         passed[lid] = beyond;
         if (beyond == 0)
