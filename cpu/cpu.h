@@ -238,6 +238,7 @@ fgmm_status cpu_rows(fgmm_device *device, fgmm_block *block, int accumulate, con
 void cpu_workers_free(fgmm_device *device);
 
 fgmm_status cpu_finish_sparse(cpu_call *call, cpu_worker *worker, const int64_t *rows, int n); /* see there */
+int64_t cpu_kept_exactly(cpu_call *call, cpu_worker *worker, int64_t i, float *r, double *logits);
 double cpu_row_cut(const fgmm_device *device, double log_z);
 
 /* cpu_products.c */

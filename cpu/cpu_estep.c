@@ -299,6 +299,27 @@ static int settle_dense_row(cpu_call *call, cpu_worker *worker, int64_t i, int b
     return 0;
 }
 
+/* How many components row i keeps, of those with r [live] > 0, as finish_row finds; the others' r becomes 0. Of covariances that are no matrices.
+ * logits [live] take the exact ones. */
+int64_t cpu_kept_exactly(cpu_call *call, cpu_worker *worker, int64_t i, float *r, double *logits) {
+    const fgmm_device *device = call->device;
+    pair_list pairs = {.call = call, .worker = worker};
+    int64_t best = -1, kept = 0, live = device->pack.live;
+    for (int64_t c = 0; c < live; c++) {
+        if (r[c] == 0) continue;
+        evaluate(&pairs, i, (int32_t)c, &logits[c]);
+        if (best < 0 || logits[c] > logits[best]) best = c;
+    }
+    double log_rho = best < 0 ? 0 : logits[best] + cpu_row_cut(device, logits[best]);
+    for (int64_t c = 0; c < live; c++) {
+        if (r[c] == 0) continue;
+        int keep = c == best || logits[c] - device->params->log_weights[device->pack.ids[c]] > log_rho;
+        if (!keep) r[c] = 0;
+        kept += keep;
+    }
+    return kept;
+}
+
 /* Rows whose few components a dense engine left in worker->rows, rows[b] in slot b; slots without any are passed
  * over. */
 fgmm_status cpu_finish_sparse(cpu_call *call, cpu_worker *worker, const int64_t *rows, int n) {

@@ -152,6 +152,17 @@ fgmm_status cpu_product_add(cpu_call *call, cpu_worker *worker, int64_t i, const
  * lies on. */
 static const double cut_margin = 1e-3;
 
+/* How many components the row keeps, of those that have an r. Where no more than sparse_max lie clearly above the cut the exact
+ * logits decide, in place of the row's, as they do for a row from the screen: its way must not depend on where it comes from. */
+static int64_t count_kept(cpu_call *call, cpu_worker *worker, int64_t i, float *r, double cut, double *logits) {
+    const cpu_pack *pack = &call->device->pack;
+    const cpu_products *p = &pack->products;
+    int64_t clear = 0;
+    float most = (float)(cut * (1 + cut_margin) / (1 - cut_margin));
+    for (int64_t c = 0; c < p->wide; c++) clear += r[c] > most * p->weights[c];
+    return clear > pack->sparse_max ? clear : cpu_kept_exactly(call, worker, i, r, logits);
+}
+
 /* Logits of the fresh row b become responsibilities times its weight, in place b of the waiting ones' r. A row that
  * few components share is left to cpu_finish_sparse. @return 1 if so. */
 static int settle_row(cpu_call *call, cpu_worker *worker, int b, int64_t i, float *r) {
@@ -159,14 +170,14 @@ static int settle_row(cpu_call *call, cpu_worker *worker, int b, int64_t i, floa
     const cpu_pack *pack = &device->pack;
     const cpu_products *p = &pack->products;
     int64_t best, padded = cpu_padded(device, pack->live);
-    const double *logits = worker->product_logits + b * p->wide;
+    double *logits = worker->product_logits + b * p->wide;
     double weight = cpu_row_weight(call->source, i), top = device->kernels->largest(logits, padded, &best);
     double sum = device->kernels->product_exp(logits, p->wide, top, r);
     double cut = exp(cpu_row_cut(device, top)) / sum * (1 - cut_margin);
     int64_t kept = device->kernels->product_keep(r, p->weights, p->wide, (float)(1 / sum), (float)cut);
     worker->dense_rows++;
     worker->rows.count[b] = 0;
-    if (kept <= pack->sparse_max) {
+    if (kept <= pack->sparse_max || count_kept(call, worker, i, r, cut, logits) <= pack->sparse_max) {
         int count = 0;
         for (int64_t c = 0; c < pack->live; c++)
             if (r[c] != 0) worker->rows.id[b][count++] = (int32_t)c;

@@ -316,6 +316,40 @@ static int64_t responsibilities(double *logits, const double *log_weights, int64
     return kept;
 }
 
+/* Of a batch and a group of components; each sum takes one row after the other, so that it does not matter which rows share a batch. */
+static inline void accumulate_diag(const double *centre, const double *x, const vd *resp, int64_t d, double *s1,
+                                   double *s2) {
+    for (int64_t j = 0; j < d; j++) {
+        vd c = load(centre + j * DOUBLES), first = load(s1 + j * DOUBLES), square = load(s2 + j * DOUBLES);
+        UNROLL(8)
+        for (int b = 0; b < CPU_BATCH; b++) {
+            vd t = x[b * d + j] - c, wt = resp[b] * t;
+            first += wt;
+            square += wt * t;
+        }
+        store(s1 + j * DOUBLES, first);
+        store(s2 + j * DOUBLES, square);
+    }
+}
+
+static inline void accumulate_spherical(const double *centre, const double *x, const vd *resp, int64_t d, double *s1,
+                                        double *s2) {
+    vd squares[CPU_BATCH], sum = load(s2);
+    for (int b = 0; b < CPU_BATCH; b++) squares[b] = splat(0.0);
+    for (int64_t j = 0; j < d; j++) {
+        vd c = load(centre + j * DOUBLES), first = load(s1 + j * DOUBLES);
+        UNROLL(8)
+        for (int b = 0; b < CPU_BATCH; b++) {
+            vd t = x[b * d + j] - c, wt = resp[b] * t;
+            first += wt;
+            squares[b] += wt * t;
+        }
+        store(s1 + j * DOUBLES, first);
+    }
+    for (int b = 0; b < CPU_BATCH; b++) sum += squares[b];
+    store(s2, sum);
+}
+
 static void dense_accumulate(const cpu_pack *pack, const double *x, const double *r, cpu_sums *sums) {
     int64_t d = pack->d, groups = groups_of(pack), wide = groups * DOUBLES;
     for (int64_t g = 0; g < groups; g++) {
@@ -326,22 +360,13 @@ static void dense_accumulate(const cpu_pack *pack, const double *x, const double
         double *s0 = sums->dense_s0 + g * DOUBLES, *s1 = sums->dense_s1 + g * d * DOUBLES;
         double *s2 = sums->dense_s2 + (pack->diag ? g * d * DOUBLES : g * DOUBLES);
         const double *centre = pack->centres_t + g * d * DOUBLES;
-        vd zero = load(s0), square = load(s2);
+        vd zero = load(s0);
         for (int b = 0; b < CPU_BATCH; b++) zero += resp[b];
         store(s0, zero);
-        for (int64_t j = 0; j < d; j++) {
-            vd c = load(centre + j * DOUBLES), first = load(s1 + j * DOUBLES);
-            if (pack->diag) square = load(s2 + j * DOUBLES);
-            UNROLL(8)
-            for (int b = 0; b < CPU_BATCH; b++) {
-                vd t = x[b * d + j] - c, wt = resp[b] * t;
-                first += wt;
-                square += wt * t;
-            }
-            store(s1 + j * DOUBLES, first);
-            if (pack->diag) store(s2 + j * DOUBLES, square);
-        }
-        if (!pack->diag) store(s2, square);
+        if (pack->diag)
+            accumulate_diag(centre, x, resp, d, s1, s2);
+        else
+            accumulate_spherical(centre, x, resp, d, s1, s2);
     }
 }
 
