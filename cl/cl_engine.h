@@ -172,9 +172,11 @@ struct cl_engine {
     cl_generation now, last; /* of mean_hi and what goes with it, and of last_hi and so on */
     cl_room last_hi, last_inverse, last_off, last_c;
     int diag, tied, full, all_dense; /* tied or full: rows are whitened */
-    int each;  /* each row's log p(x) is asked for of rows that may be settled: it then goes to row_logz */
-    int alone; /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
-    int near;  /* the dense engine takes products and sums about the screen's centre */
+    int each;   /* each row's log p(x) is asked for of rows that may be settled: it then goes to row_logz */
+    int alone;  /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
+    int near;   /* the dense engine takes products and sums about the screen's centre */
+    int coding; /* the best components are: codes of settled slices are read where few rows are likely to have places */
+    int summing; /* sums are asked for: lists and the means' lower floats will be needed though all rows be settled */
     cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
     int32_t *ids;         /* [k]: number of each among the caller's components */
     double *shares; /* [k, 2]: log-likelihood of each one's sums, and what rounds in it, in units of 2^-24; if alone */
@@ -232,12 +234,14 @@ struct cl_engine {
     cl_room counts, dense_count, totals, lists, values, row_values, scan_totals[4], scan_sums[4], segments, chunks;
     cl_uint list_slots; /* superchunks that the lists are in */
     cl_room cells, tops, norms, best, best_id, sum, dense_starts, scatter_starts;
-    cl_room top_ids, top_resp;
+    cl_room top_ids, top_resp, codes;
     uint32_t *list; /* host copy of dense_list */
     size_t list_cap;
     cl_room found; /* of find_bad in moments.cl; and what it holds, on its way */
     cl_arrival looked;
     cl_arrival taken;             /* how many places a slice's rows took */
+    cl_arrival coded;             /* codes of its rows */
+    int codes_sent;               /* they are, or were, on their way */
     cl_arrival dense_left;        /* how many rows of the slice are left to the dense engine */
     cl_arrival row_sums;          /* of the last block's chunks */
     size_t chunks_summed;         /* that row_sums will hold; 0: they have been added */
@@ -395,6 +399,7 @@ fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block);
 fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block);
 /* The slice of the rows from row0 of the block on, of `most` at most: where rows are settled, so many as leave no more than there are places for. */
 fgmm_status cl_next_slice(fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most, cl_slice *out);
+
 /* After the block's last. */
 void cl_settle_end(fgmm_device *device, fgmm_block *block);
 /* At the end of a pass: whether that paid. */
@@ -425,6 +430,9 @@ int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block);
 
 /* cl_assign.c: what a pass that tells of a block's rows begins with, parameters and guesses: before it, or as its first part. */
 fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block);
+/* Sets out with the codes of a slice whose rows have been settled, before it is known how many have places, if codes are likely to
+ * serve. */
+fgmm_status cl_codes_begin(fgmm_device *device, const cl_slice *slice);
 
 /* cl_guess.c: hints of rows that have none, where settling them would then pay and there are kernels for it; else it does nothing. */
 fgmm_status cl_guess(fgmm_device *device, fgmm_block *block);

@@ -77,6 +77,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     /* Of a pass that was given up, whatever became of it. */
     (void)cl_arrival_wait(&engine->looked);
     if (!engine->ahead.made) (void)cl_arrival_wait(&engine->taken);
+    (void)cl_arrival_wait(&engine->coded);
     (void)cl_arrival_wait(&engine->dense_left);
     (void)cl_arrival_wait(&engine->row_sums);
     for (int i = 0; i < CL_PIECES; i++) (void)cl_arrival_wait(&engine->pieces[i]);
@@ -107,7 +108,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
-    engine->settling = engine->each = engine->sent = 0;
+    engine->settling = engine->each = engine->sent = engine->summing = engine->coding = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(device, engine);
@@ -215,9 +216,9 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
     CL_TRY(fit_hints(device, slice->block));
     if (!slice->settled) slice->block->row_bounds_of = 0;
     CL_TRY(cl_screen(device, slice));
-    if (cl_has_places(device, slice))
-        CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
-    return cl_count(device, slice);
+    int some = cl_has_places(device, slice);
+    if (some) CL_TRY(engine->tied || engine->full ? cl_refine_full(device, slice) : run_refine(device, slice));
+    return some || engine->summing ? cl_count(device, slice) : FGMM_OK;
 }
 
 fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice) {
@@ -293,6 +294,8 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
+    engine->summing = 1;
+    engine->coding = 0;
     if (engine->params.hard && block->weights) engine->count_units = 20.0;
     CL_TRY(cl_ahead_take(device, block));
     CL_TRY(cl_prepare(device, block));
@@ -409,7 +412,8 @@ void cl_engine_free(fgmm_device *device) {
         &engine->factors,        &engine->marks,          &engine->nearest,       &engine->off,
         &engine->place,          &engine->left,           &engine->marks_of_rows, &engine->moved,
         &engine->last_hi,        &engine->last_inverse,   &engine->guess,         &engine->row_logz,
-        &engine->found,          &engine->last_off,       &engine->last_c,        &engine->lost};
+        &engine->found,          &engine->last_off,       &engine->last_c,        &engine->lost,
+        &engine->codes};
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) cl_room_free(device, rooms[i]);
     cl_pinned_free(device, &engine->pinned);
     cl_pinned_free(device, &engine->white_pinned);
@@ -420,6 +424,7 @@ void cl_engine_free(fgmm_device *device) {
     cl_ahead_free(device);
     cl_arrival_free(device, &engine->looked);
     cl_arrival_free(device, &engine->taken);
+    cl_arrival_free(device, &engine->coded);
     cl_arrival_free(device, &engine->dense_left);
     cl_arrival_free(device, &engine->row_sums);
     for (int i = 0; i < CL_PIECES; i++) cl_arrival_free(device, &engine->pieces[i]);

@@ -217,7 +217,7 @@ fgmm_status cl_screen(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     size_t rows = slice->settled ? slice->listed : slice->n;
-    if (!rows) return cl_send_lower(device);
+    if (!rows) return cl_has_places(device, slice) ? cl_send_lower(device) : FGMM_OK;
     CL_TRY(engine->full ? cl_known_full(device, slice) : cl_prepare_screen(device, 0));
     size_t step = rows_at_once(device);
     for (size_t i = 0; i < rows; i += step) {

@@ -162,7 +162,7 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     cl_kernel kernel = NULL;
     char options[128];
     int follows = block->row_bounds && block->row_bounds_of && block->row_bounds_of == engine->moved_from;
-    cl_mem moved = follows && !engine->each ? engine->moved.mem : NULL, lost = moved ? engine->lost.mem : NULL;
+    cl_mem moved = follows ? engine->moved.mem : NULL, lost = moved ? engine->lost.mem : NULL;
     int lanes = engine->each       ? cl_refine_lanes(engine->d)
                 : engine->d >= 256 ? 16
                 : engine->d >= 64  ? 8
@@ -239,8 +239,10 @@ static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, 
             status = run_settle(device, &slice);
         }
         if (status != FGMM_OK) return go_without(device, block, status);
-        /* Meanwhile: what the rows that are left will take, if there are going to be any. */
-        CL_TRY(engine->screened ? cl_prepare_screen(device, !block->passing) : cl_send_lower(device));
+        CL_TRY(cl_codes_begin(device, &slice));
+        /* Meanwhile: what the rows that are left will take, if there are going to be any, or the sums. */
+        if (engine->screened) CL_TRY(cl_prepare_screen(device, !block->passing));
+        if (engine->summing) CL_TRY(cl_send_lower(device));
         CL_TRY(cl_read_end(device, &engine->taken, "a count of rows"));
         cl_uint2 taken = *(const cl_uint2 *)engine->taken.pinned.at;
         double all = (double)taken.s[0] + (double)taken.s[1];

@@ -147,7 +147,7 @@ static inline float q_of(__local const float *part, __global const float *a, uin
 // [k, 2], of which the first counts, diagonal [k, d]. constants [k], and at bounds_at bounds, of screen.cl; off and nearest of reach.cl.
 // place [slice rows]: of each row, or SETTLED. list: how many places were taken from either end, which may be more than there are, `room`;
 // and of each place the slice's row and itself, as listed.clh takes them. row_bounds [block rows]: what is kept of each row; NULL: nothing.
-// moved [k]: ratio, how far h has moved, and the least ratio, since that was written; NULL: it says nothing, as with LOGZ. lost [DEPTHS]: what
+// moved [k]: ratio, how far h has moved, and the least ratio, since that was written; NULL: it says nothing. lost [DEPTHS]: what
 // depths have lost meanwhile; NULL: there are none. m_lo, kconst: of refine.cl, and row_logz [slice rows]: log p(x), all rows', which counts of
 // settled ones alone; only with LOGZ.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
@@ -174,19 +174,22 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     if (lid == 0) n_reads = n_left = n_looked = 0;
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lid <= last) {
-        const uint row = row0 + first + lid, hint = hints[row], h = min(hint, k - 1);
-        const float reach = fmin(root_most, as_float(nearest[(ulong)h * (NEAREST + 1)].x));
-        const uint kept = moved ? row_bounds[row] : keep(INFINITY, NAN);
+        const uint row = row0 + first + lid, kept = moved ? row_bounds[row] : keep(INFINITY, NAN);
+        depths[lid] = moved_depth(kept_z(kept), lost);
+#if LOGZ
+        reads[lid] = lid;
+        if (lid == 0) n_reads = min(last + 1, (uint)GROUP);
+#else
+        const uint hint = hints[row], h = min(hint, k - 1);
+        const float reach = fmin(root_most, as_float(nearest[(ulong)h * (NEAREST + 1)].x)), z = depths[lid];
         const float most = moved ? fma(moved[h].x, kept_s(kept), moved[h].y) * (1.0f + 0x1p-20f) : INFINITY;
-        const float z = moved_depth(kept_z(kept), lost);
-        depths[lid] = z;
-        const int alone = most < reach || is_alone(z, most + off[h], constants[h], bounds);
-        if (hint < k && alone) {
+        if (hint < k && (most < reach || is_alone(z, most + off[h], constants[h], bounds))) {
             place[out0 + first + lid] = SETTLED;
             row_bounds[row] = keep(most, z);
         } else {
             reads[atomic_inc(&n_reads)] = lid;
         }
+#endif
     }
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); // another work-item will write what is kept
     uint done = 0;

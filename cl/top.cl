@@ -1,6 +1,9 @@
-// variants: -DCAP=8
+// variants: -DCAP=8 | -DCODES=2 | -DCODES=4
 /*
  * The best m components of each row by responsibility, of equal ones the first; component NONE and responsibility 0 after the last.
+ *
+ * Where most rows are settled, a code of each is less to read, and there as soon as it is known which are: of a settled row its component, and of the
+ * others k and more: which of those rows it is, by its place (settle.cl), those from the first on before those from the last down.
  */
 #include "group_row.clh"
 #include "places.clh"
@@ -8,6 +11,15 @@
 #define NONE 0xffffffffu
 #define LANES 64
 #define TOP_MAX 64
+// CODES: bytes of a row's code; 0: there are none (default 0).
+#ifndef CODES
+#define CODES 0
+#endif
+#if CODES == 2
+typedef ushort code_t;
+#else
+typedef uint code_t;
+#endif
 
 // Whether (r, id) stands before (s, other).
 static inline int before(float r, uint id, float s, uint other)
@@ -15,15 +27,37 @@ static inline int before(float r, uint id, float s, uint other)
     return r > s || (r == s && id < other);
 }
 
+#if CODES
+// Of rows that have places, `listed` of them from the first of all `places` on.
+static inline uint number_of(uint at, uint listed, uint places)
+{
+    return at < listed ? at : listed + (places - 1 - at);
+}
+
+// codes [n] of the slice. place, hints: as below; taken: list of settle.cl, which tells how many places were taken from the first on.
+__kernel void top_codes(__global const uint *hints, uint row0, __global const uint *place, uint n, uint k,
+                        __global const uint2 *taken, uint places, __global code_t *codes)
+{
+    const uint row = get_global_id(0);
+    if (row >= n) return;
+    codes[row] = (code_t)(place[row] == SETTLED ? hints[row0 + row] : k + number_of(place[row], taken[0].x, places));
+}
+#endif
+
 // Rows that the dense engine does not take. What is known of rows lies at their places (place, of places.clh, or NULL); hints [block rows] has the
-// settled ones' component. ids, resp [n, m] of the slice.
+// settled ones' component. ids, resp [n, m] of the slice; or, where there are codes, [rows that have places, m].
 __kernel void top_sparse(__global const uint *surv_id, __global const float *surv_r, __global const uint *kept,
                          __global const uint *dense, __global const uint *hints, uint row0, __global const uint *place,
-                         uint n, uint m, __global uint *ids, __global float *resp)
+                         uint n, uint m, uint listed, uint places, __global uint *ids, __global float *resp)
 {
     const uint row = get_global_id(0);
     if (row >= n) return;
     const uint at = place_of(place, row);
+#if CODES
+    const uint to = number_of(at, listed, places);
+    if (at == SETTLED) return;
+#else
+    const uint to = row;
     if (at == SETTLED) {
         for (uint j = 0; j < m; j++) {
             ids[(ulong)row * m + j] = j ? NONE : hints[row0 + row];
@@ -32,6 +66,7 @@ __kernel void top_sparse(__global const uint *surv_id, __global const float *sur
         return;
     }
     if (dense[at]) return;
+#endif
     const uint count = kept[at];
     float last_r = INFINITY;
     uint last_id = 0;
@@ -46,8 +81,8 @@ __kernel void top_sparse(__global const uint *surv_id, __global const float *sur
                 id = ki;
             }
         }
-        ids[(ulong)row * m + j] = id;
-        resp[(ulong)row * m + j] = id == NONE ? 0.0f : r;
+        ids[(ulong)to * m + j] = id;
+        resp[(ulong)to * m + j] = id == NONE ? 0.0f : r;
         last_r = r;
         last_id = id;
     }

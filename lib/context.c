@@ -1,4 +1,4 @@
-#include "dispatch.h"
+#include "persist.h"
 
 #include <limits.h>
 #include <math.h>
@@ -366,6 +366,7 @@ fgmm_status fgmm_context_create_over(fgmm_context **out, const fgmm_context_opti
 
 void fgmm_context_free(fgmm_context *ctx) {
     if (!ctx) return;
+    while (ctx->persisted) fgmm_persisted_forget(ctx->persisted);
     fgmm_dispatch_close(&ctx->opencl);
     fgmm_dispatch_close(&ctx->cpu);
     fgmm_allocator allocator = ctx->allocator;

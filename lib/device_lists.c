@@ -1,9 +1,19 @@
 #include "device_lists.h"
 
+#include "persist.h"
+
 enum {
     TIES = 16,        /* results beyond k: rows as far as the k-th, of which the smallest ids count */
     RESULTS = 1 << 24 /* that come back at once where some queries have more */
 };
+
+fgmm_status fgmm_lists_put(fgmm_context *ctx, const fgmm_target *target, const fgmm_lists_source *source,
+                           fgmm_lists **out) {
+    fgmm_status status = target->backend->lists_put(target->device, source, out);
+    if (status != FGMM_ERR_MEMORY || !fgmm_persisted_drop(ctx, NULL)) return status;
+    fgmm_enter(ctx);
+    return target->backend->lists_put(target->device, source, out);
+}
 
 /* Pushes what is found of the queries that have more than `known` results; fewer were pushed before. */
 static fgmm_status search(fgmm_context *ctx, const fgmm_target *target, fgmm_lists *lists, fgmm_lists_query *query,
@@ -13,7 +23,12 @@ static fgmm_status search(fgmm_context *ctx, const fgmm_target *target, fgmm_lis
     query->ids = fgmm_alloc(ctx, results * sizeof *query->ids, "neighbours");
     query->distances = fgmm_alloc(ctx, results * sizeof *query->distances, "neighbours");
     if (!query->ids || !query->distances) goto done;
-    FGMM_GO(target->backend->lists_search(target->device, lists, query));
+    status = target->backend->lists_search(target->device, lists, query);
+    if (status == FGMM_ERR_MEMORY && fgmm_persisted_drop(ctx, NULL)) {
+        fgmm_enter(ctx);
+        status = target->backend->lists_search(target->device, lists, query);
+    }
+    if (status != FGMM_OK) goto done;
 #pragma omp parallel for num_threads(threads)
     for (int64_t q = 0; q < query->n; q++) {
         const int64_t found = query->found[q], at = q * query->room;

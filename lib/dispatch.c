@@ -1,4 +1,4 @@
-#include "dispatch.h"
+#include "persist.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -84,8 +84,12 @@ fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64
     return target->backend->trust ? target->backend->trust(target->device, covariance, d, type) : FGMM_OK;
 }
 
-static fgmm_status trust_opencl(const fgmm_context *ctx, const fgmm_rows *rows, int covariance) {
-    return rows ? fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type) : FGMM_OK;
+static fgmm_status trust_opencl(fgmm_context *ctx, const fgmm_rows *rows, int covariance) {
+    if (!rows) return FGMM_OK;
+    fgmm_status status = fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type);
+    if (status != FGMM_ERR_MEMORY || !fgmm_persisted_drop(ctx, NULL)) return status;
+    fgmm_enter(ctx);
+    return fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type);
 }
 
 /* *take: whether "auto" has an OpenCL device for such covariances. */

@@ -38,7 +38,8 @@ struct fgmm_context {
     int opencl_tried; /* "auto" looked for a device already */
     unsigned
         opencl_distrusted; /* 1 << fgmm_covariance: those that the device was found wrong in, of whatever rows; all once a call failed */
-    int sharers; /* contexts that fit together and share the machine's memory; 1: alone */
+    struct fgmm_rows *persisted; /* rows of which calls leave something for the next (persist.h), by next_persisted */
+    int sharers;                 /* contexts that fit together and share the machine's memory; 1: alone */
 };
 
 /* Starts a public call: forgets the last message. */

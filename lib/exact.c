@@ -104,7 +104,7 @@ static fgmm_status device_block(exact_call *call, const void *data, int64_t firs
                                 .n_lists = 1,
                                 .lists = &list,
                                 .link_starts = no_links};
-    FGMM_GO(target->backend->lists_put(target->device, &source, &lists));
+    FGMM_GO(fgmm_lists_put(ctx, target, &source, &lists));
     for (int64_t query = 0; query < call->n; query += most) {
         fgmm_lists_query some = {.n = call->n - query < most ? call->n - query : most,
                                  .stride = call->stride,

@@ -5,6 +5,7 @@
 
 #include "bad_rows.h"
 #include "convert.h"
+#include "persist.h"
 #include "row_room.h"
 
 /* A block where it is: on the device, perhaps with its rows and weights staged on the host. */
@@ -22,6 +23,7 @@ struct fgmm_feed {
     const fgmm_rows *rows;
     const fgmm_target *target;
     fgmm_nonfinite nonfinite;
+    int64_t block_rows; /* asked for; 0: room's choice */
     fgmm_row_room room;
     fgmm_reader *reader; /* NULL for rows that are used where they lie in memory */
     void *pin;           /* of such rows, where the device copies them from there; or NULL */
@@ -32,7 +34,12 @@ struct fgmm_feed {
     feed_slot *now;   /* on its way or being visited; NULL once that is over */
     int32_t *hints;   /* [rows], or NULL where they take too much or serve nobody */
     double *centre, *mean, *variance;
-    int has_centre, scanned, no_moments, quiet;
+    int has_centre, quiet;
+    int looked;      /* bad is known */
+    int scanned;     /* and the moments, where they are wanted */
+    int has_moments; /* they are known */
+    int no_moments;  /* and not wanted */
+    int failed;
     fgmm_moments moments;
     fgmm_bad_rows bad;
     fgmm_progress progress;
@@ -93,26 +100,29 @@ static void slot_free(fgmm_feed *feed, feed_slot *slot) {
 
 /* What depends on the size of blocks. */
 static fgmm_status open_blocks(fgmm_feed *feed) {
-    if (feed->room.staged)
-        FGMM_TRY(fgmm_reader_open(feed->ctx, &feed->reader, feed->rows, feed->target, feed->room.block_rows,
-                                  feed->room.buffers));
     if (feed->passes < 2) return FGMM_OK;
     feed->kept = fgmm_calloc(feed->ctx, (size_t)feed->room.n_blocks, sizeof *feed->kept, "a list of blocks");
     return feed->kept ? FGMM_OK : FGMM_ERR_MEMORY;
+}
+
+static void close_reader(fgmm_feed *feed) {
+    fgmm_reader_close(feed->reader);
+    feed->reader = NULL;
 }
 
 static void close_blocks(fgmm_feed *feed) {
     for (int64_t i = 0; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
     fgmm_free(feed->ctx, feed->kept);
     feed->kept = NULL;
-    fgmm_reader_close(feed->reader);
-    feed->reader = NULL;
+    close_reader(feed);
 }
+
+/* Passes from which rows are worth more trouble; and of rows that persist, which may come to any number. */
+enum { LEAST_PASSES = 6 };
 
 /* Rows in memory that are streamed many times are pinned where they lie, in place of being staged each time. Half of the machine's
  * memory may well be pinned. */
 static void pin_rows(fgmm_feed *feed) {
-    enum { LEAST_PASSES = 6 };
     const fgmm_rows *rows = feed->rows;
     const fgmm_target *target = feed->target;
     size_t row_bytes = (size_t)rows->d * fgmm_dtype_size(rows->type);
@@ -125,27 +135,40 @@ static void pin_rows(fgmm_feed *feed) {
     if (feed->pin) feed->room.staged = 0;
 }
 
-fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
-                           const fgmm_compute_options *compute, int64_t passes) {
+/* Whether a feed that was kept would do what a new one does. */
+static int serves(const fgmm_feed *feed, const fgmm_target *target, const fgmm_compute_options *compute) {
+    return feed && feed->target == target && feed->nonfinite == compute->nonfinite &&
+           feed->block_rows == compute->block_rows;
+}
+
+/* What copies to the device have taken so far. */
+static double copy_seconds(const fgmm_target *target) {
+    fgmm_device_facts facts;
+    target->backend->describe(target->device, &facts);
+    return facts.copy_seconds;
+}
+
+/* What is of one call alone. */
+static void begin_call(fgmm_feed *feed) {
+    feed->no_moments = feed->quiet = 0;
+    feed->iterations_began = feed->reported = 0;
+    feed->copied_rows = feed->compute_seconds = 0;
+    feed->copy_began = copy_seconds(feed->target);
+    feed->progress = (fgmm_progress){
+        .stage = "", .lower_bound = NAN, .change = NAN, .rows_total = feed->rows->n, .seconds_left = NAN};
+    feed->began = feed->pass_began = fgmm_now();
+}
+
+static fgmm_status feed_new(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
+                            const fgmm_compute_options *compute, int64_t passes) {
     fgmm_status status = FGMM_OK;
-    *out = NULL;
-    FGMM_TRY(fgmm_rows_prepare(ctx, rows, passes));
-    if (fgmm_rows_once(rows) && passes > 1)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                         "these rows can be read only once: they cannot be fitted, only accumulated");
-    if (rows->cl_mem && rows->owner != ctx)
-        return fgmm_fail(ctx, FGMM_ERR_INVALID,
-                         "rows in a cl_mem can only be used with the context they were made with");
-    FGMM_TRY(check_weights(ctx, rows, target));
-    if (rows->cl_mem && compute->nonfinite == FGMM_NONFINITE_SKIP)
-        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
-                         "rows in a cl_mem are used in place: rows with NaN or Inf cannot be left out");
     fgmm_feed *feed = fgmm_calloc(ctx, 1, sizeof *feed, "a feed");
     if (!feed) return FGMM_ERR_MEMORY;
     feed->ctx = ctx;
     feed->rows = rows;
     feed->target = target;
     feed->nonfinite = compute->nonfinite;
+    feed->block_rows = compute->block_rows;
     feed->passes = passes;
     FGMM_GO(fgmm_row_room_choose(ctx, &feed->room, rows, &target->facts, compute->block_rows));
     pin_rows(feed);
@@ -158,22 +181,59 @@ fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *
     feed->mean = vectors + rows->d;
     feed->variance = vectors + 2 * rows->d;
     feed->moments = (fgmm_moments){.sum = vectors + 3 * rows->d, .square = vectors + 4 * rows->d, .bad_row = -1};
-    feed->progress =
-        (fgmm_progress){.stage = "", .lower_bound = NAN, .change = NAN, .rows_total = rows->n, .seconds_left = NAN};
-    feed->began = fgmm_now();
     *out = feed;
     feed = NULL;
     status = FGMM_OK;
 done:
-    fgmm_feed_close(ctx, feed);
+    fgmm_feed_free(feed);
     return status;
+}
+
+fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
+                           const fgmm_compute_options *compute, int64_t passes) {
+    *out = NULL;
+    int persistent = fgmm_persists(ctx, rows);
+    if (persistent && passes < LEAST_PASSES) passes = LEAST_PASSES;
+    FGMM_TRY(fgmm_rows_prepare(ctx, rows, passes));
+    if (fgmm_rows_once(rows) && passes > 1)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                         "these rows can be read only once: they cannot be fitted, only accumulated");
+    if (rows->cl_mem && rows->owner != ctx)
+        return fgmm_fail(ctx, FGMM_ERR_INVALID,
+                         "rows in a cl_mem can only be used with the context they were made with");
+    FGMM_TRY(check_weights(ctx, rows, target));
+    if (rows->cl_mem && compute->nonfinite == FGMM_NONFINITE_SKIP)
+        return fgmm_fail(ctx, FGMM_ERR_UNSUPPORTED,
+                         "rows in a cl_mem are used in place: rows with NaN or Inf cannot be left out");
+    fgmm_feed *feed = fgmm_persisted_take(ctx, rows);
+    if (!serves(feed, target, compute)) {
+        fgmm_feed_free(feed);
+        /* Rows of one source at a time are kept in the host's memory. */
+        if (target->facts.zero_copy && !rows->data) fgmm_persisted_drop(ctx, NULL);
+        FGMM_TRY(feed_new(ctx, &feed, rows, target, compute, passes));
+    }
+    begin_call(feed);
+    *out = feed;
+    return FGMM_OK;
 }
 
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
     if (!feed) return;
+    const fgmm_target *target = feed->target;
+    /* What is known of the host's memory under a limit is what a call takes, and the next may be another. */
+    int limited = target->facts.zero_copy && ctx->bytes_limit;
+    if (!feed->failed && !limited && fgmm_persisted_give(ctx, feed->rows, feed))
+        close_reader(feed);
+    else
+        fgmm_feed_free(feed);
+    if (target->backend->end) target->backend->end(target->device);
+}
+
+void fgmm_feed_free(fgmm_feed *feed) {
+    if (!feed) return;
+    fgmm_context *ctx = feed->ctx;
     close_blocks(feed);
     if (feed->pin) feed->target->backend->unpin(feed->target->device, feed->pin);
-    if (feed->target->backend->end) feed->target->backend->end(feed->target->device);
     fgmm_free(ctx, feed->hints);
     fgmm_free(ctx, feed->centre);
     fgmm_free(ctx, feed->bad.rows);
@@ -184,7 +244,7 @@ void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed) {
 
 /* Finds the slot's rows that are to be left out: on the first run by looking, later in the list. */
 static fgmm_status find_bad(fgmm_feed *feed, feed_slot *slot, const char *data, size_t stride) {
-    if (!feed->scanned) {
+    if (!feed->looked) {
         slot->bad_from = feed->bad.count;
         for (int64_t i = 0; i < slot->n; i++)
             if (fgmm_bad_column(data + (size_t)i * stride, feed->rows->type, feed->rows->d) >= 0)
@@ -299,6 +359,12 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
     source->kept = index < feed->keep;
     source->together = !source->kept ? 0 : (kept < feed->rows->n ? kept : feed->rows->n) - slot->first;
     fgmm_status status = target->backend->put(target->device, source, &slot->block);
+    if (status == FGMM_ERR_MEMORY && fgmm_persisted_any(feed->ctx)) {
+        if (!fgmm_rows_once(feed->rows)) return status; /* the run begins anew, without what others left */
+        fgmm_persisted_drop(feed->ctx, NULL);
+        fgmm_enter(feed->ctx);
+        status = target->backend->put(target->device, source, &slot->block);
+    }
     if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
         /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. Where blocks share a buffer that
          * leaves nothing yet, and the run begins anew with fewer. */
@@ -345,17 +411,23 @@ static void forget_scan(fgmm_feed *feed) {
     memset(moments->sum, 0, (size_t)feed->rows->d * sizeof(double));
     memset(moments->square, 0, (size_t)feed->rows->d * sizeof(double));
     *moments = (fgmm_moments){.sum = moments->sum, .square = moments->square, .bad_row = -1};
-    feed->bad.count = 0;
+    if (!feed->looked) feed->bad.count = 0;
+}
+
+/* Where moments are wanted, they tell more. */
+static fgmm_status check_squares(fgmm_feed *feed) {
+    if (!feed->no_moments || !feed->moments.overflows) return FGMM_OK;
+    return fgmm_fail(feed->ctx, FGMM_ERR_UNSUPPORTED,
+                     "the rows hold values whose squares overflow: %s computes in f32; use the cpu device, or "
+                     "scale the data",
+                     feed->target->label);
 }
 
 static fgmm_status finish_scan(fgmm_feed *feed) {
-    feed->scanned = 1;
-    if (feed->no_moments && feed->moments.overflows)
-        return fgmm_fail(feed->ctx, FGMM_ERR_UNSUPPORTED,
-                         "the rows hold values whose squares overflow: %s computes in f32; use the cpu device, or "
-                         "scale the data",
-                         feed->target->label);
+    feed->looked = feed->scanned = 1;
+    FGMM_TRY(check_squares(feed));
     if (feed->no_moments) return FGMM_OK;
+    feed->has_moments = 1;
     double weight = feed->moments.weight;
     for (int64_t j = 0; j < feed->rows->d; j++) {
         double shift = weight > 0 ? feed->moments.sum[j] / weight : 0;
@@ -388,13 +460,6 @@ static double seconds_left(const fgmm_feed *feed, double now) {
 
 static double gbs(double bytes, double seconds) {
     return bytes > 0 && seconds > 0 ? 1e-9 * bytes / seconds : 0;
-}
-
-/* What copies to the device have taken so far. */
-static double copy_seconds(const fgmm_target *target) {
-    fgmm_device_facts facts;
-    target->backend->describe(target->device, &facts);
-    return facts.copy_seconds;
 }
 
 static void tell_rates(fgmm_feed *feed, double now) {
@@ -447,6 +512,8 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     feed->progress.stage = stage;
     feed->progress.rows_done = 0;
     feed->copied_rows = feed->compute_seconds = 0;
+    if (!feed->no_moments && !feed->has_moments) feed->scanned = 0;
+    if (feed->scanned) FGMM_TRY(check_squares(feed)); /* by an earlier call */
     if (!feed->scanned) forget_scan(feed);
     feed->copy_began = copy_seconds(feed->target);
     feed->pass_began = fgmm_now();
@@ -456,7 +523,10 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     feed->resident = 0;
     while (feed->resident < feed->keep && feed->kept[feed->resident].block) feed->resident++;
     for (int64_t i = feed->resident; feed->kept && i < feed->room.n_blocks; i++) slot_free(feed, &feed->kept[i]);
-    if (!feed->reader) return FGMM_OK;
+    if (!feed->room.staged || (!feed->reader && feed->resident == feed->room.n_blocks)) return FGMM_OK;
+    if (!feed->reader)
+        FGMM_TRY(
+            fgmm_reader_open(feed->ctx, &feed->reader, rows, feed->target, feed->room.block_rows, feed->room.buffers));
     return fgmm_reader_start(feed->reader, feed->resident, feed->room.n_blocks);
 }
 
@@ -506,7 +576,13 @@ int fgmm_feed_give_up(fgmm_feed *feed) {
     fgmm_row_room *room = &feed->room;
     fgmm_context *ctx = feed->ctx;
     int keeps = feed->keep > 0 && !feed->rows->cl_mem;
-    if (target->facts.zero_copy || fgmm_rows_once(feed->rows) || fgmm_cancelled(ctx)) return 0;
+    if (fgmm_rows_once(feed->rows) || fgmm_cancelled(ctx)) return 0;
+    if (fgmm_persisted_drop(ctx, NULL)) { /* what other rows left goes first, and these have all the room */
+        close_blocks(feed);
+        fgmm_enter(ctx);
+        return open_blocks(feed) == FGMM_OK;
+    }
+    if (target->facts.zero_copy) return 0;
     if (atomic_load(&ctx->host_short) || (!keeps && room->block_rows <= FGMM_CHUNK_ROWS)) return 0;
     fgmm_log(ctx, FGMM_LOG_INFO, "out of memory on %s: %s", target->label,
              keeps ? "fewer rows stay there" : "blocks of half the rows");
@@ -523,10 +599,13 @@ fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params 
                           void *user) {
     const fgmm_target *target = feed->target;
     fgmm_status status;
+    int nothing = !params && !visit && feed->scanned && (feed->no_moments || feed->has_moments);
+    if (nothing) return FGMM_OK;
     do {
         status = params ? target->backend->begin(target->device, params) : FGMM_OK;
         if (status == FGMM_OK) status = run_blocks(feed, stage, visit, user);
     } while (status == FGMM_ERR_MEMORY && fgmm_feed_give_up(feed));
+    feed->failed |= status != FGMM_OK;
     return status;
 }
 

@@ -21,10 +21,13 @@ typedef fgmm_status (*fgmm_feed_visit)(void *user, const fgmm_feed_block *block)
 
 typedef struct fgmm_feed fgmm_feed;
 
-/* @param passes how often the rows will be run through; 2 or more may keep them on the device. */
+/* @param passes how often the rows will be run through; 2 or more may keep them on the device. Of rows that persist, what the last call's
+ * feed had learned and kept is there. */
 fgmm_status fgmm_feed_open(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
                            const fgmm_compute_options *compute, int64_t passes);
 void fgmm_feed_close(fgmm_context *ctx, fgmm_feed *feed);
+/* The same of one that no next call is to have. */
+void fgmm_feed_free(fgmm_feed *feed);
 
 /* Visits every block in order. Where the device turns out to have less memory than it says, less is kept there or
  * blocks become smaller (fgmm_feed_give_up), and the run begins anew: a visitor that is given row 0 starts over. @param params what the

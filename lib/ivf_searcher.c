@@ -77,7 +77,7 @@ static fgmm_status copy_lists(fgmm_context *ctx, fgmm_ivf_searcher *searcher) {
                                 .links = links,
                                 .before = before,
                                 .depth = (int)depth};
-    status = target->backend->lists_put(target->device, &source, &searcher->lists);
+    status = fgmm_lists_put(ctx, target, &source, &searcher->lists);
 done:
     fgmm_free(ctx, before);
     fgmm_free(ctx, links);

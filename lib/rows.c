@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "dispatch.h"
+#include "persist.h"
 
 fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_ops *ops, void *state, fgmm_dtype type,
                           int64_t n, int64_t d) {
@@ -34,6 +34,7 @@ fgmm_status fgmm_rows_new(fgmm_context *ctx, fgmm_rows **out, const fgmm_rows_op
 
 void fgmm_rows_free(fgmm_context *ctx, fgmm_rows *rows) {
     if (!rows) return;
+    fgmm_persisted_forget(rows);
     if (rows->ops && rows->ops->close) rows->ops->close(ctx, rows->state);
     fgmm_free(ctx, rows);
 }
@@ -161,6 +162,7 @@ fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const doub
         if (!(sum > 0) || !isfinite(sum))
             return fgmm_fail(ctx, FGMM_ERR_DATA, "weights: they sum to %g; at least one must be positive", sum);
     }
+    if (rows->persistent) fgmm_persisted_drop(rows->owner, rows); /* a device has the old ones */
     rows->weights = weights;
     return FGMM_OK;
 }

@@ -18,7 +18,7 @@ typedef struct fgmm_rows_ops {
 enum { FGMM_METRIC_NAME = 32 };
 
 struct fgmm_rows {
-    const fgmm_context *owner;
+    fgmm_context *owner;
     fgmm_dtype type;
     int64_t n, d;
     const void *data; /* host memory, row i at data + i * stride_bytes; NULL for the other kinds */
@@ -35,6 +35,9 @@ struct fgmm_rows {
     int64_t parent_first;
     const double *weights;         /* [n] borrowed, or NULL */
     char metric[FGMM_METRIC_NAME]; /* the distance that the file names, or "" */
+    int persistent;                /* among the owner's persisted rows (persist.h) */
+    struct fgmm_rows *next_persisted;
+    struct fgmm_feed *feed; /* of the last call, or NULL */
 };
 
 /* Rows over ops; on failure state is closed. */

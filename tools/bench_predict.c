@@ -18,7 +18,7 @@ static const struct {
 typedef struct predict_args {
     bench_data data;
     const char *name;
-    int covariance, reps, json, host;
+    int covariance, reps, json, host, persist;
     cl_context context;
     cl_command_queue queue;
     cl_mem buffer;
@@ -58,15 +58,24 @@ static int load(predict_args *a, const bench_case *c) {
     return status != FGMM_OK && cli_failed(&a->session, status);
 }
 
-/* Iterations of EM; the model that they end with is what rows are predicted by. */
-static int iterate(predict_args *a, const fgmm_model *start, fgmm_model **out) {
+static int persist(predict_args *a) {
+    fgmm_status status = a->persist ? fgmm_rows_persist(a->session.ctx, a->rows, 1) : FGMM_OK;
+    return status != FGMM_OK && cli_failed(&a->session, status);
+}
+
+static int fit(predict_args *a, const fgmm_model *start, int iterations, fgmm_model **out) {
     fgmm_fit_options o = FGMM_FIT_OPTIONS_INIT;
     o.init_model = start;
     o.covariance_type = (fgmm_covariance)a->covariance;
-    o.max_iter = a->reps + 1;
+    o.max_iter = iterations;
     o.tol = -1.0;
     fgmm_status status = fgmm_fit(a->session.ctx, out, a->rows, &o, NULL);
-    if (status != FGMM_OK) return cli_failed(&a->session, status);
+    return status != FGMM_OK && cli_failed(&a->session, status);
+}
+
+/* Iterations of EM; the model that they end with is what rows are predicted by. */
+static int iterate(predict_args *a, const fgmm_model *start, fgmm_model **out) {
+    if (fit(a, start, a->reps + 1, out)) return 1;
     int n = bench_ticks_to_times(&a->ticks);
     if (n < 1) return cli_say("too few iterations to time"), 1;
     a->iteration = 1e3 * bench_median(a->ticks.at, n);
@@ -88,7 +97,17 @@ static fgmm_status go(predict_args *a, int way, const fgmm_model *model, int32_t
     }
 }
 
-static int measure(predict_args *a, const fgmm_model *model) {
+/* The model of one iteration more. */
+static int go_on(predict_args *a, fgmm_model **model) {
+    fgmm_model *next = NULL;
+    if (fit(a, *model, 1, &next)) return 1;
+    fgmm_model_free(a->session.ctx, *model);
+    *model = next;
+    return 0;
+}
+
+/* Rows that persist are predicted by a model that they have just been fitted by; those that do not, by one and the same. */
+static int measure(predict_args *a, fgmm_model **model) {
     double *log_prob = cli_alloc(a->data.n, sizeof *log_prob, "log-densities");
     double *times = log_prob ? cli_alloc(a->reps, sizeof *times, "times") : NULL;
     int32_t *ids = times ? cli_alloc(TOP * a->data.n, sizeof *ids, "components") : NULL;
@@ -96,8 +115,12 @@ static int measure(predict_args *a, const fgmm_model *model) {
     int failed = !resp;
     for (int way = 0; way < WAYS && !failed; way++) {
         for (int i = -1; i < a->reps && !failed; i++) { /* the first is not counted */
+            if (a->persist && go_on(a, model)) {
+                failed = 1;
+                break;
+            }
             double start = bench_clock();
-            fgmm_status status = go(a, way, model, ids, resp, log_prob);
+            fgmm_status status = go(a, way, *model, ids, resp, log_prob);
             if (i >= 0) times[i] = bench_clock() - start;
             failed = status != FGMM_OK && cli_failed(&a->session, status);
         }
@@ -120,6 +143,7 @@ static void print_result(const predict_args *a) {
         json_text(&j, "covariance_type", fgmm_covariance_name((fgmm_covariance)a->covariance));
         json_text(&j, "data", bench_spread_name(data->spread));
         json_text(&j, "rows", a->host ? "host" : "device");
+        json_int(&j, "persist", a->persist);
         json_text(&j, "device", fgmm_context_device(a->session.ctx));
         json_int(&j, "reps", a->reps);
         json_real(&j, "iteration_ms", a->iteration);
@@ -128,9 +152,10 @@ static void print_result(const predict_args *a) {
         json_end(&j);
         return;
     }
-    printf("data           %lld rows x %lld features (f32), %s; %lld components, %s; rows on the %s\n",
+    printf("data           %lld rows x %lld features (f32), %s; %lld components, %s; rows on the %s%s\n",
            (long long)data->n, (long long)data->d, bench_spread_name(data->spread), (long long)data->k,
-           fgmm_covariance_name((fgmm_covariance)a->covariance), a->host ? "host" : "device");
+           fgmm_covariance_name((fgmm_covariance)a->covariance), a->host ? "host" : "device",
+           a->persist ? ", which persist" : "");
     printf("device         %s\n", fgmm_context_device(a->session.ctx));
     printf("iteration      %.4g ms, median of %d\n", a->iteration, a->reps);
     for (int i = 0; i < WAYS; i++)
@@ -144,7 +169,7 @@ static int run(predict_args *a) {
     int failed = open_device(a);
     if (!failed)
         failed = bench_case_make(&c, &a->session, &a->data, (fgmm_covariance)a->covariance, 0) != CLI_DONE ||
-                 load(a, &c) || iterate(a, c.start, &model) || measure(a, model);
+                 load(a, &c) || persist(a) || iterate(a, c.start, &model) || measure(a, &model);
     if (!failed) print_result(a);
     fgmm_model_free(a->session.ctx, model);
     fgmm_rows_free(a->session.ctx, a->rows);
@@ -173,6 +198,7 @@ int main(int argc, char **argv) {
         {"covariance", 0, CLI_CHOICE, &a.covariance, 0, 0, "spherical|diag|tied|full", "default spherical"},
         {"data", 0, CLI_CHOICE, &a.data.spread, 0, 0, BENCH_SPREADS, "default separated"},
         {"host", 0, CLI_FLAG, &a.host, 0, 0, NULL, "rows in the host's memory, brought over by each call"},
+        {"persist", 0, CLI_FLAG, &a.persist, 0, 0, NULL, "rows that persist, each call after an iteration of EM"},
         {"reps", 0, CLI_INT, &a.reps, 1, BENCH_REPS_MAX, "N", "calls to time, and iterations (default 20)"},
         {"seed", 0, CLI_SEED, &a.data.seed, 0, 0, "S", "of the data"},
         {"json", 0, CLI_FLAG, &a.json, 0, 0, NULL, "print one JSON object on stdout"},

@@ -67,7 +67,9 @@ static fgmm_status save(const kmeans_args *a, kmeans_work *w, const fgmm_compute
 static int kmeans_and_save(const kmeans_args *a, const fgmm_kmeans_options *o, kmeans_work *w) {
     const cli_session *s = &a->session;
     fgmm_report report = FGMM_REPORT_INIT;
-    fgmm_status status = fgmm_kmeans(s->ctx, &w->model, w->in.rows, o, &w->result, w->counts, &report);
+    /* Where labels are asked for. */
+    fgmm_status status = w->labels ? fgmm_rows_persist(s->ctx, w->in.rows, 1) : FGMM_OK;
+    if (status == FGMM_OK) status = fgmm_kmeans(s->ctx, &w->model, w->in.rows, o, &w->result, w->counts, &report);
     progress_wipe();
     if (!w->model) return cli_failed(s, status);
     /* Cancelled with a model: the last whole iteration is worth keeping. */

@@ -87,6 +87,8 @@ static fgmm_status fit_one(const select_args *a, const fgmm_fit_options *o, sele
 }
 
 static fgmm_status fit_all(const select_args *a, fgmm_fit_options *o, select_work *w) {
+    fgmm_status persists = fgmm_rows_persist(a->session.ctx, w->in.rows, 1);
+    if (persists != FGMM_OK) return persists;
     for (int type = FGMM_SPHERICAL; type <= FGMM_FULL; type++) {
         for (int64_t k = a->k_from; is_asked(a, type) && k <= a->k_to; k += a->k_step) {
             select_fit *fit = &w->list.fits[w->list.n++];

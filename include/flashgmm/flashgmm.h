@@ -253,6 +253,17 @@ FGMM_API fgmm_status fgmm_rows_slice(fgmm_context *ctx, fgmm_rows **out, const f
  *  FGMM_ERR_DATA naming the first bad one. */
 FGMM_API fgmm_status fgmm_rows_set_weights(fgmm_context *ctx, fgmm_rows *rows, const double *weights, int64_t n);
 
+/** Says that these rows and their weights do not change, so that calls over them with this context leave for the next what it
+ *  would find anew: the rows on the device, as far as they fit, or those of a file in memory, as between the iterations of a fit;
+ *  whether there is NaN or Inf among them; and the component each row lay in, and how safely. A fit and the predict, assign or
+ *  score after it then pay for that once. Results are the same to the bit. Memory and buffers of the caller's must stay until the
+ *  rows are freed, or persist no more. What was left is freed when device memory runs short, when a call fails while it reads
+ *  these rows, when other rows that lie in no memory are used on the CPU, and with the rows or the context; with host_memory_limit
+ *  the CPU leaves nothing. Not while a call of this context runs.
+ *  @param persist 1; again 1: they have changed, and what was left is freed; 0: they may change from now on.
+ *  @return FGMM_ERR_INVALID for rows of another context, or such as can be read only once. */
+FGMM_API fgmm_status fgmm_rows_persist(fgmm_context *ctx, fgmm_rows *rows, int persist);
+
 FGMM_API int64_t fgmm_rows_count(const fgmm_rows *rows);
 FGMM_API int64_t fgmm_rows_features(const fgmm_rows *rows);
 FGMM_API fgmm_dtype fgmm_rows_type(const fgmm_rows *rows);

@@ -38,7 +38,7 @@ FGMM_API fgmm_status fgmm_rows_from_cl_mem(fgmm_context *ctx, fgmm_rows **out, s
                                            int64_t n, int64_t d, size_t offset, size_t pitch, unsigned n_wait,
                                            struct _cl_event *const *wait_list);
 
-/** An event that completes when the last use of these rows so far has ended: after it the buffer may be written.
+/** An event that completes when the last use of these rows so far has ended: after it the buffer may be written, unless the rows persist.
  *  @param event to be released by the caller. @return FGMM_ERR_INVALID if the rows are not a cl_mem. */
 FGMM_API fgmm_status fgmm_rows_cl_event(fgmm_context *ctx, const fgmm_rows *rows, struct _cl_event **event);
 
