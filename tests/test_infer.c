@@ -196,7 +196,7 @@ END_TEST
 START_TEST(seven_hundred_features) {
     fgmm_covariance type = (fgmm_covariance)_i;
     fixture f = {0};
-    if (harness_scale() < (covariance_is_matrix(type) ? 4000000 : 200000)) return; /* a slow device */
+    if (harness_scale() < (covariance_is_matrix(type) ? 4000000 : 400000)) return; /* a slow device */
     f.p = problem_close(9, 60, 3, 784, type);
     f.r = reference_step(f.p);
     f.rows = problem_rows(harness_context(), f.p);
