@@ -130,6 +130,11 @@ static const double *wide_row(const cpu_call *call, cpu_worker *worker, int64_t 
     return worker->wide;
 }
 
+/* Whether a row of such a logit under packed component c keeps it, by its cut (log p(x) + log rho). */
+static int is_above(const fgmm_device *device, int64_t c, double logit, double log_rho) {
+    return logit - device->params->log_weights[device->pack.ids[c]] > log_rho;
+}
+
 static double logit_from(const fgmm_device *device, int64_t c, double q) {
     int64_t k = device->pack.ids[c];
     return device->params->log_weights[k] + device->params->log_norm[k] - fmin(q, CPU_FARTHEST);
@@ -208,7 +213,7 @@ static fgmm_status finish_row(cpu_call *call, cpu_worker *worker, int64_t i, int
         sum = 0;
         kept = 0;
         for (int64_t c = 0; c < count; c++) {
-            if (c != best && !(logits[c] - params->log_weights[device->pack.ids[ids[c]]] > log_rho)) continue;
+            if (c != best && !is_above(device, ids[c], logits[c], log_rho)) continue;
             sum += e[c] = exp(logits[c] - top);
             kept++;
         }
@@ -218,7 +223,7 @@ static fgmm_status finish_row(cpu_call *call, cpu_worker *worker, int64_t i, int
     if (call->source->hints) call->source->hints[i] = ids[best];
     for (int64_t c = 0; c < count && status == FGMM_OK; c++) {
         int32_t packed = ids[c], k = device->pack.ids[packed];
-        int keep = c == best || logits[c] - params->log_weights[k] > log_rho;
+        int keep = c == best || is_above(device, packed, logits[c], log_rho);
         double r = !keep ? 0 : c == best ? 1 / sum : e[c] / sum;
         ids[c] = k;
         logits[c] = r;
@@ -313,7 +318,7 @@ int64_t cpu_kept_exactly(cpu_call *call, cpu_worker *worker, int64_t i, float *r
     double log_rho = best < 0 ? 0 : logits[best] + cpu_row_cut(device, logits[best]);
     for (int64_t c = 0; c < live; c++) {
         if (r[c] == 0) continue;
-        int keep = c == best || logits[c] - device->params->log_weights[device->pack.ids[c]] > log_rho;
+        int keep = c == best || is_above(device, c, logits[c], log_rho);
         if (!keep) r[c] = 0;
         kept += keep;
     }

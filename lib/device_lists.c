@@ -10,9 +10,8 @@ enum {
 fgmm_status fgmm_lists_put(fgmm_context *ctx, const fgmm_target *target, const fgmm_lists_source *source,
                            fgmm_lists **out) {
     fgmm_status status = target->backend->lists_put(target->device, source, out);
-    if (status != FGMM_ERR_MEMORY || !fgmm_persisted_drop(ctx, NULL)) return status;
-    fgmm_enter(ctx);
-    return target->backend->lists_put(target->device, source, out);
+    if (fgmm_persisted_give_way(ctx, status)) status = target->backend->lists_put(target->device, source, out);
+    return status;
 }
 
 /* Pushes what is found of the queries that have more than `known` results; fewer were pushed before. */
@@ -24,10 +23,7 @@ static fgmm_status search(fgmm_context *ctx, const fgmm_target *target, fgmm_lis
     query->distances = fgmm_alloc(ctx, results * sizeof *query->distances, "neighbours");
     if (!query->ids || !query->distances) goto done;
     status = target->backend->lists_search(target->device, lists, query);
-    if (status == FGMM_ERR_MEMORY && fgmm_persisted_drop(ctx, NULL)) {
-        fgmm_enter(ctx);
-        status = target->backend->lists_search(target->device, lists, query);
-    }
+    if (fgmm_persisted_give_way(ctx, status)) status = target->backend->lists_search(target->device, lists, query);
     if (status != FGMM_OK) goto done;
 #pragma omp parallel for num_threads(threads)
     for (int64_t q = 0; q < query->n; q++) {

@@ -87,9 +87,9 @@ fgmm_status fgmm_dispatch_trust(const fgmm_target *target, int covariance, int64
 static fgmm_status trust_opencl(fgmm_context *ctx, const fgmm_rows *rows, int covariance) {
     if (!rows) return FGMM_OK;
     fgmm_status status = fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type);
-    if (status != FGMM_ERR_MEMORY || !fgmm_persisted_drop(ctx, NULL)) return status;
-    fgmm_enter(ctx);
-    return fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type);
+    if (fgmm_persisted_give_way(ctx, status))
+        status = fgmm_dispatch_trust(&ctx->opencl, covariance, rows->d, rows->type);
+    return status;
 }
 
 /* *take: whether "auto" has an OpenCL device for such covariances. */

@@ -36,9 +36,8 @@ struct fgmm_feed {
     double *centre, *mean, *variance;
     int has_centre, quiet;
     int looked;      /* bad is known */
-    int scanned;     /* and the moments, where they are wanted */
-    int has_moments; /* they are known */
-    int no_moments;  /* and not wanted */
+    int has_moments; /* and the moments */
+    int no_moments;  /* which are not wanted */
     int failed;
     fgmm_moments moments;
     fgmm_bad_rows bad;
@@ -135,6 +134,11 @@ static void pin_rows(fgmm_feed *feed) {
     if (feed->pin) feed->room.staged = 0;
 }
 
+/* Whether all that is wanted of a scan is known. */
+static int is_scanned(const fgmm_feed *feed) {
+    return feed->looked && (feed->no_moments || feed->has_moments);
+}
+
 /* Whether a feed that was kept would do what a new one does. */
 static int serves(const fgmm_feed *feed, const fgmm_target *target, const fgmm_compute_options *compute) {
     return feed && feed->target == target && feed->nonfinite == compute->nonfinite &&
@@ -148,15 +152,21 @@ static double copy_seconds(const fgmm_target *target) {
     return facts.copy_seconds;
 }
 
+/* What a pass's rates are counted from. */
+static void begin_rates(fgmm_feed *feed) {
+    feed->copied_rows = feed->compute_seconds = 0;
+    feed->copy_began = copy_seconds(feed->target);
+    feed->pass_began = fgmm_now();
+}
+
 /* What is of one call alone. */
 static void begin_call(fgmm_feed *feed) {
     feed->no_moments = feed->quiet = 0;
     feed->iterations_began = feed->reported = 0;
-    feed->copied_rows = feed->compute_seconds = 0;
-    feed->copy_began = copy_seconds(feed->target);
+    begin_rates(feed);
     feed->progress = (fgmm_progress){
         .stage = "", .lower_bound = NAN, .change = NAN, .rows_total = feed->rows->n, .seconds_left = NAN};
-    feed->began = feed->pass_began = fgmm_now();
+    feed->began = feed->pass_began;
 }
 
 static fgmm_status feed_new(fgmm_context *ctx, fgmm_feed **out, const fgmm_rows *rows, const fgmm_target *target,
@@ -359,12 +369,9 @@ static fgmm_status slot_put(fgmm_feed *feed, feed_slot *slot, int64_t index, fgm
     source->kept = index < feed->keep;
     source->together = !source->kept ? 0 : (kept < feed->rows->n ? kept : feed->rows->n) - slot->first;
     fgmm_status status = target->backend->put(target->device, source, &slot->block);
-    if (status == FGMM_ERR_MEMORY && fgmm_persisted_any(feed->ctx)) {
-        if (!fgmm_rows_once(feed->rows)) return status; /* the run begins anew, without what others left */
-        fgmm_persisted_drop(feed->ctx, NULL);
-        fgmm_enter(feed->ctx);
-        status = target->backend->put(target->device, source, &slot->block);
-    }
+    /* The run begins anew, without what others left. */
+    if (status == FGMM_ERR_MEMORY && fgmm_persisted_any(feed->ctx) && !fgmm_rows_once(feed->rows)) return status;
+    if (fgmm_persisted_give_way(feed->ctx, status)) status = target->backend->put(target->device, source, &slot->block);
     if (status == FGMM_ERR_MEMORY && index < feed->keep && index > 1) {
         /* No room to keep one more: fewer stay, which leaves the streamed ones theirs, and the rest is streamed. Where blocks share a buffer that
          * leaves nothing yet, and the run begins anew with fewer. */
@@ -424,7 +431,7 @@ static fgmm_status check_squares(fgmm_feed *feed) {
 }
 
 static fgmm_status finish_scan(fgmm_feed *feed) {
-    feed->looked = feed->scanned = 1;
+    feed->looked = 1;
     FGMM_TRY(check_squares(feed));
     if (feed->no_moments) return FGMM_OK;
     feed->has_moments = 1;
@@ -489,7 +496,7 @@ static fgmm_status visit_slot(fgmm_feed *feed, feed_slot *slot, fgmm_feed_visit 
     FGMM_TRY(feed->target->backend->wait(feed->target->device, slot->block));
     if (!feed->target->facts.zero_copy) slot_unstage(feed, slot);
     double began = fgmm_now();
-    if (!feed->scanned) FGMM_TRY(slot_scan(feed, slot));
+    if (!is_scanned(feed)) FGMM_TRY(slot_scan(feed, slot));
     if (visit) {
         fgmm_feed_block block = {.block = slot->block,
                                  .first = slot->first,
@@ -511,12 +518,11 @@ static fgmm_status begin_run(fgmm_feed *feed, const char *stage) {
     const fgmm_rows *rows = feed->rows;
     feed->progress.stage = stage;
     feed->progress.rows_done = 0;
-    feed->copied_rows = feed->compute_seconds = 0;
-    if (!feed->no_moments && !feed->has_moments) feed->scanned = 0;
-    if (feed->scanned) FGMM_TRY(check_squares(feed)); /* by an earlier call */
-    if (!feed->scanned) forget_scan(feed);
-    feed->copy_began = copy_seconds(feed->target);
-    feed->pass_began = fgmm_now();
+    if (is_scanned(feed))
+        FGMM_TRY(check_squares(feed)); /* by an earlier call */
+    else
+        forget_scan(feed);
+    begin_rates(feed);
     int iterates = strcmp(stage, "fit") == 0 || strcmp(stage, "kmeans") == 0;
     if (iterates && feed->iterations_began == 0) feed->iterations_began = feed->pass_began;
     feed->keep = fgmm_row_room_keep(feed->ctx, &feed->room, rows, &feed->target->facts, feed->passes, feed->runs);
@@ -560,7 +566,7 @@ static fgmm_status run_blocks(fgmm_feed *feed, const char *stage, fgmm_feed_visi
         if (next && !ahead) FGMM_GO(slot_open(feed, next, i + 1));
         feed->now = next;
     }
-    if (!feed->scanned) FGMM_GO(finish_scan(feed));
+    if (!is_scanned(feed)) FGMM_GO(finish_scan(feed));
     feed->progress.rows_done = feed->rows->n;
     feed->runs++;
 done:
@@ -577,9 +583,9 @@ int fgmm_feed_give_up(fgmm_feed *feed) {
     fgmm_context *ctx = feed->ctx;
     int keeps = feed->keep > 0 && !feed->rows->cl_mem;
     if (fgmm_rows_once(feed->rows) || fgmm_cancelled(ctx)) return 0;
-    if (fgmm_persisted_drop(ctx, NULL)) { /* what other rows left goes first, and these have all the room */
+    if (fgmm_persisted_give_way(ctx,
+                                FGMM_ERR_MEMORY)) { /* what other rows left goes first, and these have all the room */
         close_blocks(feed);
-        fgmm_enter(ctx);
         return open_blocks(feed) == FGMM_OK;
     }
     if (target->facts.zero_copy) return 0;
@@ -599,8 +605,7 @@ fgmm_status fgmm_feed_run(fgmm_feed *feed, const char *stage, const fgmm_params 
                           void *user) {
     const fgmm_target *target = feed->target;
     fgmm_status status;
-    int nothing = !params && !visit && feed->scanned && (feed->no_moments || feed->has_moments);
-    if (nothing) return FGMM_OK;
+    if (!params && !visit && is_scanned(feed)) return FGMM_OK;
     do {
         status = params ? target->backend->begin(target->device, params) : FGMM_OK;
         if (status == FGMM_OK) status = run_blocks(feed, stage, visit, user);

@@ -42,6 +42,12 @@ int fgmm_persisted_drop(fgmm_context *ctx, const fgmm_rows *rows) {
     return dropped;
 }
 
+int fgmm_persisted_give_way(fgmm_context *ctx, fgmm_status status) {
+    if (status != FGMM_ERR_MEMORY || !fgmm_persisted_drop(ctx, NULL)) return 0;
+    fgmm_enter(ctx);
+    return 1;
+}
+
 void fgmm_persisted_forget(fgmm_rows *rows) {
     fgmm_context *ctx = rows->owner;
     if (!rows->persistent) return;

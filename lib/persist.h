@@ -21,6 +21,10 @@ int fgmm_persisted_any(const fgmm_context *ctx);
 /* Frees what is kept of the rows, or of all rows (NULL), which persist all the same. @return whether there was anything */
 int fgmm_persisted_drop(fgmm_context *ctx, const fgmm_rows *rows);
 
+/* After a backend's call that ended with `status`: frees what is kept of all rows where memory ran short. @return whether the call is
+ * worth making again: there was something, and the message is forgotten */
+int fgmm_persisted_give_way(fgmm_context *ctx, fgmm_status status);
+
 /* Of rows that are going to be freed. */
 void fgmm_persisted_forget(fgmm_rows *rows);
 

@@ -68,30 +68,58 @@ static fgmm_model *fit_on(fgmm_context *ctx, const fgmm_model *start, const fgmm
     return model;
 }
 
+/* A problem's rows twice, of which the first persist, and a model to start from. */
+typedef struct twins {
+    fgmm_context *ctx;
+    const problem *p;
+    fgmm_model *start;
+    fgmm_rows *kept, *fresh;
+} twins;
+
+static twins twins_of(fgmm_context *ctx, const problem *p) {
+    twins t = {ctx, p, problem_model(ctx, p), problem_rows(ctx, p), problem_rows(ctx, p)};
+    CHECK_OK(ctx, fgmm_rows_persist(ctx, t.kept, 1));
+    return t;
+}
+
+static void twins_free(twins *t) {
+    fgmm_rows_free(t->ctx, t->kept);
+    fgmm_rows_free(t->ctx, t->fresh);
+    fgmm_model_free(t->ctx, t->start);
+}
+
+/* The same questions of both. */
+static void check_answers(const twins *t, const fgmm_model *model, const fgmm_compute_options *options,
+                          const char *when) {
+    answers got = answers_of(t->ctx, model, t->kept, options), want = answers_of(t->ctx, model, t->fresh, options);
+    check_same(&got, &want, t->p->name, when);
+    answers_free(&got);
+    answers_free(&want);
+}
+
+/* The model that both are fitted by. */
+static fgmm_model *fit_both(const twins *t, int iterations, const fgmm_compute_options *options) {
+    fgmm_model *want = fit_on(t->ctx, t->start, t->fresh, iterations, options);
+    fgmm_model *got = fit_on(t->ctx, t->start, t->kept, iterations, options);
+    contract_check_same(got, want);
+    fgmm_model_free(t->ctx, want);
+    return got;
+}
+
 /* Questions, fits, and the questions again under what they made and under what there was before: of fresh rows and of some that persist. */
 static void check_turns(fgmm_context *ctx, const problem *p, const fgmm_compute_options *options) {
-    fgmm_model *start = problem_model(ctx, p);
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
-    answers want = answers_of(ctx, start, fresh, options), got = answers_of(ctx, start, kept, options);
+    twins t = twins_of(ctx, p);
+    answers want = answers_of(ctx, t.start, t.fresh, options), got = answers_of(ctx, t.start, t.kept, options);
     check_same(&got, &want, p->name, "before a fit");
     answers_free(&got);
-    fgmm_model *wanted = fit_on(ctx, start, fresh, 3, options), *fitted = fit_on(ctx, start, kept, 3, options);
-    contract_check_same(fitted, wanted);
-    answers after = answers_of(ctx, fitted, fresh, options);
-    got = answers_of(ctx, fitted, kept, options);
-    check_same(&got, &after, p->name, "after one");
-    answers_free(&got);
-    got = answers_of(ctx, start, kept, options);
+    fgmm_model *fitted = fit_both(&t, 3, options);
+    check_answers(&t, fitted, options, "after one");
+    got = answers_of(ctx, t.start, t.kept, options);
     check_same(&got, &want, p->name, "under the first model again");
     answers_free(&got);
     answers_free(&want);
-    answers_free(&after);
-    fgmm_model_free(ctx, wanted);
     fgmm_model_free(ctx, fitted);
-    fgmm_model_free(ctx, start);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
+    twins_free(&t);
 }
 
 START_TEST(same_answers) {
@@ -137,8 +165,8 @@ static void check_row(int64_t i, const answers *got, const answers *want) {
     }
 }
 
-/* Enough rows a component that a device settles them, in one block and in a stretch of several. The dense engine, which settles none, says the same of
- * all. */
+/* Enough rows a component that a device settles them, in one block and in a stretch of several. The dense engine, which settles none,
+ * says the same of all. */
 START_TEST(same_answers_of_settled_rows) {
     fgmm_context *ctx = NULL; /* of its own, whose device has not seen rows that it could not settle */
     ck_assert_int_eq(harness_open(&ctx, NULL), FGMM_OK);
@@ -148,19 +176,15 @@ START_TEST(same_answers_of_settled_rows) {
     options.engine = FGMM_ENGINE_SCREEN;
     dense.engine = FGMM_ENGINE_DENSE;
     check_turns(ctx, p, &options);
-    fgmm_model *model = problem_model(ctx, p);
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
-    answers want = answers_of(ctx, model, fresh, &dense);
+    twins t = twins_of(ctx, p);
+    answers want = answers_of(ctx, t.start, t.fresh, &dense);
     for (int turn = 0; turn < 2; turn++) {
-        answers got = answers_of(ctx, model, kept, &options);
+        answers got = answers_of(ctx, t.start, t.kept, &options);
         for (int64_t i = 0; i < p->n; i++) check_row(i, &got, &want);
         answers_free(&got);
     }
     answers_free(&want);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
-    fgmm_model_free(ctx, model);
+    twins_free(&t);
     fgmm_context_free(ctx);
     problem_free(p);
 }
@@ -225,28 +249,19 @@ START_TEST(other_weights) {
     fgmm_context *ctx = harness_context();
     problem *p = problem_clusters(9, 2500, 3, 4, FGMM_DIAG, FGMM_F32);
     fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
-    fgmm_model *start = problem_model(ctx, p);
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
+    twins t = twins_of(ctx, p);
     double *weights = test_alloc((size_t)p->n, sizeof *weights);
     rng random = rng_make(9);
     for (int64_t i = 0; i < p->n; i++) weights[i] = rng_uniform(&random);
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
     for (int turn = 0; turn < 3; turn++) {
-        fgmm_model *got = fit_on(ctx, start, kept, 2, &options), *want = fit_on(ctx, start, fresh, 2, &options);
-        contract_check_same(got, want);
-        answers a = answers_of(ctx, got, kept, &options), b = answers_of(ctx, got, fresh, &options);
-        check_same(&a, &b, p->name, turn == 1 ? "with weights" : "without");
-        answers_free(&a);
-        answers_free(&b);
-        fgmm_model_free(ctx, got);
-        fgmm_model_free(ctx, want);
-        CHECK_OK(ctx, fgmm_rows_set_weights(ctx, kept, turn ? NULL : weights, p->n));
-        CHECK_OK(ctx, fgmm_rows_set_weights(ctx, fresh, turn ? NULL : weights, p->n));
+        fgmm_model *fitted = fit_both(&t, 2, &options);
+        check_answers(&t, fitted, &options, turn == 1 ? "with weights" : "without");
+        fgmm_model_free(ctx, fitted);
+        CHECK_OK(ctx, fgmm_rows_set_weights(ctx, t.kept, turn ? NULL : weights, p->n));
+        CHECK_OK(ctx, fgmm_rows_set_weights(ctx, t.fresh, turn ? NULL : weights, p->n));
     }
     free(weights);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
-    fgmm_model_free(ctx, start);
+    twins_free(&t);
     problem_free(p);
 }
 END_TEST
@@ -257,23 +272,20 @@ START_TEST(fitted_from_nothing) {
     problem *p = problem_clusters(13, 2500, 3, 4, FGMM_DIAG, FGMM_F32);
     fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
     fgmm_fit_options fit = FGMM_FIT_OPTIONS_INIT;
-    fgmm_model *start = problem_model(ctx, p), *got = NULL, *want = NULL;
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
+    fgmm_model *got = NULL, *want = NULL;
+    twins t = twins_of(ctx, p);
     fit.n_components = 3;
     fit.covariance_type = FGMM_DIAG;
     fit.init = FGMM_INIT_RANDOM_FROM_DATA;
     fit.max_iter = 1;
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
-    answers before = answers_of(ctx, start, kept, &options);
-    CHECK_OK(ctx, fgmm_fit(ctx, &got, kept, &fit, NULL));
-    CHECK_OK(ctx, fgmm_fit(ctx, &want, fresh, &fit, NULL));
+    answers before = answers_of(ctx, t.start, t.kept, &options);
+    CHECK_OK(ctx, fgmm_fit(ctx, &got, t.kept, &fit, NULL));
+    CHECK_OK(ctx, fgmm_fit(ctx, &want, t.fresh, &fit, NULL));
     contract_check_same(got, want);
     answers_free(&before);
     fgmm_model_free(ctx, got);
     fgmm_model_free(ctx, want);
-    fgmm_model_free(ctx, start);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
+    twins_free(&t);
     problem_free(p);
 }
 END_TEST
@@ -283,33 +295,26 @@ START_TEST(rows_left_out) {
     fgmm_context *ctx = harness_context();
     problem *p = problem_clusters(10, 2500, 3, 4, FGMM_SPHERICAL, FGMM_F32);
     fgmm_compute_options skip = FGMM_COMPUTE_OPTIONS_INIT, strict = FGMM_COMPUTE_OPTIONS_INIT;
-    fgmm_model *start = problem_model(ctx, p);
     const int64_t bad[2] = {7, 2111};
     int32_t *labels = test_alloc((size_t)p->n, sizeof *labels);
     for (int i = 0; i < 2; i++) ((float *)p->rows)[bad[i] * p->stride + 1] = i ? NAN : INFINITY;
     skip.nonfinite = FGMM_NONFINITE_SKIP;
     skip.block_rows = strict.block_rows = 1024;
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
+    twins t = twins_of(ctx, p);
     for (int turn = 0; turn < 2; turn++) {
-        answers a = answers_of(ctx, start, kept, &skip), b = answers_of(ctx, start, fresh, &skip);
+        answers a = answers_of(ctx, t.start, t.kept, &skip), b = answers_of(ctx, t.start, t.fresh, &skip);
         check_same(&a, &b, p->name, "rows left out");
         for (int i = 0; i < 2; i++) ck_assert_int_eq(a.labels[bad[i]], -1);
         answers_free(&a);
         answers_free(&b);
-        fgmm_model *got = fit_on(ctx, start, kept, 2, &skip), *want = fit_on(ctx, start, fresh, 2, &skip);
-        contract_check_same(got, want);
-        fgmm_model_free(ctx, got);
-        fgmm_model_free(ctx, want);
+        fgmm_model_free(ctx, fit_both(&t, 2, &skip));
         fgmm_report report = FGMM_REPORT_INIT;
-        CHECK_OK(ctx, fgmm_predict(ctx, start, kept, &skip, labels, &report));
+        CHECK_OK(ctx, fgmm_predict(ctx, t.start, t.kept, &skip, labels, &report));
         ck_assert_int_eq(report.n_skipped, 2);
-        CHECK_FAILS(ctx, FGMM_ERR_DATA, fgmm_predict(ctx, start, kept, &strict, labels, NULL));
+        CHECK_FAILS(ctx, FGMM_ERR_DATA, fgmm_predict(ctx, t.start, t.kept, &strict, labels, NULL));
     }
     free(labels);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
-    fgmm_model_free(ctx, start);
+    twins_free(&t);
     problem_free(p);
 }
 END_TEST
@@ -332,28 +337,24 @@ START_TEST(cancelled) {
     own.progress = stop;
     own.progress_user = &now;
     ck_assert_int_eq(harness_open(&ctx, &own), FGMM_OK);
-    fgmm_model *start = problem_model(ctx, p);
-    fgmm_rows *kept = problem_rows(ctx, p), *fresh = problem_rows(ctx, p);
+    twins t = twins_of(ctx, p);
     options.block_rows = 1024;
     fit.compute = options;
-    fit.init_model = start;
-    CHECK_OK(ctx, fgmm_rows_persist(ctx, kept, 1));
-    answers want = answers_of(ctx, start, fresh, &options);
+    fit.init_model = t.start;
+    answers want = answers_of(ctx, t.start, t.fresh, &options);
     for (int turn = 0; turn < 3; turn++) {
-        answers got = answers_of(ctx, start, kept, &options);
+        answers got = answers_of(ctx, t.start, t.kept, &options);
         check_same(&got, &want, p->name, turn ? "after a cancel" : "before it");
         answers_free(&got);
         if (turn == 1) fgmm_context_cancel(ctx);
         if (turn != 1) now = 2;
-        fgmm_status status = fgmm_fit(ctx, &none, kept, &fit, NULL);
+        fgmm_status status = fgmm_fit(ctx, &none, t.kept, &fit, NULL);
         ck_assert_int_eq(status, FGMM_ERR_CANCELLED);
         fgmm_model_free(ctx, none);
         none = NULL;
     }
     answers_free(&want);
-    fgmm_rows_free(ctx, kept);
-    fgmm_rows_free(ctx, fresh);
-    fgmm_model_free(ctx, start);
+    twins_free(&t);
     fgmm_context_free(ctx);
     problem_free(p);
 }
@@ -427,19 +428,13 @@ START_TEST(short_of_memory) {
 }
 END_TEST
 
-static int read_nothing(void *user, int64_t first, int64_t n, void *dst) {
-    (void)user, (void)first;
-    memset(dst, 0, (size_t)n * sizeof(float));
-    return 0;
-}
-
 START_TEST(refused) {
     fgmm_context *ctx = harness_context(), *other = NULL;
     problem *p = problem_clusters(12, 1500, 2, 3, FGMM_SPHERICAL, FGMM_F32);
     fgmm_rows *rows = problem_rows(ctx, p), *once = NULL, *slice = NULL;
     fgmm_rows_callback callback = FGMM_ROWS_CALLBACK_INIT;
     ck_assert_int_eq(harness_open(&other, NULL), FGMM_OK);
-    callback.read = read_nothing;
+    callback.read = read_counted; /* never */
     callback.n = 10;
     callback.d = 1;
     callback.once = 1;
@@ -454,10 +449,8 @@ START_TEST(refused) {
     CHECK_OK(ctx, fgmm_rows_persist(ctx, slice, 1));
     fgmm_compute_options options = FGMM_COMPUTE_OPTIONS_INIT;
     fgmm_model *start = problem_model(ctx, p);
-    answers a = answers_of(ctx, start, slice, &options), b = answers_of(ctx, start, slice, &options);
-    check_same(&a, &b, p->name, "a slice");
-    answers_free(&a);
-    answers_free(&b);
+    const twins one = {ctx, p, start, slice, slice};
+    check_answers(&one, start, &options, "a slice");
     fgmm_rows_free(ctx, slice);
     fgmm_rows_free(ctx, once);
     fgmm_rows_free(ctx, rows);
