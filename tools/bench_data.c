@@ -81,15 +81,17 @@ VECTORISED static void normal_pairs(uint64_t seed, uint64_t stream, uint64_t fir
     }
 }
 
-/* out[i] = scale * N(0, 1), row `row` of a stream. */
-static void normal_row(const bench_data *b, uint64_t stream, int64_t row, float scale, float *out) {
-    int64_t pairs = (b->d + 1) / 2;
+/* out [n, d] = scale * N(0, 1), rows first .. first + n - 1 of a stream: of short ones as many at once as have PAIRS pairs. */
+static void normal_rows(const bench_data *b, uint64_t stream, int64_t first, int64_t n, float scale, float *out) {
+    int64_t d = b->d, pairs = (d + 1) / 2, at_once = pairs < PAIRS ? PAIRS / pairs : 1;
     float some[2 * PAIRS];
-    for (int64_t p = 0; p < pairs; p += PAIRS) {
-        int64_t count = b->d - 2 * p < 2 * PAIRS ? b->d - 2 * p : 2 * PAIRS;
-        normal_pairs(b->seed, stream, (uint64_t)(row * pairs + p), scale, some);
-        memcpy(out + 2 * p, some, (size_t)count * sizeof *out);
-    }
+    for (int64_t i = 0; i < n; i += at_once)
+        for (int64_t p = 0; p < pairs; p += PAIRS) {
+            int64_t count = d - 2 * p < 2 * PAIRS ? d - 2 * p : 2 * PAIRS;
+            normal_pairs(b->seed, stream, (uint64_t)((first + i) * pairs + p), scale, some);
+            for (int64_t j = 0; j < at_once && i + j < n; j++)
+                memcpy(out + (i + j) * d + 2 * p, some + 2 * j * pairs, (size_t)count * sizeof *out);
+        }
 }
 
 const char *bench_spread_name(int spread) {
@@ -103,13 +105,13 @@ static float spread(const bench_data *b) {
 }
 
 void bench_centres(const bench_data *b, float *centres) {
-    for (int64_t k = 0; k < b->k; k++) normal_row(b, CENTRES, k, spread(b), centres + k * b->d);
+    normal_rows(b, CENTRES, 0, b->k, spread(b), centres);
 }
 
 void bench_some_rows(const bench_data *b, const float *centres, int64_t first, int64_t n, float *x) {
+    normal_rows(b, NOISE, first, n, 1.0f, x);
     for (int64_t i = first; i < first + n; i++, x += b->d) {
         const float *centre = centres + (int64_t)(hash(b->seed, LABELS, (uint64_t)i) % (uint64_t)b->k) * b->d;
-        normal_row(b, NOISE, i, 1.0f, x);
         for (int64_t j = 0; j < b->d; j++) x[j] += centre[j];
     }
 }
@@ -118,14 +120,13 @@ void bench_rows(const bench_data *b, const float *centres, float *x) {
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static)
 #endif
-    for (int64_t i = 0; i < b->n; i++) bench_some_rows(b, centres, i, 1, x + i * b->d);
+    for (int64_t i = 0; i < b->n; i += PAIRS)
+        bench_some_rows(b, centres, i, b->n - i < PAIRS ? b->n - i : PAIRS, x + i * b->d);
 }
 
 void bench_start(const bench_data *b, const float *centres, float *means) {
-    for (int64_t k = 0; k < b->k; k++) {
-        normal_row(b, START, k, 0.15f * spread(b), means + k * b->d);
-        for (int64_t j = 0; j < b->d; j++) means[k * b->d + j] += centres[k * b->d + j];
-    }
+    normal_rows(b, START, 0, b->k, 0.15f * spread(b), means);
+    for (int64_t i = 0; i < b->k * b->d; i++) means[i] += centres[i];
 }
 
 int64_t bench_type_size(const bench_data *b) {
