@@ -80,6 +80,8 @@ static char selector_text[128];
 static fgmm_open_request request = {.any_kind = 1};
 static char platform_name[128];
 static char folder[64] = "/tmp/flashgmm-test-XXXXXX";
+/* With other programs: the cache of tests that are about something else, and build much. */
+static const char *shared_cache = folder;
 
 static fgmm_device *open_device(void) {
     fgmm_device *device = NULL;
@@ -702,6 +704,7 @@ START_TEST(tuning_rows_that_fail) {
     int has_own = device->max_work_group >= 256 && device->type == CL_DEVICE_TYPE_CPU;
     cl_device_close(device);
     if (!has_own) return;
+    setenv("FLASHGMM_CACHE_DIR", shared_cache, 1);
     snprintf(path, sizeof path, "%s.tsv", folder);
     FILE *file = fopen(path, "w");
     ck_assert_ptr_nonnull(file);
@@ -722,6 +725,7 @@ START_TEST(tuning_rows_that_fail) {
     }
     unsetenv("FLASHGMM_CL_OPTIONS");
     setenv("FLASHGMM_TUNING", "/dev/null", 1);
+    setenv("FLASHGMM_CACHE_DIR", folder, 1);
     unlink(path);
     ck_assert_int_eq(state.live, 0);
 }
@@ -757,6 +761,7 @@ START_TEST(known_answers) {
     int is_short = getenv("FLASHGMM_TEST_SHORT") != NULL; /* of these numbers of features the first, and f16 alone */
     const fgmm_backend *backend = cl_backend_entry(FGMM_BACKEND_ABI);
     fgmm_device *device = NULL;
+    setenv("FLASHGMM_CACHE_DIR", shared_cache, 1);
     setenv("FLASHGMM_BUILD_AHEAD", _i ? "1" : "0", 1);
     ck_assert_int_eq(backend->open(&host, &request, &device), FGMM_OK);
     for (int i = 0; i < FEATURES * TYPES; i++) {
@@ -771,6 +776,7 @@ START_TEST(known_answers) {
     ck_assert_ptr_null(device->asked);
     backend->close(device);
     unsetenv("FLASHGMM_BUILD_AHEAD");
+    setenv("FLASHGMM_CACHE_DIR", folder, 1);
     ck_assert_int_eq(state.live, 0);
 }
 END_TEST
@@ -789,7 +795,10 @@ int main(void) {
     clGetPlatformInfo(device->platform, CL_PLATFORM_NAME, sizeof platform_name - 1, platform_name, NULL);
     printf("cl runtime: %s (%s)\n", device->name, platform_name);
     cl_device_close(device);
+    static char others[512];
+    const char *given = getenv("FLASHGMM_CACHE_DIR");
     if (!mkdtemp(folder)) return 1;
+    if (given && (size_t)snprintf(others, sizeof others, "%s", given) < sizeof others) shared_cache = others;
     setenv("FLASHGMM_CACHE_DIR", folder, 1);
     unsetenv("FLASHGMM_CACHE");
 
