@@ -7,6 +7,11 @@
  *
  * It is told of a pass that an M-step follows (fgmm_params.followed), so it is left to fits; and it is for rows that stay in one buffer, all
  * components alive, and a likelihood from the sums. What it takes is built when a fit first comes to it, in the third pass or so.
+ *
+ * After the last pass over rows that persist it makes parameters and reaches, and leaves the rows as they are: a call that may follow, over these or
+ * others, settles its own as it needs to while its parameters are being compared (cl_ahead_go_on). What is known of rows survives parameters that
+ * nobody comes for: it is of the last ones still, or, where the device has settled all of them, of those that were made, from which components are then
+ * said to have moved. Where a comparison fails, it is lost of the rows that were settled meanwhile.
  */
 #include "cl_forms.h"
 #include "cl_program.h"
@@ -71,6 +76,14 @@ static fgmm_status fit_keys(fgmm_device *device) {
     return FGMM_OK;
 }
 
+/* The parameters that what is known of the rows is of from here on. */
+static void set_row_bounds_of(cl_ahead *ahead, int64_t number) {
+    if (ahead->whole)
+        cl_stretch_tell(ahead->rows.stretch, number);
+    else
+        ahead->block->row_bounds_of = number;
+}
+
 /* Parameters go where the last ones were, which are then what these have moved from. */
 static fgmm_status begin(fgmm_device *device) {
     cl_engine *engine = device->engine;
@@ -78,20 +91,24 @@ static fgmm_status begin(fgmm_device *device) {
     fgmm_block *rows = &ahead->rows;
     cl_keep_last(engine);
     ahead->exact_of = 0; /* rest is about to change */
+    ahead->all = 0;
     engine->now = engine->last;
     engine->now.number = ++device->generations;
     engine->reached = engine->prepared = 0;
     ahead->made = 1;
+    ahead->log_cut = engine->log_cut;
     CL_TRY(fit_keys(device));
     CL_TRY(run_means(device));
-    CL_TRY(cl_settle_ahead(device, rows));
+    CL_TRY(cl_find_reaches(device));
+    if (engine->params.followed == FGMM_FOLLOWED_BY_CALLS) return FGMM_OK;
     /* Of some rows what is known is of those parameters from here on, and of the others not yet, which only a pass with them goes on from. */
-    rows->row_bounds_of = 0;
-    if (ahead->whole)
-        cl_stretch_tell(rows->stretch, rows);
-    else
-        ahead->block->row_bounds_of = 0;
-    ahead->log_cut = engine->log_cut;
+    set_row_bounds_of(ahead, 0);
+    ahead->slice = cl_likely_slice(device, rows, 0, INT64_MAX);
+    CL_TRY(cl_settle_slice(device, &ahead->slice));
+    ahead->settled = 1;
+    ahead->beyond = engine->last.number;
+    ahead->all = ahead->slice.n == rows->n;
+    if (ahead->all) set_row_bounds_of(ahead, engine->now.number);
     return FGMM_OK;
 }
 
@@ -130,9 +147,10 @@ void cl_ahead_drop(fgmm_device *device) {
     if (!ahead->made) return;
     (void)cl_arrival_wait(&ahead->arrival);
     (void)cl_arrival_wait(&engine->taken);
+    /* What is known of rows is of the last parameters, or lost; or of these, unless others' constants may have taken the place of theirs. */
+    if (!ahead->all || ahead->told) cl_return_last(engine);
     ahead->made = 0;
     ahead->told = NULL;
-    engine->now = (cl_generation){0};
     engine->reached = 0;
 }
 
@@ -178,8 +196,9 @@ void cl_ahead_free(fgmm_device *device) {
 /* Whether parameters for these rows may be made ahead: those that come now, or those after them. */
 static int may_be_made(const fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
-    return engine->alone && !engine->near && !engine->params.hard && !block->centre && block->hinted &&
-           block->row_bounds && (int64_t)engine->k == engine->params.k && cl_settle_pays(device, block);
+    return (engine->alone || engine->each) && !engine->near && !engine->params.hard && !block->centre &&
+           block->hinted && block->row_bounds && (int64_t)engine->k == engine->params.k &&
+           cl_settle_pays(device, block);
 }
 
 int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block) {
@@ -203,26 +222,47 @@ fgmm_status cl_ahead_send_rest(fgmm_device *device, const cl_split_values *split
 static int may_come(const fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
     const cl_ahead *ahead = &engine->ahead;
-    const fgmm_block *rows = &ahead->rows;
     return engine->params.engine != FGMM_ENGINE_DENSE && engine->now.k == engine->k && engine->now.d == engine->d &&
-           engine->now.diag == engine->diag && may_be_made(device, block) && engine->log_cut == ahead->log_cut &&
-           block->rows == rows->rows && block->offset == rows->offset && block->pitch == rows->pitch &&
-           block->n == rows->n && block->first_row == rows->first_row && block->hints == rows->hints &&
-           block->row_bounds == rows->row_bounds;
+           engine->now.diag == engine->diag && may_be_made(device, block) && engine->log_cut == ahead->log_cut;
 }
 
-fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block) {
+/* Whether the slice is of such rows, and nothing is asked of them that it has not found. */
+static int serves(const cl_engine *engine, const fgmm_block *block, int64_t most) {
+    const cl_ahead *ahead = &engine->ahead;
+    const fgmm_block *rows = &ahead->rows;
+    return !engine->each && ahead->slice.n <= most && block->rows == rows->rows && block->offset == rows->offset &&
+           block->pitch == rows->pitch && block->n == rows->n && block->first_row == rows->first_row &&
+           block->hints == rows->hints && block->row_bounds == rows->row_bounds;
+}
+
+fgmm_status cl_ahead_take(fgmm_device *device, fgmm_block *block, int64_t most) {
     cl_ahead *ahead = &device->engine->ahead;
     if (!ahead->made || ahead->told) return FGMM_OK;
+    if (ahead->settled && !serves(device->engine, block, most)) ahead->settled = 0;
     if (!may_come(device, block)) {
         cl_ahead_miss(device);
         return FGMM_OK;
     }
     fgmm_status status = cl_read_end(device, &ahead->arrival, "parameters made ahead");
-    if (status == FGMM_OK)
-        ahead->told = ahead->arrival.pinned.at;
-    else
+    if (status != FGMM_OK) {
         cl_ahead_miss(device);
+        return status;
+    }
+    ahead->told = ahead->arrival.pinned.at;
+    if (!ahead->settled) ahead->slice = cl_likely_slice(device, block, 0, most);
+    return FGMM_OK;
+}
+
+fgmm_status cl_ahead_go_on(fgmm_device *device) {
+    cl_engine *engine = device->engine;
+    cl_ahead *ahead = &engine->ahead;
+    fgmm_block *block = ahead->slice.block;
+    if (ahead->settled || !cl_settle_pays(device, block) || engine->now.kp != engine->kp) return FGMM_OK;
+    fgmm_status status = cl_settle_early(device, &ahead->slice);
+    int follows = status == FGMM_OK && block->row_bounds_of == engine->moved_from;
+    ahead->settled = status == FGMM_OK && engine->reached;
+    ahead->beyond = follows ? engine->moved_from : 0;
+    block->row_bounds_of = 0; /* of some it is now of these parameters */
     return status;
 }
 

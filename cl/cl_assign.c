@@ -89,6 +89,24 @@ fgmm_status cl_codes_begin(fgmm_device *device, const cl_slice *slice) {
     return cl_read_begin(device, &engine->coded, engine->codes.mem, 0, bytes, "codes of rows");
 }
 
+fgmm_status cl_score_begin(fgmm_device *device, const cl_slice *slice) {
+    cl_engine *engine = device->engine;
+    cl_slice settled = *slice;
+    engine->scored = engine->scoring && engine->placed == 0.0;
+    if (!engine->scored) return FGMM_OK;
+    settled.settled = 1;
+    CL_TRY(cl_sum_rows_if(device, &settled, engine->left.mem));
+    return (int64_t)slice->row0 + slice->n < slice->block->n ? FGMM_OK : cl_sum_rows_ask(device, slice->block);
+}
+
+void cl_score_found(fgmm_device *device, int all) {
+    cl_engine *engine = device->engine;
+    if (!engine->scored || all) return;
+    (void)cl_arrival_wait(&engine->row_sums);
+    engine->chunks_summed = 0;
+    engine->scored = 0;
+}
+
 /* What codes stand for. */
 typedef struct spread {
     size_t width;           /* bytes of a code */
@@ -212,16 +230,17 @@ static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, const wa
     return FGMM_OK;
 }
 
-/* @param each log-densities are wanted */
-static fgmm_status open_rows(fgmm_device *device, fgmm_block *block, int each) {
+/* @param each log-densities are wanted @param most rows of a slice */
+static fgmm_status open_rows(fgmm_device *device, fgmm_block *block, int each, int64_t most) {
     cl_engine *engine = device->engine;
-    CL_TRY(prepare(device, block));
     engine->each = !engine->tied && !engine->full && each;
+    CL_TRY(cl_ahead_take(device, block, most));
+    CL_TRY(prepare(device, block));
     return cl_guess(device, block);
 }
 
 fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block) {
-    return open_rows(device, block, !device->engine->params.summed);
+    return open_rows(device, block, !device->engine->params.summed, INT64_MAX);
 }
 
 static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const wanted *want) {
@@ -229,7 +248,9 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
     int64_t fit = want->m ? TOP_BYTES / (int64_t)(want->m * (sizeof(cl_uint) + sizeof(float))) : INT64_MAX;
     engine->summing = 0;
     engine->coding = want->m > 0;
-    CL_TRY(open_rows(device, block, want->log_prob || want->sums));
+    engine->scoring = want->sums;
+    engine->scored = 0;
+    CL_TRY(open_rows(device, block, want->log_prob || want->sums, fit));
     engine->tried = engine->left_over = 0.0; /* each block tells of itself */
     CL_TRY(cl_settle_begin(device, block));
     for (int64_t row0 = 0; row0 < block->n;) {
@@ -243,7 +264,7 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
         if (!coded) CL_TRY(find_top(device, &slice, dense, want->m));
         if (want->m && !coded) CL_TRY(read_top(device, &slice, want));
         if (engine->each && slice.settled && cl_has_places(device, &slice)) CL_TRY(spread_logz(device, &slice));
-        if (want->sums) CL_TRY(cl_sum_rows(device, &slice));
+        if (want->sums && !(engine->scored && slice.settled)) CL_TRY(cl_sum_rows(device, &slice));
         if (want->log_prob) CL_TRY(cl_read_log_prob(device, &slice, want->log_prob));
         row0 += slice.n;
     }
@@ -262,7 +283,7 @@ fgmm_status cl_score(fgmm_device *device, fgmm_block *block, double *sum) {
     const wanted want = {.sums = 1};
     CL_TRY(cl_sum_rows_begin(device, block));
     CL_TRY(infer_rows(device, block, &want));
-    CL_TRY(cl_sum_rows_ask(device, block));
+    if (!engine->chunks_summed) CL_TRY(cl_sum_rows_ask(device, block));
     engine->log_likelihood = *sum; /* in the order of rows, whatever the blocks */
     CL_TRY(cl_sum_rows_end(device));
     *sum = engine->log_likelihood;

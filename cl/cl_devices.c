@@ -243,15 +243,24 @@ static int is_nvidia(cl_device_id id) {
     return strstr(extensions, "cl_nv_device_attribute_query") != NULL;
 }
 
+enum { COMPUTE_CAPABILITY_MAJOR_NV = 0x4000, COMPUTE_CAPABILITY_MINOR_NV = 0x4001 };
+
 /* Which kernels in NVIDIA's own instructions can be tried: from compute capability 8.0 on, and on 9.0. FLASHGMM_CL_PORTABLE=1
  * leaves them. */
 static int likely_matrix(cl_device_id id) {
-    enum { COMPUTE_CAPABILITY_MAJOR_NV = 0x4000 };
     const char *portable = getenv("FLASHGMM_CL_PORTABLE");
     if (portable && *portable && strcmp(portable, "0") != 0) return CL_MATRIX_NONE;
     if (!is_nvidia(id)) return CL_MATRIX_NONE;
     cl_uint major = device_uint(id, COMPUTE_CAPABILITY_MAJOR_NV);
     return major == 9 ? CL_MATRIX_WARPGROUPS : major >= 8 ? CL_MATRIX_WARPS : CL_MATRIX_NONE;
+}
+
+/* NVIDIA's chips for data centres are, whose compute capabilities are 6.0 to 10.0; its others have a 32nd or a 64th of their floats' rate. Of the rest
+ * nothing is known: float-floats serve. */
+static int is_quick_at_doubles(cl_device_id id) {
+    if (!is_nvidia(id) || device_uint(id, COMPUTE_CAPABILITY_MINOR_NV) != 0) return 0;
+    cl_uint major = device_uint(id, COMPUTE_CAPABILITY_MAJOR_NV);
+    return major >= 6 && major <= 10;
 }
 
 /* Finding the reaches takes some of what the screen takes for so many rows a component. */
@@ -283,6 +292,7 @@ static void learn(fgmm_device *device) {
     device->has_warps = device->has_matrix != CL_MATRIX_NONE;
     /* A CPU has no time that the host does not need. */
     device->has_ahead = device->type != CL_DEVICE_TYPE_CPU && device_ulong(id, CL_DEVICE_DOUBLE_FP_CONFIG) != 0;
+    device->quick_doubles = is_quick_at_doubles(id);
     device->pairs = device->has_matrix;
     device->singles = 1;
     device->settle_from = settle_from(device);

@@ -42,6 +42,7 @@ struct fgmm_block {
     cl_mem rows;
     int owned;    /* rows are the block's alone; else the caller's buffer or a stretch's, retained */
     int passing;  /* uploaded for one pass: the next block may have the buffers */
+    int kept;     /* said to stay for several */
     size_t bytes; /* of rows, and the rows that weights and hints have room for, if owned */
     int64_t room;
     cl_mem weights;        /* [n] f32, or NULL */
@@ -153,6 +154,8 @@ typedef struct cl_ahead {
     int made;          /* parameters were made, in mean_hi and so on, and are engine->now */
     int settled;       /* and a slice settled by them, which is still to be given */
     cl_slice slice;
+    int all;        /* it was all rows, and what is known of each is of those parameters */
+    int64_t beyond; /* the parameters that what is known of the block's rows beyond it is of; 0: lost */
     cl_float log_cut;
     cl_room terms, tells;
     uint64_t *keys; /* [2, keys_n] of the hashes: host memory; or NULL */
@@ -176,6 +179,7 @@ struct cl_engine {
     int alone;  /* rows of one candidate are not evaluated: the likelihood of sparse rows comes from their sums */
     int near;   /* the dense engine takes products and sums about the screen's centre */
     int coding; /* the best components are: codes of settled slices are read where few rows are likely to have places */
+    int scoring; /* the sum of log-densities is: it sets out where no row is likely to have a place */
     int summing; /* sums are asked for: lists and the means' lower floats will be needed though all rows be settled */
     cl_uint k, d, kp, dp; /* components of weight > 0, and both sizes padded for the screen */
     int32_t *ids;         /* [k]: number of each among the caller's components */
@@ -239,12 +243,13 @@ struct cl_engine {
     size_t list_cap;
     cl_room found; /* of find_bad in moments.cl; and what it holds, on its way */
     cl_arrival looked;
-    cl_arrival taken;             /* how many places a slice's rows took */
-    cl_arrival coded;             /* codes of its rows */
-    int codes_sent;               /* they are, or were, on their way */
-    cl_arrival dense_left;        /* how many rows of the slice are left to the dense engine */
-    cl_arrival row_sums;          /* of the last block's chunks */
-    size_t chunks_summed;         /* that row_sums will hold; 0: they have been added */
+    cl_arrival taken;      /* how many places a slice's rows took */
+    cl_arrival coded;      /* codes of its rows */
+    int codes_sent;        /* they are, or were, on their way */
+    cl_arrival dense_left; /* how many rows of the slice are left to the dense engine */
+    cl_arrival row_sums;   /* of the last block's chunks */
+    size_t chunks_summed;  /* that row_sums will hold; 0: they have been added */
+    int scored; /* a slice's rows are summed if all are settled, and all the block's asked for with its last */
     cl_arrival pieces[CL_PIECES]; /* of what is read some at a time */
     /* sums over the rows, in row order */
     double log_likelihood, weight, survivors, dense_rows, dropped;
@@ -358,6 +363,9 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block);
 fgmm_status cl_prepare_screen(fgmm_device *device, int beside);
 /* What the next parameters are about to replace goes where reach_moved and reach_depths find it. */
 void cl_keep_last(cl_engine *engine);
+void cl_return_last(
+    cl_engine *
+        engine); /* and comes back, as what the next ones have moved from: not all that a pass takes of them is there */
 /* Of these, what sums of rows take that no screen has seen: the means' lower floats. */
 fgmm_status cl_send_lower(fgmm_device *device);
 /* `count` floats of the engine's pinned memory, which cl_prepare has made large enough; room for so many on the device, where kernels that read four at
@@ -370,8 +378,9 @@ float cl_screen_centre(const fgmm_params *params, const double *frame, int64_t f
 /* cl_forms.c: a double as two floats. */
 void cl_split(double value, float *hi, float *lo);
 
-/* cl_transfer.c: room for a block's hints. */
+/* cl_transfer.c: room for a block's hints; and for what else is kept of its rows, where there is memory for it and they stay. */
 fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block);
+void cl_row_bounds_open(fgmm_device *device, fgmm_block *block);
 /* As what a device stores rows of a type, and the bytes of a feature of those. */
 fgmm_dtype cl_stored_type(fgmm_dtype type);
 size_t cl_stored_size(fgmm_dtype stored);
@@ -384,8 +393,8 @@ void cl_stretch_leave(fgmm_device *device, fgmm_block *block);
  * blocks of its stretch, this one the last. */
 typedef enum cl_turn { CL_TURN_ALONE, CL_TURN_LATER, CL_TURN_WHOLE } cl_turn;
 cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *whole);
-void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole); /* what came of it */
-fgmm_block *cl_stretch_waiting(cl_engine *engine);                  /* the first that waits; NULL: none */
+void cl_stretch_tell(cl_stretch *stretch, int64_t row_bounds_of); /* what came of it */
+fgmm_block *cl_stretch_waiting(cl_engine *engine);                /* the first that waits; NULL: none */
 
 /* So many after `rest` the last time: 1, 2, 4, 8, 8, ... */
 static inline int cl_next_rest(int rest) {
@@ -393,6 +402,7 @@ static inline int cl_next_rest(int rest) {
 }
 
 /* cl_settle.c: candidates of rows that lie near to their last best component. */
+fgmm_status cl_find_reaches(fgmm_device *device); /* of parameters that are there */
 /* Finds the reaches of these parameters, unless they are known or the device goes without: engine->reached. */
 fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block);
 /* Whether this pass's rows of the block are settled first, in engine->settling: to be asked before their hints are cleared. */
@@ -407,16 +417,21 @@ void cl_settle_learn(fgmm_device *device);
 /* Whether rows of this block that have hints are worth settling in this pass. */
 int cl_settle_pays(const fgmm_device *device, const fgmm_block *block);
 
-/* The first slice of such rows for parameters that are made ahead: cl_next_slice then gives it. */
-fgmm_status cl_settle_ahead(fgmm_device *device, fgmm_block *rows);
+/* A slice from row0 on of as many rows, `most` at most, as are likely to leave no more than there are places for; and settling it before cl_next_slice asks for
+ * it, which then finds it in engine->ahead. Of the two the second has a device that refuses it go without. */
+cl_slice cl_likely_slice(const fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most);
+fgmm_status cl_settle_slice(fgmm_device *device, const cl_slice *slice);
+fgmm_status cl_settle_early(fgmm_device *device, const cl_slice *slice);
 
 /* cl_ahead.c: the next pass's beginning. */
 void cl_ahead_note(cl_engine *engine, fgmm_block *block, const fgmm_block *rows); /* what an E-step was given */
 /* Once all sums of a pass are on the device, and the host has been sent them. It never fails for want of memory, or of what a device takes. */
 fgmm_status cl_ahead_begin(fgmm_device *device);
 fgmm_status cl_ahead_constants(fgmm_device *device); /* a part of it, when it is known how far components move */
-/* Before parameters are prepared for a block: whether they may be those, in ahead.told; nothing is left of any others. */
-fgmm_status cl_ahead_take(fgmm_device *device, const fgmm_block *block);
+/* Before parameters are prepared for a block: whether they may be those, in ahead.told; nothing is left of any others. A slice that is settled is given up
+ * where it is of other rows or has more than `most`; cl_ahead_go_on then settles one of this block. */
+fgmm_status cl_ahead_take(fgmm_device *device, fgmm_block *block, int64_t most);
+fgmm_status cl_ahead_go_on(fgmm_device *device); /* while they are compared */
 /* Whether component i, and its constants of screen.cl, are those; and the bounds. */
 int cl_ahead_matches(const cl_engine *engine, size_t i, const float *constants);
 int cl_ahead_bounds(const cl_engine *engine);
@@ -433,6 +448,10 @@ fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block);
 /* Sets out with the codes of a slice whose rows have been settled, before it is known how many have places, if codes are likely to
  * serve. */
 fgmm_status cl_codes_begin(fgmm_device *device, const cl_slice *slice);
+/* The same for a score: with the sums over the slice, and where it is the last with reading those of the block; and when that is known, whether all its rows
+ * were settled. */
+fgmm_status cl_score_begin(fgmm_device *device, const cl_slice *slice);
+void cl_score_found(fgmm_device *device, int all);
 
 /* cl_guess.c: hints of rows that have none, where settling them would then pay and there are kernels for it; else it does nothing. */
 fgmm_status cl_guess(fgmm_device *device, fgmm_block *block);
@@ -546,6 +565,8 @@ fgmm_status cl_sum_rows_begin(fgmm_device *device, const fgmm_block *block);
 fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice);
 fgmm_status cl_sum_rows_ask(fgmm_device *device, const fgmm_block *block);
 fgmm_status cl_sum_rows_end(fgmm_device *device);
+/* The same over a slice of which it is not known yet how many rows took a place, which `taken` will hold: nothing, if any did. */
+fgmm_status cl_sum_rows_if(fgmm_device *device, const cl_slice *slice, cl_mem taken);
 fgmm_status cl_breathe(fgmm_device *device); /* FGMM_ERR_CANCELLED if asked to stop */
 /* The next slice of a block, of at most `most` rows; ends on a multiple of the sparse tallies' grains where it can. */
 cl_slice cl_slice_at(const cl_engine *engine, fgmm_block *block, int64_t row0, int64_t most);

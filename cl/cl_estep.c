@@ -108,7 +108,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     engine->far_asked = 0;
     engine->waiting = NULL;
     engine->waiting_lost = 0;
-    engine->settling = engine->each = engine->sent = engine->summing = engine->coding = 0;
+    engine->settling = engine->each = engine->sent = engine->summing = engine->coding = engine->scoring = 0;
     engine->tried = engine->left_over = 0.0;
     if (engine->settle_wait > 0) engine->settle_wait--;
     plan_sparse(device, engine);
@@ -175,9 +175,10 @@ static fgmm_status run_refine(fgmm_device *device, const cl_slice *slice) {
     /* A CPU has its rows in a cache. */
     cl_uint fours =
         device->type == CL_DEVICE_TYPE_CPU ? 0 : (engine->d + 4 * (cl_uint)lanes - 1) / (4 * (cl_uint)lanes);
-    snprintf(options, sizeof options, "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d",
-             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes,
-             fours > MOST_HELD ? 0 : fours, engine->alone);
+    snprintf(options, sizeof options,
+             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DHELD=%u -DALONE=%d -DDOUBLES=%d", (int)block->type,
+             cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes, fours > MOST_HELD ? 0 : fours,
+             engine->alone, device->quick_doubles);
     CL_TRY(cl_kernel_get(device, &kernel, "refine", options, "refine"));
     cl_uint out0 = 0, hard = engine->params.hard != 0;
     cl_mem list = cl_left(engine, slice);
@@ -200,9 +201,7 @@ static fgmm_status fit_hints(fgmm_device *device, fgmm_block *block) {
     CL_TRY(cl_fill(device, block->hints, UINT32_MAX, (size_t)block->n * sizeof(cl_uint),
                    "clearing the rows' best components"));
     block->hinted = 1;
-    /* A block that comes and goes has no one to keep them. */
-    if (!block->row_bounds && !block->passing && !engine->tied && !engine->full)
-        block->row_bounds = cl_optional_buffer(device, (size_t)block->n * sizeof(cl_uint));
+    if (!block->passing && !engine->tied && !engine->full) cl_row_bounds_open(device, block);
     return FGMM_OK;
 }
 
@@ -222,6 +221,10 @@ fgmm_status cl_survivors(fgmm_device *device, const cl_slice *slice) {
 }
 
 fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice) {
+    return cl_sum_rows_if(device, slice, NULL);
+}
+
+fgmm_status cl_sum_rows_if(fgmm_device *device, const cl_slice *slice, cl_mem taken) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     cl_mem row_logz = slice->settled && engine->each ? engine->row_logz.mem : NULL;
@@ -238,7 +241,7 @@ fgmm_status cl_sum_rows(fgmm_device *device, const cl_slice *slice) {
                   CL_ARG(slice->row0), CL_ARG(slice->n), CL_ARG(engine->resp_log_cut), CL_ARG(log_norm_max),
                   CL_ARG(engine->logz.mem), CL_ARG(engine->kept.mem), CL_ARG(engine->dense_flag.mem),
                   CL_ARG(engine->kept_weight.mem), CL_ARG(slice->block->hints), CL_ARG(engine->constants.mem),
-                  CL_ARG(hard), CL_ARG(place), CL_ARG(row_logz), CL_ARG(engine->chunks.mem));
+                  CL_ARG(hard), CL_ARG(place), CL_ARG(row_logz), CL_ARG(taken), CL_ARG(engine->chunks.mem));
 }
 
 static size_t chunk_bytes(const fgmm_block *block) {
@@ -295,12 +298,10 @@ fgmm_status cl_read_log_prob(fgmm_device *device, const cl_slice *slice, double 
 static fgmm_status estep_rows(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_engine *engine = device->engine;
     engine->summing = 1;
-    engine->coding = 0;
+    engine->coding = engine->scoring = 0;
     if (engine->params.hard && block->weights) engine->count_units = 20.0;
-    CL_TRY(cl_ahead_take(device, block));
+    CL_TRY(cl_ahead_take(device, block, INT64_MAX));
     CL_TRY(cl_prepare(device, block));
-    /* Of the slices after the one that is settled; cl_settle_end tells of all. */
-    if (engine->ahead.settled) block->row_bounds_of = engine->moved_from;
     bound_slots(&engine->sparse, block->n);
     bound_slots(&engine->dense, block->n);
     CL_TRY(cl_settle_begin(device, block));
@@ -343,8 +344,9 @@ fgmm_status cl_estep(fgmm_device *device, fgmm_block *block, double *log_prob) {
     cl_turn turn = log_prob ? CL_TURN_ALONE : cl_stretch_turn(engine, block, &whole);
     if (turn == CL_TURN_LATER) return FGMM_OK;
     if (turn == CL_TURN_WHOLE) {
-        CL_TRY(estep_rows(device, &whole, NULL));
-        cl_stretch_tell(block->stretch, &whole);
+        fgmm_status status = estep_rows(device, &whole, NULL);
+        cl_stretch_tell(block->stretch, status == FGMM_OK ? whole.row_bounds_of : 0);
+        CL_TRY(status);
         cl_ahead_note(engine, block, &whole);
         return FGMM_OK;
     }

@@ -72,6 +72,7 @@ fgmm_status cl_guess(fgmm_device *device, fgmm_block *block) {
     if (status == FGMM_OK) status = run_guess(device, block);
     const char *refused = cl_refusal(device, status);
     block->hinted = status == FGMM_OK;
+    if (block->hinted && block->kept) cl_row_bounds_open(device, block);
     if (status == FGMM_ERR_MEMORY && !refused) { /* it goes without */
         cl_forget(device);
         cl_room_free(device, &engine->guess);

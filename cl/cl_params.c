@@ -283,13 +283,23 @@ static void exchange(cl_room *a, cl_room *b) {
     *b = was;
 }
 
-void cl_keep_last(cl_engine *engine) {
+static void exchange_last(cl_engine *engine) {
     exchange(&engine->last_hi, &engine->mean_hi);
     exchange(&engine->last_inverse, &engine->inverse);
     exchange(&engine->last_off, &engine->off);
     exchange(&engine->last_c, &engine->screen_c);
+}
+
+void cl_keep_last(cl_engine *engine) {
+    exchange_last(engine);
     engine->last = engine->now;
     engine->now = (cl_generation){0};
+}
+
+void cl_return_last(cl_engine *engine) {
+    exchange_last(engine);
+    engine->now = engine->last;
+    engine->last = (cl_generation){0};
 }
 
 /* Room for all that a preparation takes, once earlier transfers have ended.
@@ -340,6 +350,8 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
         CL_TRY(cl_prepare_white(device, frame, &sound));
         if (sound && !engine->full) CL_TRY(form_screen(device, frame, NULL, &sound));
     } else if (ahead) {
+        CL_TRY(send_exact(device));
+        CL_TRY(cl_ahead_go_on(device));
         CL_TRY(form_screen(device, frame, NULL, &sound));
         if (!sound || !engine->screen_totals.expected || !cl_ahead_bounds(engine)) {
             cl_ahead_miss(device);
@@ -357,7 +369,7 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
         CL_TRY(split_and_send(device, params->means, frame, &engine->mean_hi, &engine->mean_lo, "the means"));
     }
     engine->all_dense = !sound;
-    CL_TRY(send_exact(device));
+    if (!ahead) CL_TRY(send_exact(device));
     engine->sum_hi_at = engine->mean_hi.mem;
     engine->sum_lo_at = engine->mean_lo.mem;
     if (params->sum_centres != params->means) {

@@ -104,6 +104,7 @@ struct fgmm_device {
     int has_full;        /* screen_full_wgmma.cl runs */
     int has_guess;       /* guess_wgmma.cl runs */
     int has_ahead;       /* ahead.cl runs, which takes doubles, and pays */
+    int quick_doubles;   /* it adds doubles as quickly as it reads what they come of (squares.clh) */
     int pins;            /* a buffer over memory pins it (cl_pin_rows) */
     int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;           /* the same for the dense engine: near_logits.clh */

@@ -27,10 +27,37 @@ enum {
 /* Less than this part of the rows is not worth reading them once more. */
 static const double worthwhile = 0.25;
 
-/* How far each component is from where it was in the last pass, where that may serve. */
-static fgmm_status find_moves(fgmm_device *device, const char *options) {
+static size_t buckets_of(const fgmm_device *device) {
+    return device->type == CL_DEVICE_TYPE_CPU ? SLOW_BUCKETS : 1;
+}
+
+typedef struct reach_options {
+    char text[64];
+} reach_options;
+
+static reach_options options_of(const fgmm_device *device) {
+    const cl_engine *engine = device->engine;
+    reach_options out;
+    snprintf(out.text, sizeof out.text, "-DDIAG=%d -DNEAREST=%u -DBUCKETS=%u", engine->diag, engine->n_nearest,
+             (unsigned)buckets_of(device));
+    return out;
+}
+
+/* Parameters that these have moved from. */
+typedef struct origin {
+    cl_generation of;
+    cl_mem hi, inverse, off, c;
+} origin;
+
+static origin last_ones(const cl_engine *engine) {
+    return (origin){engine->last, engine->last_hi.mem, engine->last_inverse.mem, engine->last_off.mem,
+                    engine->last_c.mem};
+}
+
+/* How far each component is from where it was then, if that may serve. */
+static fgmm_status find_moves(fgmm_device *device, const origin *from) {
     cl_engine *engine = device->engine;
-    const cl_generation *now = &engine->now, *last = &engine->last;
+    const cl_generation *now = &engine->now, *last = &from->of;
     cl_kernel kernel = NULL;
     size_t group = 64, every = engine->k * group;
     engine->moved_from = 0;
@@ -38,63 +65,66 @@ static fgmm_status find_moves(fgmm_device *device, const char *options) {
         last->diag != now->diag)
         return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->moved, engine->k * sizeof(cl_float4), "the components' moves"));
-    CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_moved"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options_of(device).text, "reach_moved"));
     CL_TRY(CL_RUN(device, kernel, "finding moves", 1, &every, &group, CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem),
-                  CL_ARG(engine->last_hi.mem), CL_ARG(engine->inverse.mem), CL_ARG(engine->last_inverse.mem),
-                  CL_ARG(engine->moved.mem)));
+                  CL_ARG(from->hi), CL_ARG(engine->inverse.mem), CL_ARG(from->inverse), CL_ARG(engine->moved.mem)));
     engine->moved_from = last->number;
     return FGMM_OK;
 }
 
-static size_t buckets_of(const fgmm_device *device) {
-    return device->type == CL_DEVICE_TYPE_CPU ? SLOW_BUCKETS : 1;
-}
-
 /* And what rows' depths lose by that. */
-static fgmm_status find_depths(fgmm_device *device, const char *options) {
+static fgmm_status find_depths(fgmm_device *device, const origin *from) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     size_t group = 64, buckets = DEPTHS / buckets_of(device) * group;
     if (!engine->moved_from) return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->lost, DEPTHS * sizeof(cl_float), "the components' moves"));
-    CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_depths"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options_of(device).text, "reach_depths"));
     return CL_RUN(device, kernel, "finding moves", 1, &buckets, &group, CL_ARG(engine->k), CL_ARG(engine->kp),
-                  CL_ARG(engine->last_c.mem), CL_ARG(engine->last_off.mem), CL_ARG(engine->screen_c.mem),
-                  CL_ARG(engine->off.mem), CL_ARG(engine->moved.mem), CL_ARG(engine->lost.mem));
+                  CL_ARG(from->c), CL_ARG(from->off), CL_ARG(engine->screen_c.mem), CL_ARG(engine->off.mem),
+                  CL_ARG(engine->moved.mem), CL_ARG(engine->lost.mem));
+}
+
+/* What is known of rows by these very parameters stays, but for rounding. */
+static fgmm_status find_stays(fgmm_device *device, const fgmm_block *block) {
+    const cl_engine *engine = device->engine;
+    const origin here = {engine->now, engine->mean_hi.mem, engine->inverse.mem, engine->off.mem, engine->screen_c.mem};
+    if (block->row_bounds_of != engine->now.number || engine->moved_from == engine->now.number) return FGMM_OK;
+    CL_TRY(find_moves(device, &here));
+    return find_depths(device, &here);
 }
 
 /* A run of components at a time, so that neither memory nor a dispatch grows with K; of memory, what a slice's lists will take. */
-static fgmm_status find_reaches(fgmm_device *device) {
+fgmm_status cl_find_reaches(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
-    char options[64];
     /* Beside matrix units a row that has many others to be looked at for is better screened. */
     engine->n_nearest = engine->matrix.on ? 3 : CL_CAP - 1;
-    snprintf(options, sizeof options, "-DDIAG=%d -DNEAREST=%u -DBUCKETS=%u", engine->diag, engine->n_nearest,
-             (unsigned)buckets_of(device));
+    const reach_options options = options_of(device);
+    const origin last = last_ones(engine);
     size_t k = engine->k, group = 64, local[2] = {SIDE, SIDE};
     size_t fit = BETWEEN_BYTES / (k * sizeof(cl_float)), quick = (size_t)engine->batch_budget / (k * engine->d);
     size_t most = (fit < quick ? fit : quick) / TILE * TILE, step = most < TILE ? TILE : most < k ? most : k;
     CL_TRY(cl_room_fit(device, &engine->nearest, k * (engine->n_nearest + 1) * sizeof(cl_uint2),
                        "the components' reaches"));
     CL_TRY(cl_room_fit(device, &engine->values, step * k * sizeof(cl_float), "the components' reaches"));
-    CL_TRY(find_moves(device, options));
+    CL_TRY(find_moves(device, &last));
     if (engine->ahead.made) CL_TRY(cl_ahead_constants(device));
     for (size_t i = 0; i < k; i += step) {
         if (i && !engine->ahead.made)
             CL_TRY(cl_breathe(device)); /* the host does not wait for what it has not asked for */
         cl_uint h0 = (cl_uint)i, n = (cl_uint)(i + step < k ? step : k - i);
         size_t square[2] = {cl_round_up(k, TILE) / TILE * SIDE, cl_round_up(n, TILE) / TILE * SIDE}, each = n * group;
-        CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_between"));
+        CL_TRY(cl_kernel_get(device, &kernel, "reach", options.text, "reach_between"));
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 2, square, local, CL_ARG(h0), CL_ARG(n), CL_ARG(engine->k),
                       CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem), CL_ARG(engine->inverse.mem),
                       CL_ARG(engine->screen_c.mem), CL_ARG(engine->kp), CL_ARG(engine->off.mem),
                       CL_ARG(engine->values.mem)));
-        CL_TRY(cl_kernel_get(device, &kernel, "reach", options, "reach_nearest"));
+        CL_TRY(cl_kernel_get(device, &kernel, "reach", options.text, "reach_nearest"));
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 1, &each, &group, CL_ARG(h0), CL_ARG(engine->k),
                       CL_ARG(engine->values.mem), CL_ARG(engine->nearest.mem)));
     }
-    CL_TRY(find_depths(device, options));
+    CL_TRY(find_depths(device, &last));
     engine->reached = 1;
     return FGMM_OK;
 }
@@ -134,14 +164,15 @@ static int64_t rows_from(const fgmm_device *device) {
 int cl_settle_pays(const fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
     int few = !engine->reached && block->n / (int64_t)engine->k < rows_from(device);
-    return !engine->all_dense && (engine->alone || engine->each) && !engine->settle_wait && !few &&
+    return device->settle_from < INT64_MAX && !engine->all_dense && (engine->alone || engine->each) &&
+           !engine->settle_wait && !few &&
            (double)TILE * (double)engine->k * (double)engine->d <= (double)engine->batch_budget;
 }
 
 fgmm_status cl_settle_reach(fgmm_device *device, fgmm_block *block) {
     if (device->engine->reached) return FGMM_OK;
     device->group_refused = 0;
-    fgmm_status status = find_reaches(device);
+    fgmm_status status = cl_find_reaches(device);
     return status == FGMM_OK ? FGMM_OK : go_without(device, block, status);
 }
 
@@ -152,11 +183,15 @@ fgmm_status cl_settle_begin(fgmm_device *device, fgmm_block *block) {
         engine->settling = engine->reached;
     }
     if (!engine->settling) engine->ahead.settled = 0;
-    return FGMM_OK;
+    /* Of the slices after the one that is settled; cl_settle_end tells of all. */
+    if (engine->ahead.settled) block->row_bounds_of = engine->ahead.beyond;
+    device->group_refused = 0;
+    fgmm_status status = engine->settling ? find_stays(device, block) : FGMM_OK;
+    return status == FGMM_OK ? FGMM_OK : go_without(device, block, status);
 }
 
 /* Settles a slice's rows, and asks for the number of places taken from either end, more than there are if both meet. */
-static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
+fgmm_status cl_settle_slice(fgmm_device *device, const cl_slice *slice) {
     cl_engine *engine = device->engine;
     const fgmm_block *block = slice->block;
     cl_kernel kernel = NULL;
@@ -171,9 +206,9 @@ static fgmm_status run_settle(fgmm_device *device, const cl_slice *slice) {
     /* Where log-densities are asked for, parts of sums take more local memory. */
     size_t local = device->type == CL_DEVICE_TYPE_CPU || device->max_work_group < 128 || engine->each ? 64 : 128;
     snprintf(options, sizeof options,
-             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d -DGROUP=%d", (int)block->type,
-             cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes, engine->n_nearest, engine->each,
-             (int)local);
+             "-DROW_TYPE=%d -DROW_FOURS=%d -DDIAG=%d -DLANES=%d -DNEAREST=%u -DLOGZ=%d -DGROUP=%d -DDOUBLES=%d",
+             (int)block->type, cl_row_fours(engine->d, block->offset, block->pitch), engine->diag, lanes,
+             engine->n_nearest, engine->each, (int)local, engine->each && device->quick_doubles);
     CL_TRY(cl_kernel_get(device, &kernel, "settle", options, "settle"));
     if (engine->each) {
         CL_TRY(cl_send_lower(device));
@@ -212,14 +247,18 @@ static cl_slice slice_of(const cl_engine *engine, fgmm_block *block, int64_t row
     return slice;
 }
 
-fgmm_status cl_settle_ahead(fgmm_device *device, fgmm_block *rows) {
-    cl_engine *engine = device->engine;
-    int64_t places = cl_slice_rows(device);
-    CL_TRY(find_reaches(device));
-    engine->ahead.slice = slice_of(engine, rows, 0, likely_rows(engine, places), places);
-    CL_TRY(run_settle(device, &engine->ahead.slice));
-    engine->ahead.settled = 1;
-    return FGMM_OK;
+cl_slice cl_likely_slice(const fgmm_device *device, fgmm_block *block, int64_t row0, int64_t most) {
+    const cl_engine *engine = device->engine;
+    int64_t places = cl_slice_rows(device) < most ? cl_slice_rows(device) : most;
+    int64_t rows = likely_rows(engine, places);
+    return slice_of(engine, block, row0, rows < most ? rows : most, places);
+}
+
+fgmm_status cl_settle_early(fgmm_device *device, const cl_slice *slice) {
+    device->group_refused = 0;
+    fgmm_status status = find_stays(device, slice->block);
+    if (status == FGMM_OK) status = cl_settle_slice(device, slice);
+    return status == FGMM_OK ? FGMM_OK : go_without(device, slice->block, status);
 }
 
 /* A slice of as many rows as leave no more than there are places for. Where settling is over instead, engine->settling is 0. */
@@ -228,18 +267,19 @@ static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, 
     int64_t places = cl_slice_rows(device);
     device->group_refused = 0;
     if (places > most) places = most;
-    for (int64_t rows = likely_rows(engine, places);; rows = places) {
-        cl_slice slice = slice_of(engine, block, row0, rows < most ? rows : most, places);
+    cl_slice slice = cl_likely_slice(device, block, row0, most);
+    for (;; slice = slice_of(engine, block, row0, places, places)) {
         fgmm_status status = FGMM_OK;
         if (engine->ahead.settled) {
             slice = engine->ahead.slice;
             slice.block = block;
             engine->ahead.settled = 0;
         } else {
-            status = run_settle(device, &slice);
+            status = cl_settle_slice(device, &slice);
         }
         if (status != FGMM_OK) return go_without(device, block, status);
         CL_TRY(cl_codes_begin(device, &slice));
+        CL_TRY(cl_score_begin(device, &slice));
         /* Meanwhile: what the rows that are left will take, if there are going to be any, or the sums. */
         if (engine->screened) CL_TRY(cl_prepare_screen(device, !block->passing));
         if (engine->summing) CL_TRY(cl_send_lower(device));
@@ -247,6 +287,7 @@ static fgmm_status settle(fgmm_device *device, fgmm_block *block, int64_t row0, 
         cl_uint2 taken = *(const cl_uint2 *)engine->taken.pinned.at;
         double all = (double)taken.s[0] + (double)taken.s[1];
         engine->placed = all / (double)slice.n;
+        cl_score_found(device, all == 0.0);
         if (all > (double)slice.places) { /* not where every row has one */
             block->row_bounds_of = 0;     /* what was known has been moved for some rows, and must not be twice */
             continue;

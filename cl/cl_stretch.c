@@ -144,8 +144,8 @@ cl_turn cl_stretch_turn(cl_engine *engine, const fgmm_block *block, fgmm_block *
     return CL_TURN_WHOLE;
 }
 
-void cl_stretch_tell(cl_stretch *stretch, const fgmm_block *whole) {
-    for (fgmm_block *block = stretch->first; block; block = block->next) block->row_bounds_of = whole->row_bounds_of;
+void cl_stretch_tell(cl_stretch *stretch, int64_t row_bounds_of) {
+    for (fgmm_block *block = stretch->first; block; block = block->next) block->row_bounds_of = row_bounds_of;
 }
 
 fgmm_block *cl_stretch_waiting(cl_engine *engine) {

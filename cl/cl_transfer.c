@@ -151,6 +151,10 @@ fgmm_status cl_hints_open(fgmm_device *device, fgmm_block *block) {
     return cl_buffer(device, &block->hints, room, "the rows' best components");
 }
 
+void cl_row_bounds_open(fgmm_device *device, fgmm_block *block) {
+    if (!block->row_bounds) block->row_bounds = cl_optional_buffer(device, (size_t)block->n * sizeof(cl_uint));
+}
+
 /* The larger of two stays. */
 static void hints_close(fgmm_device *device, fgmm_block *block) {
     if (buffer_bytes(block->hints) > buffer_bytes(device->spare_hints)) {
@@ -281,6 +285,7 @@ fgmm_status cl_put(fgmm_device *device, const fgmm_block_source *source, fgmm_bl
     clFlush(device->copies);
     /* A buffer that was refused its memory at the first write is no one else's. */
     block->passing = block->owned && !source->kept;
+    block->kept = source->kept;
     *out = block;
 done:
     if (status != FGMM_OK) cl_release(device, block);

@@ -1,10 +1,11 @@
-// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
+// variants: -DALONE=1 -DHELD=4 -DROW_FOURS=1 -DDOUBLES=1 | -DDIAG=1 -DDOUBLES=1 -DROW_TYPE=2 | -DALONE=1 -DHELD=4 -DROW_FOURS=1 | -DALONE=1 -DDIAG=1 -DLANES=1 | -DDIAG=1 | -DHELD=4 -DROW_FOURS=1 | -DHELD=2 -DDIAG=1 -DROW_TYPE=2 | -DROW_FOURS=1 | -DROW_TYPE=2 -DROW_FOURS=1 -DDIAG=1 | -DROW_TYPE=3 -DROW_FOURS=1 | -DROW_TYPE=4 -DROW_FOURS=1 | -DROW_TYPE=5 -DROW_FOURS=1 | -DROW_TYPE=2 -DLANES=4 | -DROW_TYPE=3 -DLANES=1 | -DROW_TYPE=4 -DDIAG=1 -DLANES=32 | -DROW_TYPE=5
 /*
  * Refine: the exact logits of each row's candidates, its log-density and responsibilities.
  *
  *   t = (x - m_hi) - m_lo,  q = sum_d a t^2,  l_k = L_k - q,  log Z = log sum_k exp(l_k),  r_k = exp(l_k - log Z)
  *
- * all in float-float, so that r is right to a few 1e-7 however large |l| is. LANES work-items share a row, four features at a time.
+ * q in float-float or in double (squares.clh) and the rest in float-float, so that r is right to a few 1e-7 however large |l| is. LANES
+ * work-items share a row, four features at a time.
  * Kept are the components with r/w above the row's cut, sorted by number; in hard passes only the best, with r = 1 and log Z = l.
  *
  * With a list the rows are those with places in the list of settle.cl.
@@ -46,7 +47,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
        __global uint *kept, __global uint *dense, __global float2 *logz, __global float *kept_weight, __global uint *hints,
        __global const uint2 *list)
 {
-    __local ff part[CAP * GROUP]; // [slot, candidate, lane]
+    __local square_t part[CAP * GROUP]; // [slot, candidate, lane]
     __local ff ls[ROWS * CAP];
     __local uint ids[ROWS * CAP];
 
@@ -96,7 +97,7 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 
         for (uint c = 0; c < count; c++) {
             const uint id = surv_id[(ulong)at * CAP + c];
-            ff4 s = ff4_zero();
+            squares_t s = NO_SQUARES;
 #if HELD
 #pragma unroll
             for (uint i = 0; i < HELD; i++) {
@@ -109,12 +110,12 @@ refine(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
 #endif
                 add_squares_of(&s, x, m_hi, m_lo, a, id, f, d);
             }
-            part[(slot * CAP + c) * LANES + lane] = ff4_total(s);
+            part[(slot * CAP + c) * LANES + lane] = squares_total(s);
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint c = lane; c < count; c += LANES) {
-            ff q = (ff)(0.0f, 0.0f);
-            for (uint i = 0; i < LANES; i++) q = ff_sum(q, part[(slot * CAP + c) * LANES + i]);
+            square_t q = NO_SQUARE;
+            for (uint i = 0; i < LANES; i++) q = square_sum(q, part[(slot * CAP + c) * LANES + i]);
             const uint id = surv_id[(ulong)at * CAP + c];
             const float4 k = kconst[id];
             ls[slot * CAP + c] = ff_sub((ff)(k.x, k.y), whole_square(q, a, id));

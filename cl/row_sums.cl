@@ -4,7 +4,8 @@
  * out[chunk] = (w log Z hi, lo, w hi, lo, dropped hi, lo, survivors, rows of the dense engine),
  * dropped = w rho (1 - weights of the kept components), an upper bound; rho is the row's cut. Floats are stored as their bits. What is known of
  * rows lies at their places (place, of places.clh, or NULL), and of settled ones follows from hints [block rows], kconst of refine.cl and hard;
- * log Z of all lies in row_logz [n], or NULL, and then settled ones have none.
+ * log Z of all lies in row_logz [n], or NULL, and then settled ones have none. taken: how many rows took places from either end, as settle.cl counts them,
+ * where sums set out before that is known: if any did, they come to nothing, for all that is read here may be anything. NULL: the host knows.
  */
 #include "ff.clh"
 #include "places.clh"
@@ -25,13 +26,15 @@
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 row_sums(__global const float *weights, uint row0, uint n, float log_cut, float log_norm_max, __global const float2 *logz,
          __global const uint *kept, __global const uint *dense, __global const float *kept_weight, __global const uint *hints,
-         __global const float4 *kconst, uint hard, __global const uint *place, __global const float2 *row_logz, __global uint *out)
+         __global const float4 *kconst, uint hard, __global const uint *place, __global const float2 *row_logz, __global const uint2 *taken,
+         __global uint *out)
 {
     __local ff likelihood[GROUP], weight[GROUP], dropped[GROUP];
     __local uint survivors[GROUP], dense_rows[GROUP];
     const uint lid = get_local_id(0);
     ff sum_l = (ff)(0.0f, 0.0f), sum_w = sum_l, sum_d = sum_l;
     uint sum_s = 0, sum_r = 0;
+    if (taken && (taken[0].x || taken[0].y)) n = 0;
     for (uint i = lid; i < CHUNK; i += GROUP) {
         const uint row = get_group_id(0) * CHUNK + i;
         if (row >= n) break;

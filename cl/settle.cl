@@ -1,4 +1,4 @@
-// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 -DGROUP=128 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3 | -DLOGZ=1 -DROW_FOURS=1 | -DLOGZ=1 -DDIAG=1 -DLANES=32
+// variants: -DDIAG=1 -DLANES=1 | -DROW_FOURS=1 -DLANES=8 -DGROUP=128 | -DROW_TYPE=2 -DROW_FOURS=1 | -DROW_TYPE=3 -DDIAG=1 | -DROW_TYPE=4 -DLANES=32 | -DROW_TYPE=5 -DROW_FOURS=1 -DDIAG=1 -DNEAREST=3 | -DLOGZ=1 -DROW_FOURS=1 | -DLOGZ=1 -DDOUBLES=1 | -DLOGZ=1 -DDIAG=1 -DDOUBLES=1 -DROW_TYPE=4 | -DLOGZ=1 -DDIAG=1 -DLANES=32
 /*
  * Settle: rows that lie near to their last best component h, without a screen. Within the reach of h before all others (reach.cl), h alone
  * is a candidate, and the row is settled. Beyond it the few whose reaches are passed are looked at one by one: where one of them stays,
@@ -21,7 +21,7 @@
  * The depth of a row for which others were looked at: u - (1 - 4 g) q of each of these; and of all whose reaches are r or more, the floor of a row
  * with q_h = r^2. For of these H >= E + (beta + nu) r^2 (reach.cl), so where q_h <= r^2, q_j >= H - nu q_h >= E + beta r^2.
  *
- * Where each row's log p(x) is asked for, all rows are read, and that of a settled one follows from the same sum, which is then one of float-floats
+ * Where each row's log p(x) is asked for, all rows are read, and that of a settled one follows from the same sum, which is then one of squares.clh
  * about the mean itself: its root is off by less than what is allowed for above.
  *
  * LANES work-items share a row, four features at a time; a work-group takes GROUP rows, ROWS at a time.
@@ -51,7 +51,7 @@
 #define LOGZ 0
 #endif
 #if LOGZ
-typedef ff part_t;
+typedef square_t part_t;
 #else
 typedef float part_t;
 #endif
@@ -124,9 +124,9 @@ static inline part_t own_sum(__global const row_t *rows, ulong x0, __global cons
                              __global const float *a, uint c, uint d, uint lane)
 {
 #if LOGZ
-    ff4 sum = ff4_zero();
+    squares_t sum = NO_SQUARES;
     for (uint f = 4 * lane; f < d; f += 4 * LANES) add_squares_of(&sum, row_four(rows, x0, f, d), m_hi, m_lo, a, c, f, d);
-    return ff4_total(sum);
+    return squares_total(sum);
 #else
     return lane_sum(rows, x0, m_hi, a, c, d, lane);
 #endif
@@ -209,8 +209,8 @@ settle(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint ou
     if (lid < n_reads) {
         const uint row = row0 + first + reads[lid], at = out0 + first + reads[lid], hint = hints[row], h = min(hint, k - 1);
 #if LOGZ
-        ff sum = (ff)(0.0f, 0.0f);
-        for (uint i = 0; i < LANES; i++) sum = ff_sum(sum, part[lid * (LANES + 1) + i]);
+        square_t sum = NO_SQUARE;
+        for (uint i = 0; i < LANES; i++) sum = square_sum(sum, part[lid * (LANES + 1) + i]);
         const ff q = whole_square(sum, a, h);
         row_logz[at] = ff_sub((ff)(kconst[h].x, kconst[h].y), q);
         const float root = sqrt(q.x);

@@ -27,7 +27,7 @@
 #include <flashgmm/flashgmm.h>
 
 /* Changes whenever anything in this file does: the handshake with a backend loaded at run time. */
-#define FGMM_BACKEND_ABI 14
+#define FGMM_BACKEND_ABI 15
 
 /* Rows a chunk: the grain of partial sums and the unit of block sizes. */
 enum { FGMM_CHUNK_ROWS = 1024 };
@@ -93,6 +93,9 @@ typedef struct fgmm_block_source {
                                device cannot keep them as they are; everything else then speaks of x itself */
 } fgmm_block_source;
 
+/* What follows a pass: nothing that is known of; an E-step; calls over rows that persist, of whichever kind. */
+typedef enum fgmm_follower { FGMM_FOLLOWED_BY_NONE, FGMM_FOLLOWED_BY_PASS, FGMM_FOLLOWED_BY_CALLS } fgmm_follower;
+
 /* Parameters of an E-step, prepared by lib/params.c; all arrays owned by the caller and valid until collect, the last
  * assign, or a
    failure. */
@@ -126,8 +129,8 @@ typedef struct fgmm_params {
     fgmm_engine engine; /* SCREEN or DENSE: what to start a row with */
     int careful;        /* 1: nothing that fgmm_sums.imprecise was set for */
     int hard;           /* 1: responsibility 1 for the best component, 0 for the others (k-means) */
-    /* 1: the next pass is likely to be of what an M-step, which adds reg_covar to variances, makes of this one's sums: a backend may begin with it. */
-    int followed;
+    /* What is likely to be of the parameters that an M-step, which adds reg_covar to variances, makes of this pass's sums: a backend may begin with it. */
+    fgmm_follower followed;
     double reg_covar;
 } fgmm_params;
 

@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "constraints.h"
 #include "laps.h"
+#include "persist.h"
 #include "report.h"
 #include "seed.h"
 
@@ -237,6 +238,14 @@ static void keep_last(fit_state *fit, fgmm_model *model) {
     if (!fit->last) fgmm_model_free(fit->ctx, model);
 }
 
+/* What the device may begin with while the host makes the next model: the next pass, or, after the last, what calls over the same rows take. */
+static fgmm_follower follower_of(const fit_state *fit, const fgmm_model *model) {
+    if (fit->options->freeze || fit->constraints || fit->group) return FGMM_FOLLOWED_BY_NONE;
+    if (model->n_iter + 1 < fit->max_iter) return FGMM_FOLLOWED_BY_PASS;
+    int last = fit->place.restart == fit->n_init - 1;
+    return last && fgmm_persists(fit->ctx, fit->rows) ? FGMM_FOLLOWED_BY_CALLS : FGMM_FOLLOWED_BY_NONE;
+}
+
 /* Statistics for a pass under `model`. */
 static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     if (fit->stats)
@@ -244,8 +253,7 @@ static fgmm_status fit_stats(fit_state *fit, const fgmm_model *model) {
     else
         FGMM_TRY(fgmm_stats_over(fit->ctx, &fit->stats, model));
     fit->stats->group = fit->group;
-    fit->stats->followed =
-        !fit->options->freeze && !fit->constraints && !fit->group && model->n_iter + 1 < fit->max_iter;
+    fit->stats->followed = follower_of(fit, model);
     fit->stats->reg_covar = fit->reg_covar;
     return FGMM_OK;
 }

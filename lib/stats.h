@@ -16,8 +16,9 @@ struct fgmm_stats {
     double *s1; /* [K, D] */
     double *s2; /* [K], [K, D], [D, D] (over all components) or [K, D, D]: fgmm_covariances_size(model) doubles */
     double log_likelihood, weight, rows;
-    int followed; /* 1: an M-step that adds reg_covar and freezes nothing is to make the next pass's model of them */
-    double reg_covar; /* that it adds, where one is */
+    /* What follows under the model that an M-step makes of them, which freezes nothing and adds reg_covar to variances. */
+    fgmm_follower followed;
+    double reg_covar;
 };
 
 enum { FGMM_STATS_TAIL = 8 };

@@ -1,5 +1,5 @@
-/* Passes that the device begins while the host still makes their parameters (cl_ahead.c), against passes that it waits with: the same sums, to the
- * bit, and begun so where the parameters that come are those that were expected. Between them is the library's own M-step.
+/* Passes, and calls over rows, that the device begins while the host still makes their parameters (cl_ahead.c), against those that it waits with: the same
+ * sums and replies, to the bit, and begun so where the parameters that come are those that were expected. Between them is the library's own M-step.
  * Device: FLASHGMM_TEST_DEVICE = "opencl:NAME", or any; FLASHGMM_TEST_SCALE bounds N * K * D. */
 #include "cl_problem.h"
 
@@ -80,7 +80,7 @@ static trace run(problem *p, int64_t block_rows, int followed, surprise what, in
         prepared.params.engine = FGMM_ENGINE_SCREEN;
         prepared.params.cut = surprised && what == ANOTHER_CUT ? 1e-9 : 1e-7;
         prepared.params.summed = 1;
-        prepared.params.followed = followed && pass + 1 < PASSES;
+        prepared.params.followed = followed && pass + 1 < PASSES ? FGMM_FOLLOWED_BY_PASS : FGMM_FOLLOWED_BY_NONE;
         prepared.params.reg_covar = pass == when - 1 && what == ANOTHER_REG_COVAR ? 1e3 * reg_covar : reg_covar;
         if (device->engine) device->engine->ahead.waits = 0;
         if (surprised && what == ROWS_ARE_TOLD) {
@@ -218,6 +218,184 @@ START_TEST(memory_ends) {
 }
 END_TEST
 
+/* An E-step over the blocks, and the model of its sums. */
+static fgmm_model *next_of(fgmm_model *model, fgmm_block **held, int64_t n_blocks, fgmm_follower follower) {
+    fgmm_prepared prepared = {0};
+    fgmm_stats *stats = NULL;
+    fgmm_model *next = NULL;
+    OK(fgmm_prepare(ctx, &prepared, model));
+    fgmm_params *params = &prepared.params;
+    params->engine = FGMM_ENGINE_SCREEN;
+    params->cut = 1e-7;
+    params->summed = 1;
+    params->followed = follower;
+    params->reg_covar = reg_covar;
+    OK(backend->begin(device, params));
+    device->engine->settle_wait = device->engine->settle_rest = device->engine->ahead.waits = 0;
+    for (int64_t i = 0; i < n_blocks; i++) OK(backend->estep(device, held[i], NULL));
+    OK(fgmm_stats_over(ctx, &stats, model));
+    fgmm_sums sums = {.s0 = stats->s0, .s1 = stats->s1, .s2 = stats->s2};
+    OK(backend->collect(device, &sums));
+    stats->weight = sums.weight;
+    stats->log_likelihood = sums.log_likelihood;
+    OK(fgmm_mstep(ctx, stats, reg_covar, 0, NULL, &next, NULL));
+    fgmm_stats_free(ctx, stats);
+    fgmm_prepared_free(ctx, &prepared);
+    fgmm_model_free(ctx, model);
+    return next;
+}
+
+/* What a call asks of rows. */
+typedef enum call { LABELS, BEST_TWO, DENSITIES, SCORE, CALLS } call;
+
+typedef struct reply {
+    told t;
+    double sum;
+} reply;
+
+static reply ask(const problem *p, const fgmm_params *given, fgmm_block **held, int64_t block_rows, int64_t n_blocks,
+                 call what) {
+    reply out = {.t = told_new(p)};
+    fgmm_params params = *given;
+    params.summed = what == LABELS || what == BEST_TWO;
+    OK(backend->begin(device, &params));
+    device->engine->settle_wait = device->engine->settle_rest = 0;
+    for (int64_t i = 0; i < n_blocks; i++) {
+        int64_t first = i * block_rows;
+        if (what == SCORE)
+            OK(backend->score(device, held[i], &out.sum));
+        else if (what == DENSITIES)
+            tell_block(&out.t, held[i], first);
+        else
+            OK(backend->assign(device, held[i], what == LABELS ? 1 : BEST, out.t.ids + BEST * first, NULL, NULL));
+    }
+    return out;
+}
+
+static void same_replies(const problem *p, const reply *one, const reply *other, const char *what) {
+    same_told(p, &one->t, &other->t, what);
+    ck_assert_msg(one->sum == other->sum, "%s: sums %.17g and %.17g", what, one->sum, other->sum);
+}
+
+/* Calls over rows that EM has been over find what the device made of its last sums, and say the same, to the bit, as of rows that are new to it; whether the
+ * pass was said to be the last or, by a fit that then converged, not. Where another model comes, what is known of rows is not lost. */
+START_TEST(calls_follow) {
+    if (!takes((size_t)_i)) return;
+    call what = (call)(_i % CALLS);
+    int said = _i / CALLS % 2, diag = _i / (2 * CALLS) % 2;
+    surprise comes = (surprise[]){NOTHING, ANOTHER_CUT, ANOTHER_MEAN, ANOTHER_VARIANCE}[_i / (4 * CALLS)];
+    int surprised = comes != NOTHING;
+    int64_t n = sized(3000, 20, 17), usual = device->settle_from, block_rows = n > 2048 && diag ? 1024 : n;
+    if (n < 200) return;
+    problem p = clusters(n, 20, 17, diag, 9.0, 1.0, 0.0);
+    p.type = FGMM_F32;
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    char *data = stored(&p, p.type, size_of(p.type), p.d), name[64];
+    snprintf(name, sizeof name, "call %d, said %d, surprise %d, diag %d", (int)what, said, (int)comes, diag);
+    layout how = {.type = p.type, .stride = p.d, .kept = diag ? 2 : 1};
+    fgmm_block *held[BLOCKS], *others[BLOCKS];
+    int64_t n_blocks = put_all(&p, &how, data, block_rows, held);
+    fgmm_model *model = model_of(&p);
+    device->settle_from = 0;
+    for (int pass = 0; pass < 4; pass++)
+        model = next_of(model, held, n_blocks, pass < 3 || !said ? FGMM_FOLLOWED_BY_PASS : FGMM_FOLLOWED_BY_CALLS);
+    if (device->has_ahead) ck_assert_msg(device->engine->ahead.made, "%s: nothing was made", name);
+    fgmm_prepared prepared = {0};
+    change(&p, model, comes);
+    OK(fgmm_prepare(ctx, &prepared, model));
+    prepared.params.engine = FGMM_ENGINE_SCREEN;
+    prepared.params.cut = comes == ANOTHER_CUT ? 1e-9 : 1e-7;
+    int64_t known_of = held[0]->row_bounds_of, begun = device->engine->ahead.begun;
+    ck_assert_msg(known_of > 0, "%s: nothing is known of rows", name);
+    reply first = ask(&p, &prepared.params, held, block_rows, n_blocks, what);
+    int taken = device->engine->ahead.begun > begun;
+    if (device->has_ahead) ck_assert_msg(taken == !surprised, "%s: %s", name, taken ? "taken" : "not taken");
+    /* From the last pass's parameters, or from those that were made; a slice that was settled by these is of the former. */
+    int64_t from = device->engine->moved_from;
+    ck_assert_msg(from > 0, "%s: components have moved from nowhere", name);
+    if (said || comes == ANOTHER_CUT)
+        ck_assert_msg(from == known_of || comes == NOTHING, "%s: what was known of rows is lost", name);
+    if (taken && !said && (what == DENSITIES || what == SCORE))
+        ck_assert_msg(from == device->engine->now.number, "%s: rows were not known of by these parameters", name);
+    reply again = ask(&p, &prepared.params, held, block_rows, n_blocks, what);
+    ck_assert_msg(device->engine->moved_from > 0, "%s: what was known of rows is lost again", name);
+    put_all(&p, &how, data, block_rows, others);
+    reply fresh = ask(&p, &prepared.params, others, block_rows, n_blocks, what);
+    same_replies(&p, &first, &fresh, name);
+    same_replies(&p, &again, &fresh, name);
+    told_free(&first.t);
+    told_free(&again.t);
+    told_free(&fresh.t);
+    for (int64_t i = 0; i < n_blocks; i++) {
+        backend->release(device, held[i]);
+        backend->release(device, others[i]);
+    }
+    fgmm_prepared_free(ctx, &prepared);
+    fgmm_model_free(ctx, model);
+    device->settle_from = usual;
+    free(data);
+    problem_free(&p);
+}
+END_TEST
+
+/* The same of other rows, of more than a slice, of which an earlier call found what it could by a model whose components lay elsewhere: that is no use now. */
+START_TEST(other_rows_are_called) {
+    if (!takes((size_t)_i)) return;
+    call what = (call)(_i % CALLS);
+    int diag = _i / CALLS;
+    enum { ROWS = 140000, FITTED = 4000, K = 4 };
+    if (scale_limit < ROWS * K) return;
+    int64_t usual = device->settle_from;
+    problem all = clusters(ROWS, K, 1, diag, 1000.0, 1.0, 0.0), few = all;
+    all.type = few.type = FGMM_F32;
+    few.n = FITTED;
+    finish(&all, FGMM_ENGINE_SCREEN, 1e-7);
+    char *data = stored(&all, FGMM_F32, 4, 1);
+    layout how = {.type = FGMM_F32, .stride = 1, .kept = 1};
+    fgmm_block *fitted = NULL, *called = NULL, *fresh = NULL;
+    put_all(&few, &how, data, FITTED, &fitted);
+    put_all(&all, &how, data, ROWS, &called);
+    put_all(&all, &how, data, ROWS, &fresh);
+    device->settle_from = 0;
+    fgmm_prepared prepared = {0};
+    fgmm_model *model = model_of(&all), *other = model_of(&all);
+    for (int c = 0; c < K; c++) other->means[c] = model->means[K - 1 - c]; /* the components the other way round */
+    OK(fgmm_prepare(ctx, &prepared, other));
+    prepared.params.engine = FGMM_ENGINE_SCREEN;
+    prepared.params.cut = 1e-7;
+    for (int i = 0; i < 2; i++) { /* the second time by what the first has found */
+        reply before = ask(&all, &prepared.params, &called, ROWS, 1, LABELS);
+        told_free(&before.t);
+    }
+    fgmm_prepared_free(ctx, &prepared);
+    for (int pass = 0; pass < 4; pass++)
+        model = next_of(model, &fitted, 1, pass < 3 ? FGMM_FOLLOWED_BY_PASS : FGMM_FOLLOWED_BY_CALLS);
+    OK(fgmm_prepare(ctx, &prepared, model));
+    prepared.params.engine = FGMM_ENGINE_SCREEN;
+    prepared.params.cut = 1e-7;
+    device->engine->placed = 1.0; /* so that slices are short */
+    int64_t begun = device->engine->ahead.begun;
+    reply first = ask(&all, &prepared.params, &called, ROWS, 1, what);
+    if (device->has_ahead) ck_assert_msg(device->engine->ahead.begun > begun, "call %d: not taken", (int)what);
+    reply again = ask(&all, &prepared.params, &called, ROWS, 1, what);
+    reply anew = ask(&all, &prepared.params, &fresh, ROWS, 1, what);
+    same_replies(&all, &first, &anew, "other rows");
+    same_replies(&all, &again, &anew, "other rows again");
+    told_free(&first.t);
+    told_free(&again.t);
+    told_free(&anew.t);
+    backend->release(device, fitted);
+    backend->release(device, called);
+    backend->release(device, fresh);
+    fgmm_prepared_free(ctx, &prepared);
+    fgmm_model_free(ctx, model);
+    fgmm_model_free(ctx, other);
+    device->settle_from = usual;
+    free(data);
+    problem_free(&all);
+}
+END_TEST
+
 static int begun_fits;
 
 static void hear(void *user, fgmm_log_level level, const char *line) {
@@ -267,6 +445,8 @@ static void add_tests(TCase *tests) {
     tcase_add_loop_test(tests, another_model_comes, 0, 2 * SURPRISES);
     tcase_add_loop_test(tests, a_component_dies, 0, 2);
     tcase_add_loop_test(tests, memory_ends, 0, 2);
+    tcase_add_loop_test(tests, calls_follow, 0, 16 * CALLS);
+    tcase_add_loop_test(tests, other_rows_are_called, 0, 2 * CALLS);
     tcase_add_test(tests, fits_are_begun);
 }
 
