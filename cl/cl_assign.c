@@ -249,7 +249,6 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
     engine->summing = 0;
     engine->coding = want->m > 0;
     engine->scoring = want->sums;
-    engine->scored = 0;
     CL_TRY(open_rows(device, block, want->log_prob || want->sums, fit));
     engine->tried = engine->left_over = 0.0; /* each block tells of itself */
     CL_TRY(cl_settle_begin(device, block));

@@ -49,13 +49,8 @@ typedef struct origin {
     cl_mem hi, inverse, off, c;
 } origin;
 
-static origin last_ones(const cl_engine *engine) {
-    return (origin){engine->last, engine->last_hi.mem, engine->last_inverse.mem, engine->last_off.mem,
-                    engine->last_c.mem};
-}
-
 /* How far each component is from where it was then, if that may serve. */
-static fgmm_status find_moves(fgmm_device *device, const origin *from) {
+static fgmm_status find_moves(fgmm_device *device, const reach_options *options, const origin *from) {
     cl_engine *engine = device->engine;
     const cl_generation *now = &engine->now, *last = &from->of;
     cl_kernel kernel = NULL;
@@ -65,7 +60,7 @@ static fgmm_status find_moves(fgmm_device *device, const origin *from) {
         last->diag != now->diag)
         return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->moved, engine->k * sizeof(cl_float4), "the components' moves"));
-    CL_TRY(cl_kernel_get(device, &kernel, "reach", options_of(device).text, "reach_moved"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options->text, "reach_moved"));
     CL_TRY(CL_RUN(device, kernel, "finding moves", 1, &every, &group, CL_ARG(engine->d), CL_ARG(engine->mean_hi.mem),
                   CL_ARG(from->hi), CL_ARG(engine->inverse.mem), CL_ARG(from->inverse), CL_ARG(engine->moved.mem)));
     engine->moved_from = last->number;
@@ -73,13 +68,13 @@ static fgmm_status find_moves(fgmm_device *device, const origin *from) {
 }
 
 /* And what rows' depths lose by that. */
-static fgmm_status find_depths(fgmm_device *device, const origin *from) {
+static fgmm_status find_depths(fgmm_device *device, const reach_options *options, const origin *from) {
     cl_engine *engine = device->engine;
     cl_kernel kernel = NULL;
     size_t group = 64, buckets = DEPTHS / buckets_of(device) * group;
     if (!engine->moved_from) return FGMM_OK;
     CL_TRY(cl_room_fit(device, &engine->lost, DEPTHS * sizeof(cl_float), "the components' moves"));
-    CL_TRY(cl_kernel_get(device, &kernel, "reach", options_of(device).text, "reach_depths"));
+    CL_TRY(cl_kernel_get(device, &kernel, "reach", options->text, "reach_depths"));
     return CL_RUN(device, kernel, "finding moves", 1, &buckets, &group, CL_ARG(engine->k), CL_ARG(engine->kp),
                   CL_ARG(from->c), CL_ARG(from->off), CL_ARG(engine->screen_c.mem), CL_ARG(engine->off.mem),
                   CL_ARG(engine->moved.mem), CL_ARG(engine->lost.mem));
@@ -90,8 +85,9 @@ static fgmm_status find_stays(fgmm_device *device, const fgmm_block *block) {
     const cl_engine *engine = device->engine;
     const origin here = {engine->now, engine->mean_hi.mem, engine->inverse.mem, engine->off.mem, engine->screen_c.mem};
     if (block->row_bounds_of != engine->now.number || engine->moved_from == engine->now.number) return FGMM_OK;
-    CL_TRY(find_moves(device, &here));
-    return find_depths(device, &here);
+    const reach_options options = options_of(device);
+    CL_TRY(find_moves(device, &options, &here));
+    return find_depths(device, &options, &here);
 }
 
 /* A run of components at a time, so that neither memory nor a dispatch grows with K; of memory, what a slice's lists will take. */
@@ -101,14 +97,15 @@ fgmm_status cl_find_reaches(fgmm_device *device) {
     /* Beside matrix units a row that has many others to be looked at for is better screened. */
     engine->n_nearest = engine->matrix.on ? 3 : CL_CAP - 1;
     const reach_options options = options_of(device);
-    const origin last = last_ones(engine);
+    const origin last = {engine->last, engine->last_hi.mem, engine->last_inverse.mem, engine->last_off.mem,
+                         engine->last_c.mem};
     size_t k = engine->k, group = 64, local[2] = {SIDE, SIDE};
     size_t fit = BETWEEN_BYTES / (k * sizeof(cl_float)), quick = (size_t)engine->batch_budget / (k * engine->d);
     size_t most = (fit < quick ? fit : quick) / TILE * TILE, step = most < TILE ? TILE : most < k ? most : k;
     CL_TRY(cl_room_fit(device, &engine->nearest, k * (engine->n_nearest + 1) * sizeof(cl_uint2),
                        "the components' reaches"));
     CL_TRY(cl_room_fit(device, &engine->values, step * k * sizeof(cl_float), "the components' reaches"));
-    CL_TRY(find_moves(device, &last));
+    CL_TRY(find_moves(device, &options, &last));
     if (engine->ahead.made) CL_TRY(cl_ahead_constants(device));
     for (size_t i = 0; i < k; i += step) {
         if (i && !engine->ahead.made)
@@ -124,7 +121,7 @@ fgmm_status cl_find_reaches(fgmm_device *device) {
         CL_TRY(CL_RUN(device, kernel, "finding reaches", 1, &each, &group, CL_ARG(h0), CL_ARG(engine->k),
                       CL_ARG(engine->values.mem), CL_ARG(engine->nearest.mem)));
     }
-    CL_TRY(find_depths(device, &last));
+    CL_TRY(find_depths(device, &options, &last));
     engine->reached = 1;
     return FGMM_OK;
 }

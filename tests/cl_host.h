@@ -102,6 +102,12 @@ static inline int run_suite(Suite *suite) {
     return failed || live ? 1 : 0;
 }
 
+static inline int has_doubles(cl_device_id id) {
+    cl_device_fp_config doubles = 0;
+    clGetDeviceInfo(id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof doubles, &doubles, NULL);
+    return doubles != 0;
+}
+
 /* Whether a problem's turn has come, of the many of which a short run takes a part: as harness_takes. */
 static inline int takes(size_t turn) {
     const char *every = getenv("FLASHGMM_TEST_SHORT"), *seed = getenv("FLASHGMM_TEST_SEED");

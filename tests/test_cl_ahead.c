@@ -437,10 +437,8 @@ START_TEST(fits_are_begun) {
 END_TEST
 
 static void add_tests(TCase *tests) {
-    cl_device_fp_config doubles = 0;
-    clGetDeviceInfo(device->id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof doubles, &doubles, NULL);
     pays = device->has_ahead;
-    device->has_ahead = doubles != 0;
+    device->has_ahead = has_doubles(device->id);
     tcase_add_test(tests, the_same_model_comes);
     tcase_add_loop_test(tests, another_model_comes, 0, 2 * SURPRISES);
     tcase_add_loop_test(tests, a_component_dies, 0, 2);

@@ -382,9 +382,7 @@ static void same_answers(const problem *p, const answers *one, const answers *ot
 START_TEST(settled_rows_are_told) {
     double tried = 0.0, left = 0.0;
     int64_t rows = 0, cases = 0;
-    cl_device_fp_config doubles = 0;
-    clGetDeviceInfo(device->id, CL_DEVICE_DOUBLE_FP_CONFIG, sizeof doubles, &doubles, NULL);
-    int usual = device->quick_doubles;
+    int doubles = has_doubles(device->id), usual = device->quick_doubles;
     for (int i = 0; i < 14 * (int)(sizeof settled_depths / sizeof *settled_depths); i++) {
         if (!takes((size_t)i)) continue;
         problem p = settled_problem(i);
