@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { EXIT_SKIP = 77 };
+enum { EXIT_SKIP = 77, TAKEN = 3 /* turns of an OpenCL device, of which one is taken in a short run */ };
 
 static struct {
     char device[64];
@@ -150,7 +150,8 @@ int harness_is_simulated(void) {
 }
 
 int harness_passes_over(int turn) {
-    return harness_is_slow() && !harness_takes(turn);
+    if (harness_is_slow()) return !harness_takes(turn);
+    return !test.is_cpu && test.every > 0 && ((uint64_t)turn + test.seed) % TAKEN != 0;
 }
 
 int64_t harness_rows(int64_t want, int64_t k, int64_t d) {

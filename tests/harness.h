@@ -5,7 +5,7 @@
  *                         kind holds WORD. A device that is not there is a skip (exit 77) that says so.
  *   FLASHGMM_CPU_ISA      the CPU path's instruction set; one the machine lacks is a skip.
  *   FLASHGMM_TEST_SCALE   most multiply-adds (rows x components x features) a case may take; default 4e6.
- *   FLASHGMM_TEST_SHORT   for slow devices: every so-manieth problem, 1 for all, each in one of the settings; the seed
+ *   FLASHGMM_TEST_SHORT   for a short run: every so-manieth problem, 1 for all, each in one of the settings; the seed
  *                         says which.
  *   FLASHGMM_TEST_SEED    the seed; otherwise fresh for each run. It is printed either way. tools/check.sh makes it of
  *                         the sources, so that a change is tested on data of its own, the same wherever.
@@ -28,11 +28,12 @@ fgmm_status harness_open(fgmm_context **out, const fgmm_context_options *options
 
 int harness_is_cpu(void);
 int harness_is_short(void);
-int harness_passes_over(int turn); /* on a slow device, as harness_takes does in a short run */
-int harness_takes(int turn);       /* whether it is this problem's turn in a short run; always in a long one */
-int64_t harness_scale(void);       /* most multiply-adds a case */
-int harness_is_slow(void);         /* the device takes so few that each launch counts */
-int harness_is_simulated(void);    /* and each multiply-add */
+/* In a short run: two turns in three of an OpenCL device, and of a slow one all but harness_takes' own. */
+int harness_passes_over(int turn);
+int harness_takes(int turn);    /* whether it is this problem's turn in a short run; always in a long one */
+int64_t harness_scale(void);    /* most multiply-adds a case */
+int harness_is_slow(void);      /* the device takes so few that each launch counts */
+int harness_is_simulated(void); /* and each multiply-add */
 
 /* Rows for a case of k x d: `want`, or fewer where the scale asks for it. */
 int64_t harness_rows(int64_t want, int64_t k, int64_t d);
