@@ -27,6 +27,7 @@
 #error "GROUP must be a multiple of 32, and HELD at most 64 CAP"
 #endif
 #define NONE 0xffffffffu
+#define AT_ONCE 16 // counts that are fetched together
 
 // The survivors of a row: those of a list, or one alone.
 typedef struct {
@@ -98,6 +99,15 @@ static inline uint2 tiles_of(uint s, uint tiles, uint ahead, uint per_chunk)
     return (uint2)((uint)max(from, 0), min((uint)(from + (int)per_chunk), tiles));
 }
 
+// A component's counts in AT_ONCE tiles from t on, 0 from `end` on.
+static inline void counts_of(__global const uint *counts, uint t, uint end, uint k, uint c, uint *own)
+{
+    for (uint i = 0; i < AT_ONCE; i++) {
+        const uint count = counts[(ulong)min(t + i, end - 1) * k + c];
+        own[i] = t + i < end ? count : 0;
+    }
+}
+
 // totals [k, slots]. Global size: k by slots.
 __kernel void bin_totals(__global const uint *counts, uint k, uint tiles, uint ahead, uint per_chunk, uint slots,
                          __global uint *totals)
@@ -106,7 +116,11 @@ __kernel void bin_totals(__global const uint *counts, uint k, uint tiles, uint a
     if (c >= k) return;
     const uint2 part = tiles_of(s, tiles, ahead, per_chunk);
     uint sum = 0;
-    for (uint t = part.x; t < part.y; t++) sum += counts[(ulong)t * k + c];
+    for (uint t = part.x; t < part.y; t += AT_ONCE) {
+        uint own[AT_ONCE];
+        counts_of(counts, t, part.y, k, c, own);
+        for (uint i = 0; i < AT_ONCE; i++) sum += own[i];
+    }
     totals[c * slots + s] = sum;
 }
 
@@ -118,10 +132,13 @@ __kernel void bin_starts(__global uint *counts, uint k, uint tiles, uint ahead, 
     if (c >= k) return;
     const uint2 part = tiles_of(s, tiles, ahead, per_chunk);
     uint at = lists[c * slots + s];
-    for (uint t = part.x; t < part.y; t++) {
-        const uint count = counts[(ulong)t * k + c];
-        counts[(ulong)t * k + c] = at;
-        at += count;
+    for (uint t = part.x; t < part.y; t += AT_ONCE) {
+        uint own[AT_ONCE];
+        counts_of(counts, t, part.y, k, c, own);
+        for (uint i = 0; i < AT_ONCE; i++) {
+            if (t + i < part.y) counts[(ulong)(t + i) * k + c] = at;
+            at += own[i];
+        }
     }
 }
 

@@ -38,7 +38,7 @@ static fgmm_status scan_level(fgmm_device *device, cl_mem in, cl_mem out, cl_uin
     size_t widest = device->type == CL_DEVICE_TYPE_CPU ? GROUP : device->max_work_group;
     size_t local = widest >= WIDE_GROUP ? WIDE_GROUP : widest >= WIDE_GROUP / 2 ? WIDE_GROUP / 2 : GROUP;
     const char *options = local == WIDE_GROUP ? "-DGROUP=1024" : local > GROUP ? "-DGROUP=512" : "";
-    size_t block = local * CL_SCAN_EACH, blocks = ((size_t)n + block) / block;
+    size_t block = local * CL_SCAN_EACH, blocks = n ? ((size_t)n + block - 1) / block : 1;
     size_t global = blocks * local;
     cl_room *totals = &engine->scan_totals[level], *sums = &engine->scan_sums[level];
     CL_TRY(cl_room_fit(device, totals, blocks * sizeof(cl_uint), "prefix sums"));
@@ -223,15 +223,15 @@ fgmm_status cl_accumulate(fgmm_device *device, const cl_slice *slice) {
         if (tally->holds && ends_within && chunk0 + slots == plan.slots && tally->current == plan.first + chunk0)
             slots = 1;
         int whole = tally->grain && (chunk0 + slots < plan.slots || !ends_within);
-        cl_uint held = cl_tally_held(tally), goes_on = held && !whole;
+        cl_uint held = cl_tally_held(tally), goes_on = tally->holds && !whole;
         CL_TRY(cl_tally_open(device, tally, plan.first + chunk0, slots, &resume, &part));
-        size_t local = GROUP, global = cl_round_up((size_t)k * slots * (d / (fours ? 4 : 1) + 1), local);
+        size_t local = GROUP, global = cl_round_up((size_t)k * slots * (d / (fours ? 4 : 1)), local);
         CL_TRY(CL_RUN(device, kernel, "summing survivors", 1, &global, &local, CL_ARG(block->rows),
                       CL_ARG(block->offset), CL_ARG(block->pitch), CL_ARG(slice->row0), CL_ARG(d), CL_ARG(k),
                       CL_ARG(slots), CL_ARG(chunk0), CL_ARG(plan.slots), CL_ARG(place), CL_ARG(engine->sum_hi_at),
                       CL_ARG(engine->sum_lo_at), CL_ARG(block->weights), CL_ARG(engine->values.mem),
                       CL_ARG(engine->cand_v.mem), CL_ARG(engine->lists.mem), CL_ARG(resume), CL_ARG(held),
-                      CL_ARG(goes_on), CL_ARG(part)));
+                      CL_ARG(goes_on), CL_ARG(tally->part.mem), CL_ARG(part)));
         CL_TRY(cl_tally_close(device, tally, slots, whole));
     }
     return FGMM_OK;

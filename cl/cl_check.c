@@ -273,7 +273,7 @@ static fgmm_status run_estep(fgmm_device *device, fgmm_block *block, check_case 
     return FGMM_OK;
 }
 
-/* Counts and cursors of survivors where they are with more components, too (bins.cl). */
+/* Counts and cursors of survivors where they are with more components, too (bins.cl), and sums that go straight into their total. */
 static fgmm_status run_as_of_many(fgmm_device *device, fgmm_block *block, check_case *c, const char **wrong) {
     cl_uint held_to = device->held_to;
     device->held_to = 0;

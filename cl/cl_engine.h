@@ -28,7 +28,7 @@ enum {
     CL_FULL_CONSTANTS = 8,  /* floats of a component's constants there */
     CL_DISTANCE_SIDE = 8,   /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32,  /* TILE */
-    CL_SCAN_EACH = 17,      /* EACH of scan.cl: elements a work-item scans; so 1024 of them scan 2^14 and the total */
+    CL_SCAN_EACH = 16,      /* EACH of scan.cl: elements a work-item scans */
     CL_DENSE_WIDTH = 1024,  /* components of a dense tile */
     CL_PAIRS_COLUMNS = 128, /* components of a work-group of near_logits.clh */
     CL_NARROW = 64,         /* NARROW of narrow.clh: work-items of a component */
@@ -76,7 +76,7 @@ typedef struct cl_arrival {
 } cl_arrival;
 
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
- * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them:
+ * grain 0 everything goes straight into total, and part has floats under way alone. Both are [lines, width] float-floats, part with `slots` of them, and one for these:
  * [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
 typedef struct cl_tally {
     size_t lines, width;
@@ -85,7 +85,7 @@ typedef struct cl_tally {
     int holds; /* part has one more, for floats that launches of accumulate.cl leave under way */
     cl_room total, part;
     int started;     /* total holds zeros or sums */
-    int64_t current; /* the superchunk in slot 0; -1 if none */
+    int64_t current; /* the superchunk in slot 0, 0 with grain 0; -1 if none */
 } cl_tally;
 
 /* The screen on matrix units: see screen_mma.cl, screen_wgmma.cl and, of full covariances, screen_full_wgmma.cl. */
@@ -503,7 +503,8 @@ void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, 
 /* Of total and part, once both are held. */
 double cl_tally_bytes(const cl_tally *tally);
 static inline cl_uint cl_tally_held(const cl_tally *tally) {
-    return tally->holds ? tally->slots : 0; /* the slot; 0: there is none */
+    return tally->grain && tally->holds ? tally->slots
+                                        : 0; /* the slot of part; 0: there is none, or it is all of part */
 }
 /* Prepares for sums over superchunks first .. first + slots - 1, of which slot 0 goes on from earlier sums if *resume.
  * With grain 0: first 0, slots 1. @param part where the slots are. */

@@ -21,8 +21,13 @@ void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, 
     tally->current = -1;
 }
 
+/* Of part: those of superchunks, and the one for floats under way. */
+static size_t slots_of(const cl_tally *tally) {
+    return (tally->grain ? tally->slots : 0) + (size_t)tally->holds;
+}
+
 double cl_tally_bytes(const cl_tally *tally) {
-    return (double)cells(tally) * sizeof(cl_float2) * (1.0 + (tally->grain ? tally->slots + tally->holds : 0));
+    return (double)cells(tally) * sizeof(cl_float2) * (1.0 + (double)slots_of(tally));
 }
 
 static fgmm_status fold(fgmm_device *device, cl_tally *tally, cl_uint slots, cl_uint move, cl_uint held) {
@@ -34,9 +39,20 @@ static fgmm_status fold(fgmm_device *device, cl_tally *tally, cl_uint slots, cl_
                   CL_ARG(count), CL_ARG(slots), CL_ARG(move), CL_ARG(held));
 }
 
-/* The superchunk under way, of which no more is to come. */
+static fgmm_status arrive(fgmm_device *device, cl_tally *tally) {
+    cl_kernel kernel = NULL;
+    CL_TRY(cl_kernel_get(device, &kernel, "tally", "", "arrive"));
+    cl_ulong count = cells(tally);
+    size_t local = 64 < device->max_work_group ? 64 : 1, global = cl_round_up(count, local);
+    return CL_RUN(device, kernel, "folding sums", 1, &global, &local, CL_ARG(tally->part.mem), CL_ARG(tally->total.mem),
+                  CL_ARG(count));
+}
+
+/* The superchunk or, without them, the floats under way, of which no more is to come. */
 static fgmm_status finish(fgmm_device *device, cl_tally *tally) {
-    if (tally->current >= 0) CL_TRY(fold(device, tally, 1, 0, cl_tally_held(tally)));
+    if (tally->current < 0) return FGMM_OK;
+    if (tally->grain) CL_TRY(fold(device, tally, 1, 0, cl_tally_held(tally)));
+    if (!tally->grain && tally->holds) CL_TRY(arrive(device, tally));
     tally->current = -1;
     return FGMM_OK;
 }
@@ -47,15 +63,16 @@ fgmm_status cl_tally_open(fgmm_device *device, cl_tally *tally, int64_t first, c
     if (!tally->started) {
         CL_TRY(cl_room_fit(device, &tally->total, bytes, "the sums"));
         CL_TRY(cl_fill(device, tally->total.mem, 0, bytes, "clearing the sums"));
-        if (tally->grain)
-            CL_TRY(cl_room_fit(device, &tally->part, bytes * (tally->slots + (size_t)tally->holds), "partial sums"));
+        if (slots_of(tally)) CL_TRY(cl_room_fit(device, &tally->part, bytes * slots_of(tally), "partial sums"));
+        if (!tally->grain && tally->holds) CL_TRY(cl_fill(device, tally->part.mem, 0, bytes, "clearing the sums"));
         tally->started = 1;
     }
     *part = tally->grain ? tally->part.mem : tally->total.mem;
     *resume = 1;
-    if (!tally->grain) return FGMM_OK;
-    *resume = tally->current == first;
-    if (!*resume) CL_TRY(finish(device, tally));
+    if (tally->grain) {
+        *resume = tally->current == first;
+        if (!*resume) CL_TRY(finish(device, tally));
+    }
     tally->current = first + slots - 1;
     return FGMM_OK;
 }

@@ -41,7 +41,7 @@
 #endif
 #define SIDE 8
 #define MICRO 4
-#define STEP 16
+#define STEP 32
 #define TILE (SIDE * MICRO)
 #define GROUP 64
 // BUCKETS: of depths, that a work-group takes, a power of two up to 64 (default 1).

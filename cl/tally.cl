@@ -19,6 +19,15 @@ __kernel void fold(__global float2 *part, __global float2 *total, ulong count, u
     if (move) part[i] = part[slots * count + i];
 }
 
+// The same of floats that are under way to total itself: way [count], where none are then.
+__kernel void arrive(__global float2 *way, __global float2 *total, ulong count)
+{
+    const ulong i = get_global_id(0);
+    if (i >= count) return;
+    total[i] = ff_add(total[i], way[i].x);
+    way[i] = (float2)(0.0f, 0.0f);
+}
+
 // Lines from line0 on, a work-group each, of total [., 2 d + 1] without the features of their squares: out [lines, d + 2] of w r t, the sum
 // of w r t^2 over them, w r.
 __kernel __attribute__((reqd_work_group_size(NARROW, 1, 1))) void

@@ -274,19 +274,25 @@ START_TEST(hard) {
 }
 END_TEST
 
-/* The same bits, whatever the blocks. */
+/* The same bits, whatever the blocks; the second time with sums that have no superchunks, as of many components. */
 START_TEST(blocks) {
     const fgmm_engine engines[] = {FGMM_ENGINE_SCREEN, FGMM_ENGINE_DENSE};
-    /* Of the last, a block goes on with a superchunk of 4096 rows and ends in the next. */
-    for (int i = 0; i < 5; i++) {
-        problem p = i < 2   ? clusters(sized(9000, 70, 5), 70, 5, 0, 1.0, 0.4, 0.0)
-                    : i < 4 ? clusters(sized(9000, 3, 2), 3, 2, 1, 1.0, 0.4, 0.0)
-                            : clusters(sized(9000, 40, 2), 40, 2, 0, 9.0, 0.4, 0.0);
+    const cl_uint held_to = device->held_to;
+    if (_i) device->held_to = 0;
+    /* Of the fifth, a block goes on with a superchunk of 4096 rows and ends in the next. */
+    for (int i = 0; i < 6; i++) {
+        problem p = i < 2    ? clusters(sized(9000, 70, 5), 70, 5, 0, 1.0, 0.4, 0.0)
+                    : i < 4  ? clusters(sized(9000, 3, 2), 3, 2, 1, 1.0, 0.4, 0.0)
+                    : i == 4 ? clusters(sized(9000, 40, 2), 40, 2, 0, 9.0, 0.4, 0.0)
+                             : clusters(sized(9000, 11, 8), 11, 8, 1, 4.0, 0.4, 0.0);
         for (int64_t c = 0; i < 2 && c < 30 * 5; c++) p.means[c] = p.means[c % 5] + 0.1 * normal();
-        finish(&p, engines[i % 2], 1e-7);
+        p.row_weights = i == 5 ? get((size_t)p.n * 8) : NULL;
+        for (int64_t j = 0; i == 5 && j < p.n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+        finish(&p, i < 5 ? engines[i % 2] : FGMM_ENGINE_SCREEN, 1e-7);
         result one = run(&p, NULL);
         result many = run(&p, &(layout){.block_rows = 1024});
         result some = run(&p, &(layout){.block_rows = 3072});
+        ck_assert(!_i == (device->engine->sparse.grain > 0));
         const result *others[] = {&many, &some};
         for (int j = 0; j < 2; j++) {
             same_bits(&p, &one, others[j], "blocks");
@@ -298,6 +304,7 @@ START_TEST(blocks) {
         result_free(&some);
         problem_free(&p);
     }
+    device->held_to = held_to;
 }
 END_TEST
 
@@ -717,7 +724,7 @@ static void add_tests(TCase *tests) {
     tcase_add_test(tests, overflow);
     tcase_add_test(tests, other_centres);
     tcase_add_test(tests, hard);
-    tcase_add_test(tests, blocks);
+    tcase_add_loop_test(tests, blocks, 0, 2);
     tcase_add_test(tests, summed);
     tcase_add_test(tests, near_components);
     tcase_add_test(tests, near_but_narrow);
