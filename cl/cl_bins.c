@@ -101,7 +101,7 @@ typedef struct tile_options {
 
 static tile_options options_of(const fgmm_device *device, const bin_plan *plan) {
     tile_options out = {.group = device->max_work_group >= 128 ? 128 : GROUP};
-    out.held = device->engine->k <= device->held_to && plan->tile_rows <= MOST_SCATTERED;
+    out.held = device->engine->k <= CL_HELD && !device->as_of_many && plan->tile_rows <= MOST_SCATTERED;
     /* As few programs as there can be. */
     const char *group = out.group == 128 ? "" : "-DGROUP=64 ";
     snprintf(out.text, sizeof out.text, out.held ? "%s-DHELD=%d" : "%s", group, CL_HELD);

@@ -275,10 +275,9 @@ static fgmm_status run_estep(fgmm_device *device, fgmm_block *block, check_case 
 
 /* Counts and cursors of survivors where they are with more components, too (bins.cl), and sums that go straight into their total. */
 static fgmm_status run_as_of_many(fgmm_device *device, fgmm_block *block, check_case *c, const char **wrong) {
-    cl_uint held_to = device->held_to;
-    device->held_to = 0;
+    device->as_of_many = 1;
     fgmm_status status = run_estep(device, block, c, 0, wrong);
-    device->held_to = held_to;
+    device->as_of_many = 0;
     return status;
 }
 

@@ -296,7 +296,6 @@ static void learn(fgmm_device *device) {
     device->pairs = device->has_matrix;
     device->singles = 1;
     device->settle_from = settle_from(device);
-    device->held_to = CL_HELD;
     device->builds_ahead = builds_ahead(device);
     device->limit_bytes =
         device->host.device_memory_limit ? to_int64(device->host.device_memory_limit) : device->global_bytes / 5 * 4;

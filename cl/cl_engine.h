@@ -76,13 +76,13 @@ typedef struct cl_arrival {
 } cl_arrival;
 
 /* Sums of one engine over rows so far: part holds superchunks of `grain` rows under way, total the finished ones. With
- * grain 0 everything goes straight into total, and part has floats under way alone. Both are [lines, width] float-floats, part with `slots` of them, and one for these:
- * [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
+ * grain 0 everything goes straight into total. Both are [lines, width] float-floats, part with `slots` of them and, if it holds, one for floats under
+ * way, which is alone with grain 0: [K, 2 D + 1], or lower triangles [K or 1, D (D + 1) / 2]. */
 typedef struct cl_tally {
     size_t lines, width;
     int64_t grain;
     uint32_t slots;
-    int holds; /* part has one more, for floats that launches of accumulate.cl leave under way */
+    int holds; /* floats that launches of accumulate.cl leave under way */
     cl_room total, part;
     int started;     /* total holds zeros or sums */
     int64_t current; /* the superchunk in slot 0, 0 with grain 0; -1 if none */
@@ -502,9 +502,9 @@ fgmm_status cl_row_order(fgmm_device *device, const cl_slice *slice);
 void cl_tally_reset(cl_tally *tally, size_t lines, size_t width, int64_t grain, uint32_t slots);
 /* Of total and part, once both are held. */
 double cl_tally_bytes(const cl_tally *tally);
+/* The slot of part for floats under way; 0: there is none, or no other. */
 static inline cl_uint cl_tally_held(const cl_tally *tally) {
-    return tally->grain && tally->holds ? tally->slots
-                                        : 0; /* the slot of part; 0: there is none, or it is all of part */
+    return tally->grain && tally->holds ? tally->slots : 0;
 }
 /* Prepares for sums over superchunks first .. first + slots - 1, of which slot 0 goes on from earlier sums if *resume.
  * With grain 0: first 0, slots 1. @param part where the slots are. */

@@ -30,14 +30,14 @@ void cl_tiled_options(cl_tile_options *out, const cl_tile *tile, int diag, const
              diag, tile->gx, tile->gy, tile->rm, tile->rn);
 }
 
-/* Superchunks of the sparse sums: their grain is from K and D alone, so that the sums' bits do not depend on blocks. In a test there may be none, as of
- * many components, whose sums take as much memory again for floats under way. */
+/* Superchunks of the sparse sums: their grain is from K and D alone, so that the sums' bits do not depend on blocks. Of many components there are none:
+ * their sums take as much memory again for floats under way. */
 static void plan_sparse(const fgmm_device *device, cl_engine *engine) {
     int64_t sums = (int64_t)engine->k * (2 * (int64_t)engine->d + 1) * (int64_t)sizeof(cl_float2);
     int64_t grain = LEAST_GRAIN;
     while (grain < MOST_GRAIN && grain < 64 * (int64_t)engine->k) grain *= 2;
     int64_t slots = PART_BYTES / sums, holds = !engine->tied && !engine->full;
-    if (slots < 2 || !device->held_to) grain = 0, slots = 1 + holds;
+    if (slots < 2 || device->as_of_many) grain = 0, slots = 1 + holds;
     slots -= holds; /* of large ones with superchunks one is left, so that they take no more memory */
     int64_t touched = grain ? MOST_SLICE / grain + 1 : 1;
     int64_t bytes = SLOTS_BYTES < device->limit_bytes / 16 ? SLOTS_BYTES : device->limit_bytes / 16;

@@ -109,7 +109,7 @@ struct fgmm_device {
     int has_warps;       /* CL_MATRIX_WARPS runs, where another serves but not all depths */
     int pairs;           /* the same for the dense engine: near_logits.clh */
     int singles;         /* near_lse.clh and near_fused.clh run too, where pairs do */
-    cl_uint held_to;     /* components up to which a work-group of bins.cl holds their counts; 0 in a part of a test */
+    int as_of_many;      /* in a part of a test: counts of survivors, and their sums, are kept as of many components */
     int64_t settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in a test */
     cl_test passed[CL_PASSED]; /* the oldest overwritten */
     int n_passed;

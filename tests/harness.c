@@ -132,8 +132,11 @@ fgmm_context *harness_context(void) {
 int harness_is_short(void) {
     return test.every > 0;
 }
+static int is_one_in(int every, int turn) {
+    return ((uint64_t)turn + test.seed) % (uint64_t)every == 0;
+}
 int harness_takes(int turn) {
-    return test.every == 0 || ((uint64_t)turn + test.seed) % (uint64_t)test.every == 0;
+    return test.every == 0 || is_one_in(test.every, turn);
 }
 int harness_is_cpu(void) {
     return test.is_cpu;
@@ -151,7 +154,7 @@ int harness_is_simulated(void) {
 
 int harness_passes_over(int turn) {
     if (harness_is_slow()) return !harness_takes(turn);
-    return !test.is_cpu && test.every > 0 && ((uint64_t)turn + test.seed) % TAKEN != 0;
+    return !test.is_cpu && harness_is_short() && !is_one_in(TAKEN, turn);
 }
 
 int64_t harness_rows(int64_t want, int64_t k, int64_t d) {

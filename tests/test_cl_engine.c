@@ -277,8 +277,7 @@ END_TEST
 /* The same bits, whatever the blocks; the second time with sums that have no superchunks, as of many components. */
 START_TEST(blocks) {
     const fgmm_engine engines[] = {FGMM_ENGINE_SCREEN, FGMM_ENGINE_DENSE};
-    const cl_uint held_to = device->held_to;
-    if (_i) device->held_to = 0;
+    device->as_of_many = _i;
     /* Of the fifth, a block goes on with a superchunk of 4096 rows and ends in the next. */
     for (int i = 0; i < 6; i++) {
         problem p = i < 2    ? clusters(sized(9000, 70, 5), 70, 5, 0, 1.0, 0.4, 0.0)
@@ -286,8 +285,7 @@ START_TEST(blocks) {
                     : i == 4 ? clusters(sized(9000, 40, 2), 40, 2, 0, 9.0, 0.4, 0.0)
                              : clusters(sized(9000, 11, 8), 11, 8, 1, 4.0, 0.4, 0.0);
         for (int64_t c = 0; i < 2 && c < 30 * 5; c++) p.means[c] = p.means[c % 5] + 0.1 * normal();
-        p.row_weights = i == 5 ? get((size_t)p.n * 8) : NULL;
-        for (int64_t j = 0; i == 5 && j < p.n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+        if (i == 5) weigh_rows(&p);
         finish(&p, i < 5 ? engines[i % 2] : FGMM_ENGINE_SCREEN, 1e-7);
         result one = run(&p, NULL);
         result many = run(&p, &(layout){.block_rows = 1024});
@@ -304,7 +302,7 @@ START_TEST(blocks) {
         result_free(&some);
         problem_free(&p);
     }
-    device->held_to = held_to;
+    device->as_of_many = 0;
 }
 END_TEST
 
@@ -315,8 +313,7 @@ START_TEST(summed) {
         problem p = clusters(sized(6000, 70, 9), 70, 9, i % 2, 1.0, 0.4, 0.0);
         for (int64_t c = 0; c < 40; c++)
             for (int f = 0; f < 9; f++) p.means[c * 9 + f] = p.means[(c < 20 ? 0 : c / 2 * 2) * 9 + f] + 0.1 * normal();
-        p.row_weights = get((size_t)p.n * 8);
-        for (int64_t j = 0; j < p.n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+        weigh_rows(&p);
         finish(&p, FGMM_ENGINE_SCREEN, 1e-6);
         p.params.hard = i > 1;
         result exact = run(&p, NULL);

@@ -156,8 +156,7 @@ static problem settled_problem(int i) {
     for (int64_t j = 0; type != FGMM_F32 && j < n * d; j++) p.x[j] = fmin(255.0, fmax(0.0, round(p.x[j])));
     for (int64_t j = 0; kind == 2 && j < k * (diag ? d : 1); j++) p.variances[j] *= exp2(floor(8.0 * uniform()));
     for (int64_t c = 0; kind == 4 && c < k; c++) p.weights[c] = exp(9.0 * normal());
-    if (kind == 4) p.row_weights = get((size_t)n * 8);
-    for (int64_t j = 0; kind == 4 && j < n; j++) p.row_weights[j] = j % 7 == 0 ? 0.0 : 0.5 + uniform();
+    if (kind == 4) weigh_rows(&p);
     finish(&p, FGMM_ENGINE_SCREEN, kind == 2 ? 1e-20 : 1e-7);
     p.params.hard = i % 3 == 0;
     p.params.summed = 1;
@@ -182,7 +181,6 @@ static void settles_alike(problem *p, int64_t block_rows, int turned, const char
  */
 START_TEST(settled) {
     int had = device->has_matrix, cases = 0;
-    const cl_uint held_to = device->held_to;
     double near = 0.0, left = 0.0;
     for (int i = 0; i < 14 * (int)(sizeof settled_depths / sizeof *settled_depths); i++) {
         if (!takes((size_t)i)) continue;
@@ -192,7 +190,7 @@ START_TEST(settled) {
         /* Some of the cases on the matrix units' other kernel, where there are two. */
         device->has_matrix = had > 1 && i % 4 > 1 ? had - 1 : had;
         /* And some with sums that have no superchunks, as of many components. */
-        device->held_to = i % 5 ? held_to : 0;
+        device->as_of_many = i % 5 == 0;
         for (int turned = 0; turned < 2; turned++) {
             double tried, kept;
             settles_alike(&p, p.n > 2048 ? 1024 : p.n, turned, what, &tried, &kept);
@@ -200,7 +198,7 @@ START_TEST(settled) {
             if (!turned) near += tried - kept, left += kept;
         }
         device->has_matrix = had;
-        device->held_to = held_to;
+        device->as_of_many = 0;
         cases++;
         problem_free(&p);
     }
