@@ -427,7 +427,8 @@ START_TEST(near_on_matrix_units) {
             snprintf(what, sizeof what, "level %d, %s, diag %d, K = %d, D = %d", level, fast ? "fast" : "exact", diag,
                      (int)k, (int)d);
             for (int64_t c = 0; c < (diag ? k * d : k); c++) p.variances[c] = 0.9 + 0.2 * uniform();
-            for (int64_t c = 0; fast && c < k * d; c++) p.means[c] = offset + 0.5 * (p.means[c] - offset);
+            /* Diagonal ones: near in each feature, however drawn, though a component's weight make the centre its own mean. */
+            for (int64_t c = 0; (fast || diag) && c < k * d; c++) p.means[c] = offset + 0.5 * (p.means[c] - offset);
             if (j == 2)
                 for (int64_t c = 0; c < k; c++) p.weights[c] = exp(4.0 * normal());
             if (j == 3) p.row_weights = get((size_t)n * 8); /* the f32 kernels, in the same groups */
