@@ -234,9 +234,12 @@ static fgmm_status read_top(fgmm_device *device, const cl_slice *slice, const wa
 static fgmm_status open_rows(fgmm_device *device, fgmm_block *block, int each, int64_t most) {
     cl_engine *engine = device->engine;
     engine->each = !engine->tied && !engine->full && each;
+    engine->recall.ended = 0;
     CL_TRY(cl_ahead_take(device, block, most));
     CL_TRY(prepare(device, block));
-    return cl_guess(device, block);
+    CL_TRY(cl_guess(device, block));
+    cl_recall_keep(device); /* while the device works */
+    return FGMM_OK;
 }
 
 fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block) {
@@ -269,6 +272,7 @@ static fgmm_status infer_rows(fgmm_device *device, fgmm_block *block, const want
     }
     cl_settle_end(device, block);
     cl_settle_learn(device);
+    engine->recall.ended = 1;
     return FGMM_OK;
 }
 

@@ -166,6 +166,18 @@ typedef struct cl_ahead {
     int64_t begun;       /* passes that have begun so, for tests and the log */
 } cl_ahead;
 
+/* Of cl_recall.c: what the prepared parameters were made of. */
+typedef struct cl_recall {
+    double *kept; /* the arrays, one after the other: host memory; or NULL */
+    size_t bytes;
+    fgmm_params params; /* the rest; its pointers are others' */
+    int setbacks;       /* of the device, then */
+    int64_t number;     /* their generation; 0: none is kept */
+    int64_t asked;      /* the generation that was last asked whether it is to be kept */
+    int ended;          /* the last call with them came to its end */
+    int likely;         /* they are still there for the pass that begins, if its own are the same */
+} cl_recall;
+
 struct cl_engine {
     /* from begin */
     fgmm_params params;
@@ -222,11 +234,13 @@ struct cl_engine {
     cl_room place,
         left; /* of a slice's rows, of settle.cl: where each one's candidates are, and those that have places */
     int settling, reached;        /* rows of this block are settled; reaches are of these parameters */
+    int reach_due;                /* and were found since it was last asked whether that paid */
     int settle_wait, settle_rest; /* passes until it is tried again: now, and after the last time that too few were */
     double tried, left_over;      /* rows of this pass, and those of them that were left to the screen */
     double placed;                /* share of the last slice's rows that took places */
     int screened;                 /* and some were for the screen */
     cl_ahead ahead;
+    cl_recall recall;
     /* of cl_stretch.c */
     cl_stretch *waiting;          /* blocks of it that this pass has been given, up to waiting_to; NULL: none */
     const fgmm_block *waiting_to; /* NULL: all */
@@ -442,6 +456,13 @@ void cl_ahead_leave(fgmm_device *device, const fgmm_block *block); /* before its
 void cl_ahead_free(fgmm_device *device);
 /* Whether this pass may be followed by one whose parameters are made ahead. */
 int cl_ahead_wanted(const fgmm_device *device, const fgmm_block *block);
+
+/* cl_recall.c: at the beginning of a pass, which leaves nothing prepared; where parameters are to be prepared for a block, unless those that are there are the
+ * same; and what tells that, kept for the next pass. */
+void cl_recall_begin(cl_engine *engine);
+void cl_recall_take(fgmm_device *device, const fgmm_block *block);
+void cl_recall_keep(fgmm_device *device);
+void cl_recall_free(fgmm_device *device);
 
 /* cl_assign.c: what a pass that tells of a block's rows begins with, parameters and guesses: before it, or as its first part. */
 fgmm_status cl_rows_ahead(fgmm_device *device, fgmm_block *block);

@@ -72,9 +72,7 @@ fgmm_status cl_begin(fgmm_device *device, const fgmm_params *params) {
     cl_release_memory(device, engine->ids);
     engine->ids = cl_alloc(device, (size_t)params->k * sizeof *engine->ids);
     if (!engine->ids) return FGMM_ERR_MEMORY;
-    cl_release_memory(device, engine->frame);
-    engine->frame = NULL;
-    engine->prepared = 0;
+    cl_recall_begin(engine);
     /* Of a pass that was given up, whatever became of it. */
     (void)cl_arrival_wait(&engine->looked);
     if (!engine->ahead.made) (void)cl_arrival_wait(&engine->taken);
@@ -425,6 +423,7 @@ void cl_engine_free(fgmm_device *device) {
                          "%s: %lld passes were begun while the host made their parameters", device->name,
                          (long long)engine->ahead.begun);
     cl_ahead_free(device);
+    cl_recall_free(device);
     cl_arrival_free(device, &engine->looked);
     cl_arrival_free(device, &engine->taken);
     cl_arrival_free(device, &engine->coded);

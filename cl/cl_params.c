@@ -323,6 +323,7 @@ fgmm_status cl_prepare(fgmm_device *device, const fgmm_block *block) {
     cl_engine *engine = device->engine;
     const fgmm_params *params = &engine->params;
     const double *frame = block->centre;
+    cl_recall_take(device, block);
     if (engine->prepared && !frame == !engine->frame &&
         (!frame || memcmp(frame, engine->frame, engine->d * sizeof(double)) == 0))
         return FGMM_OK;

@@ -113,8 +113,9 @@ struct fgmm_device {
     int64_t settle_from; /* rows a component from which rows are settled before the screen (cl_settle.c); 0 in a test */
     cl_test passed[CL_PASSED]; /* the oldest overwritten */
     int n_passed;
-    int failed;   /* a case: from then on the dense engine is tested with the rest */
-    int testing;  /* it is being put to one */
+    int failed;  /* a case: from then on the dense engine is tested with the rest */
+    int testing; /* it is being put to one */
+    int setbacks; /* times that it went on with less than before, as other tiles or no matrix units, since it was opened */
     int searches; /* the kernels that search lists have passed their known-answer test */
     int unified;  /* its memory is the host's */
     size_t local_bytes, max_work_group, max_alloc;

@@ -184,6 +184,7 @@ static fgmm_status try_matrix(fgmm_device *device, const cl_part *part, cl_uint 
         if (device->has_matrix == level) device->has_matrix--;
     }
     device->engine->matrix.on = CL_MATRIX_NONE;
+    device->setbacks++;
     return FGMM_OK;
 }
 

@@ -122,7 +122,7 @@ fgmm_status cl_find_reaches(fgmm_device *device) {
                       CL_ARG(engine->values.mem), CL_ARG(engine->nearest.mem)));
     }
     CL_TRY(find_depths(device, &options, &last));
-    engine->reached = 1;
+    engine->reached = engine->reach_due = 1;
     return FGMM_OK;
 }
 
@@ -314,11 +314,13 @@ void cl_settle_end(fgmm_device *device, fgmm_block *block) {
     engine->settling = 0;
 }
 
-/* Finding the reaches costs what the screen of some rows a component does. */
+/* Finding the reaches, where that was done, costs what the screen of some rows a component does. */
 void cl_settle_learn(fgmm_device *device) {
     cl_engine *engine = device->engine;
+    double cost = worthwhile * engine->tried;
+    if (engine->reach_due) cost += (double)(rows_from(device) / 4) * (double)engine->k;
+    engine->reach_due = 0;
     if (!(engine->tried > 0.0)) return;
-    double cost = worthwhile * engine->tried + (double)(rows_from(device) / 4) * (double)engine->k;
     engine->settle_rest = engine->tried - engine->left_over > cost ? 0 : cl_next_rest(engine->settle_rest);
     engine->settle_wait = engine->settle_rest;
 }

@@ -192,11 +192,254 @@ START_TEST(fetches_are_whole) {
 }
 END_TEST
 
+/* ---- a model that comes again (cl_recall.c) ---- */
+
+/* Copies of a problem's parameters, which a call has for itself. */
+typedef struct loan {
+    double *all[7];
+    fgmm_params params;
+} loan;
+
+static double *lend(const double *from, int64_t n) {
+    double *out = get((size_t)n * 8);
+    memcpy(out, from, (size_t)n * 8);
+    return out;
+}
+
+static loan lend_all(const problem *p) {
+    int64_t k = p->k, d = p->d;
+    loan out = {{lend(p->means, k * d), lend(p->half, p->diag ? k * d : k), lend(p->log_weights, k),
+                 lend(p->weights, k), lend(p->log_norm, k), lend(p->centre, d), lend(p->scale, d)},
+                p->params};
+    fgmm_params *params = &out.params;
+    params->means = params->sum_centres = out.all[0];
+    params->half_inv_var = out.all[1];
+    params->log_weights = out.all[2];
+    params->weights = out.all[3];
+    params->log_norm = out.all[4];
+    params->centre = out.all[5];
+    params->scale = out.all[6];
+    return out;
+}
+
+/* Nobody finds anything there any more. */
+static void return_all(loan *lent) {
+    for (int i = 0; i < 7; i++) {
+        *(volatile double *)lent->all[i] = NAN;
+        free(lent->all[i]);
+    }
+}
+
+/* What rows are told, and the sum of their log-densities. */
+typedef struct answer {
+    told told;
+    double sum;
+} answer;
+
+static void answer_free(answer *a) {
+    told_free(&a->told);
+}
+
+/* A call each. @return whether the second, of a score, found its parameters there */
+static int call(const problem *p, fgmm_block *block, answer *out) {
+    *out = (answer){.told = told_new(p)};
+    int64_t made = 0;
+    for (int way = 0; way < 2; way++) {
+        loan lent = lend_all(p);
+        OK(backend->begin(device, &lent.params));
+        device->engine->settle_wait = device->engine->settle_rest = 0;
+        made = device->generations;
+        if (way == 0) tell_block(&out->told, block, 0);
+        if (way == 1) OK(backend->score(device, block, &out->sum));
+        return_all(&lent);
+    }
+    return device->generations == made;
+}
+
+static void same_answer(const problem *p, const answer *one, const answer *other, const char *what) {
+    same_told(p, &one->told, &other->told, what);
+    ck_assert_msg(one->sum == other->sum, "%s: sums %.17g and %.17g", what, one->sum, other->sum);
+}
+
+/* As of a device that knows of nothing; of rows that are new to it. */
+static answer call_first(const problem *p, const char *data) {
+    answer out;
+    layout how = {.stride = p->d};
+    backend->trim(device);
+    fgmm_block *block = put(p, &how, data, 0, p->n);
+    call(p, block, &out);
+    backend->release(device, block);
+    return out;
+}
+
+/* Any number of what a model is made of, by one bit. */
+static double *any_number(const problem *p, int which) {
+    double *const from[] = {p->means, p->half, p->log_weights, p->weights, p->log_norm, p->centre, p->scale};
+    int64_t k = p->k, d = p->d;
+    const int64_t counts[] = {k * d, p->diag ? k * d : k, k, k, k, d, d};
+    return &from[which][(int64_t)(uniform() * (double)counts[which])];
+}
+
+/* A model that comes a second time is not prepared again, whatever memory it comes in, and tells rows the same to the bit, be they those of the last call or
+ * new; one that differs in a bit is. */
+START_TEST(models_come_again) {
+    int64_t usual = device->settle_from, made = 0;
+    device->settle_from = 0;
+    for (int i = 0; i < 8; i++) {
+        if (!takes((size_t)i)) continue;
+        int diag = i % 2, dense = i / 2 % 2, near = i / 4 % 2;
+        problem p = clusters(sized(900, 24, 17), 24, 17, diag, near ? 0.2 : 5.0, 1.0, 0.0);
+        finish(&p, dense ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN, 1e-7);
+        layout kept = {.stride = p.d, .kept = 1}, passing = {.stride = p.d};
+        char *data = stored(&p, FGMM_F32, 4, p.d);
+        answer first = call_first(&p, data), again;
+        fgmm_block *held = put(&p, &kept, data, 0, p.n);
+        for (int turn = 0; turn < 4; turn++) {
+            char what[48];
+            snprintf(what, sizeof what, "case %d, call %d", i, turn);
+            fgmm_block *fresh = put(&p, &passing, data, 0, p.n);
+            made = device->generations;
+            int found = call(&p, turn % 2 ? fresh : held, &again);
+            ck_assert_msg(found || near, "%s: prepared again", what);
+            ck_assert_msg(device->generations == made || near, "%s: prepared once more", what);
+            same_answer(&p, &again, &first, what);
+            answer_free(&again);
+            backend->release(device, fresh);
+        }
+        for (int which = 0; which < 7; which++) {
+            double *number = any_number(&p, which), was = *number;
+            *number = which == 6 ? 2.0 * was : nextafter(was, 1.0);
+            made = device->generations;
+            ck_assert_msg(call(&p, held, &again) || near, "case %d: not the same as itself", i);
+            ck_assert_msg(device->generations > made, "case %d: array %d was taken for another", i, which);
+            answer_free(&again);
+            *number = was;
+        }
+        for (int turn = 0; turn < 2; turn++) {
+            made = device->generations;
+            device->setbacks += turn; /* as if it had left something alone */
+            call(&p, held, &again);
+            ck_assert(device->generations > made);
+            same_answer(&p, &again, &first, "as it was");
+            answer_free(&again);
+        }
+        /* What only the screen takes was not sent for rows that are all settled, and is now, from the second call's memory. */
+        if (!dense && !near) ck_assert_msg(device->engine->unsent, "case %d: rows were not settled", i);
+        fgmm_block *fresh = put(&p, &passing, data, 0, p.n);
+        call(&p, fresh, &again);
+        same_answer(&p, &again, &first, "new rows");
+        answer_free(&again);
+        answer_free(&first);
+        backend->release(device, fresh);
+        backend->release(device, held);
+        free(data);
+        problem_free(&p);
+    }
+    device->settle_from = usual;
+}
+END_TEST
+
+static void pass(problem *p, fgmm_block *block, result *out) {
+    p->params.summed = 1;
+    OK(backend->begin(device, &p->params));
+    device->engine->settle_wait = device->engine->settle_rest = 0;
+    OK(backend->estep(device, block, NULL));
+    OK(backend->collect(device, &out->sums));
+    p->params.summed = 0;
+}
+
+/* What comes between two calls: a pass for sums, also of near components, which then have another form; a pass that is begun and given up; a call whose
+ * parameters are not kept. Each under the same model or another. */
+START_TEST(models_come_again_after_others) {
+    enum { SUMS, SUMS_NEAR, GIVEN_UP, NOT_KEPT, KINDS };
+    int64_t usual = device->settle_from;
+    device->settle_from = 0;
+    for (int i = 0; i < 4 * KINDS; i++) {
+        if (!takes((size_t)i)) continue;
+        int64_t n = sized(900, 24, 17);
+        int kind = i / 4, near = kind == SUMS_NEAR, same = i / 2 % 2;
+        double spread = near ? 0.2 : 5.0;
+        problem p = clusters(n, 24, 17, i % 2, spread, 1.0, 0.0), q = clusters(n, 24, 17, i % 2, spread, 1.0, 0.0);
+        problem *of = same ? &p : &q;
+        finish(&p, near ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN, 1e-7);
+        finish(&q, near ? FGMM_ENGINE_DENSE : FGMM_ENGINE_SCREEN, 1e-7);
+        layout kept = {.stride = p.d, .kept = 1};
+        char *data = stored(&p, FGMM_F32, 4, p.d);
+        answer first = call_first(&p, data), again;
+        result sums = result_new(of), after = result_new(of);
+        fgmm_block *held = put(&p, &kept, data, 0, p.n);
+        pass(of, held, &sums);
+        call(&p, held, &again);
+        answer_free(&again);
+        ck_assert(call(&p, held, &again) || near);
+        answer_free(&again);
+        int64_t made = device->generations;
+        if (kind == SUMS || kind == SUMS_NEAR) {
+            pass(of, held, &after);
+            same_sums(&p, &sums, &after, "sums after calls");
+        } else if (kind == GIVEN_UP) {
+            OK(backend->begin(device, &of->params));
+        } else {
+            of->params.careful = 1;
+            call(of, held, &again);
+            answer_free(&again);
+            of->params.careful = 0;
+        }
+        ck_assert(same || kind == GIVEN_UP || device->generations > made);
+        ck_assert(!same || kind != SUMS || device->generations == made);
+        call(&p, held, &again);
+        ck_assert_msg(device->generations > made, "case %d: not prepared again", i);
+        same_answer(&p, &again, &first, "after another pass");
+        answer_free(&again);
+        answer_free(&first);
+        result_free(&sums);
+        result_free(&after);
+        backend->release(device, held);
+        free(data);
+        problem_free(&p);
+        problem_free(&q);
+    }
+    device->settle_from = usual;
+}
+END_TEST
+
+/* Small batches, for which reaches that are there are taken, leave it to those that have them found to say whether that pays. */
+START_TEST(small_batches_are_settled) {
+    enum { N = 960, FEW = 60 };
+    int64_t usual = device->settle_from;
+    problem p = clusters(N, 24, 17, 0, 5.0, 1.0, 0.0);
+    finish(&p, FGMM_ENGINE_SCREEN, 1e-7);
+    char *data = stored(&p, FGMM_F32, 4, p.d);
+    layout kept = {.stride = p.d, .kept = 1};
+    fgmm_block *all = put(&p, &kept, data, 0, N), *few = put(&p, &kept, data, 0, FEW);
+    told out = told_new(&p);
+    backend->trim(device);
+    device->settle_from = 36;
+    for (int turn = 0; turn < 13; turn++) { /* blocks that are new, then again */
+        fgmm_block *block = turn < 2 || turn == 12 ? all : few;
+        OK(backend->begin(device, &p.params));
+        tell_block(&out, block, 0);
+        if (turn == 1 || turn > 2)
+            ck_assert_msg(device->engine->tried == (double)(block == all ? N : FEW), "call %d: %g rows tried", turn,
+                          device->engine->tried);
+    }
+    device->settle_from = usual;
+    backend->release(device, few);
+    backend->release(device, all);
+    told_free(&out);
+    free(data);
+    problem_free(&p);
+}
+END_TEST
+
 static void add_rows_tests(TCase *tests) {
     tcase_add_test(tests, looking_changes_nothing);
     tcase_add_test(tests, bad_rows_are_named);
     tcase_add_test(tests, pieces_come_in_order);
     tcase_add_test(tests, fetches_are_whole);
+    tcase_add_test(tests, models_come_again);
+    tcase_add_test(tests, models_come_again_after_others);
+    tcase_add_test(tests, small_batches_are_settled);
 }
 
 int main(void) {
