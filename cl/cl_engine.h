@@ -26,6 +26,7 @@ enum {
     CL_FULL_ROWS = 192,     /* TR of screen_full_wgmma.cl */
     CL_FULL_STEPS = 8,      /* the most STEPS there */
     CL_FULL_CONSTANTS = 8,  /* floats of a component's constants there */
+    CL_GUESS_STEPS = 32,    /* the most STEPS of guess_wgmma.cl */
     CL_DISTANCE_SIDE = 8,   /* SIDE of distance_tile.clh: a work-group is so many items square */
     CL_DISTANCE_TILE = 32,  /* TILE */
     CL_SCAN_EACH = 16,      /* EACH of scan.cl: elements a work-item scans */
@@ -95,11 +96,12 @@ typedef struct cl_matrix {
     cl_uint nt, tiles, chunks;
     cl_float slack;
     cl_float4 bounds;
+    cl_uint guessed; /* features that guesses go by: all, or of deep rows the first; 0: there are no guesses */
     cl_float guess_factor, guess_shift; /* of guess_tiles */
 } cl_matrix;
 
-/* Of all components: whether each is sound, and within what f16 holds; the largest c2 - c1, M, and factor that a row meets; and between which bounds
- * rows at their means have their logits. */
+/* Of all components: whether each is sound, and within what f16 holds; the largest c2 - c1; and of the features that guesses go by the largest M, and factor
+ * that a row meets, and between which bounds rows at their means have their logits. */
 typedef struct cl_screen_totals {
     int sound, suits_matrix;
     double slack, m, factor, top, bottom;

@@ -64,9 +64,10 @@ void cl_split_all(fgmm_device *device, const cl_split_values *split) {
 /* ---- the screens ---- */
 
 /* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), their sums, and
- * of diagonal ones the largest of a and 2 a |m|. */
+ * of diagonal ones the largest of a and 2 a |m|. Of the features that guesses leave out: their part of M, and -1/2 sum log 2 a, with which the norm is
+ * that of the others alone, but for what all components have in common. guess_factor: the largest factor of the others. */
 typedef struct screen_component {
-    double norm, log_w, m, a, most_a, sum_a, sum_am;
+    double norm, log_w, m, a, most_a, sum_a, sum_am, left_m, left_norm, guess_factor;
     int sound; /* within what floats hold with room to spare */
 } screen_component;
 
@@ -105,6 +106,34 @@ static FGMM_INTO_CLONES void add_sizes(const double *values, size_t d, double *s
     }
     *square = fgmm_add_lanes(squares);
     *sum = fgmm_add_lanes(sums);
+}
+
+/* What guesses take of a scaled mean. Diagonal: one logarithm of as many values as a double holds the product of. */
+static FGMM_INTO_CLONES void leave_out(const cl_engine *engine, const screen_frame *frame, const double *inverse,
+                                       const double *mean, screen_component *out) {
+    size_t d = engine->d, guessed = engine->matrix.guessed;
+    double product = 1.0, square, sum;
+    if (!engine->diag) {
+        add_sizes(mean + guessed, d - guessed, &square, &sum);
+        out->left_m = out->a * square;
+        out->left_norm = -0.5 * (double)(d - guessed) * log(2.0 * out->a);
+        out->guess_factor = 2.0 * sqrt(out->a * fmax(out->m - out->left_m, 0.0));
+        return;
+    }
+    out->guess_factor = 0.0;
+    for (size_t f = 0; f < guessed; f++) {
+        double a = inverse[f] * frame->inverse_square[f];
+        out->guess_factor = fmax(out->guess_factor, fmax(a, 2.0 * a * fabs(mean[f])));
+    }
+    for (size_t f = guessed; f < d; f++) {
+        double a = inverse[f] * frame->inverse_square[f];
+        out->left_m += a * mean[f] * mean[f];
+        product *= 2.0 * a;
+        if (product > 1e-200 && product < 1e200) continue;
+        out->left_norm -= 0.5 * log(product);
+        product = 1.0;
+    }
+    out->left_norm -= 0.5 * log(product);
 }
 
 /* One component's rows of screen_rows, where there are any: its mean about the centre (whitened if tied) and scaled; diagonal: -a and 2 a m
@@ -155,6 +184,8 @@ FGMM_CLONES static screen_component form_component(const cl_engine *engine, cons
         out.sum_a = (double)d * a;
         out.sum_am = 2.0 * a * sum;
     }
+    out.guess_factor = inverse ? out.most_a : 2.0 * sqrt(out.a * out.m);
+    if (first && engine->matrix.guessed && engine->matrix.guessed < d) leave_out(engine, frame, inverse, mean, &out);
     /* Outside these a float's relative rounding no longer holds, or products overflow. */
     out.sound = least_a > 1e-30 && largest_a < 1e30 && most < 1e18 && out.m < 1e30 && fabs(out.norm) < 1e30;
     return out;
@@ -202,10 +233,10 @@ static int screen_constants(double g, const screen_component *c, float *out) {
 }
 
 /*
- * The same for screen_mma.cl: multiplier, c1, c2 - c1 of each component, from which columns follow. f16 below 2^-14 is off by
- * 2^-25: of the rows' terms that makes 2^-25 of the sum of the components' factors, of the components' 2^-25 of the sum of the
- * rows', which the norm that a row may have bounds. Spherical factors are as large as means, and 2 |x| <= 1 + |x|^2 brings the
- * rows' under g; diagonal ones are brought to [2^14, 2^15) by a multiplier.
+ * The same for screen_mma.cl: multiplier, c1, c2 - c1 of each component, from which columns follow; and what a guess adds to c1, which has no use for
+ * bounds and is of some features. f16 below 2^-14 is off by 2^-25: of the rows' terms that makes 2^-25 of the sum of the components' factors, of the
+ * components' 2^-25 of the sum of the rows', which the norm that a row may have bounds. Spherical factors are as large as means, and 2 |x| <= 1 + |x|^2
+ * brings the rows' under g; diagonal ones are brought to [2^14, 2^15) by a multiplier.
  */
 static double matrix_rounding(const cl_engine *engine) {
     double depth = 16.0 * engine->matrix.steps;
@@ -224,13 +255,13 @@ static void matrix_constants(const cl_engine *engine, double g, const screen_com
     out[0] = column[0] = (float)multiplier;
     out[1] = column[1] = (float)(c->norm + c->log_w - error - c->m);
     out[2] = (float)(2.0 * error - c->log_w);
-    out[3] = 0.0f;
+    out[3] = (float)(c->left_m + c->left_norm + error);
     double most = engine->diag ? INFINITY : c->a * norm_most; /* of the mean's norm, as of a row's */
     totals->suits_matrix = c->sound && c->m < most && error < 1e15 && multiplier > 1e-15 && multiplier < 1e15;
     totals->slack = (double)out[2];
-    totals->m = c->m;
-    totals->factor = engine->diag ? c->most_a : 2.0 * sqrt(c->a * c->m);
-    totals->top = totals->bottom = c->norm + c->log_w;
+    totals->m = fmax(c->m - c->left_m, 0.0);
+    totals->factor = c->guess_factor;
+    totals->top = totals->bottom = c->norm + c->log_w + c->left_norm;
 }
 
 /*
@@ -239,8 +270,8 @@ static void matrix_constants(const cl_engine *engine, double g, const screen_com
  */
 static void guess_bounds(cl_engine *engine, const cl_screen_totals *totals) {
     cl_matrix *matrix = &engine->matrix;
-    double largest = 2.0 * totals->m + (double)engine->d + (totals->top - totals->bottom);
-    matrix->guess_shift = (float)(0.5 * (double)engine->d - totals->top);
+    double d = matrix->guessed, largest = 2.0 * totals->m + d + (totals->top - totals->bottom);
+    matrix->guess_shift = (float)(0.5 * d - totals->top);
     matrix->guess_factor = (float)fmin(256.0 / totals->factor, 8192.0 / largest);
 }
 

@@ -35,6 +35,9 @@ static void choose_matrix(const fgmm_device *device, cl_engine *engine) {
                                  .nt = kept ? 8 : 16,
                                  .chunks = kept ? 1 : steps / CL_MATRIX_CHUNK};
     engine->matrix.tiles = (engine->k + 8 * engine->matrix.nt - 1) / (8 * engine->matrix.nt);
+    if (!on || !device->has_guess || device->has_matrix != CL_MATRIX_WARPGROUPS || engine->tied || engine->full) return;
+    cl_uint most = 16 * CL_GUESS_STEPS / parts;
+    engine->matrix.guessed = engine->d < most ? engine->d : most;
 }
 
 /* ---- what is sent ---- */

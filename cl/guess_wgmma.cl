@@ -3,7 +3,8 @@
 /*
  * Guess: for rows that no one knows a component of, one that is likely their best, by products in FP8 (e4m3, 1 + 4 + 3 bits), which
  * warpgroups multiply at twice the rate of f16. Where clusters lie apart nearly all of them are right, and settle.cl proves it; what is
- * wrong costs a row its screen, never its result. So no bound is asked for, and numbers beyond what FP8 holds are cut off.
+ * wrong costs a row its screen, never its result. So no bound is asked for, numbers beyond what FP8 holds are cut off, and of rows that are
+ * deeper than a warpgroup can keep them the first features speak for all.
  *
  * The picture and the sums are those of screen_wgmma.cl: read that first. But logits are in f16, two in a register, which halves the
  * comparisons, and near 0 where they are likely best, since f16 is finest there: the most that a component has at its mean is taken off, and D / 2, which
@@ -180,8 +181,8 @@ static inline uint best_of_lanes(const best_pair *pair, uint c)
 }
 
 // out [tiles, STAGE]: each tile's cores [2 PRODUCTS, TC] of 16 terms of a component, times `factor` and, unless DIAG, its multiplier; and behind them
-// multipliers and c1 + shift, both times `factor`, as start_tile takes them. Work-item (column, core, tile), the last core for these. a, b [k, from],
-// components and columns of arrange_tiles; b: NULL unless DIAG.
+// multipliers and c1 + w + shift, all times `factor`, as start_tile takes them. Work-item (column, core, tile), the last core for these. a, b [k, from],
+// components, whose w is what a guess adds to c1, and columns of arrange_tiles; b: NULL unless DIAG.
 __kernel void guess_tiles(__global const float *a, __global const float *b, __global const float4 *components,
                           __global const float2 *columns, uint k, uint from, float factor, float shift, __global uint4 *out)
 {
@@ -192,7 +193,7 @@ __kernel void guess_tiles(__global const float *a, __global const float *b, __gl
         const uint j = column / 8, at = (j / 2 * 4 + column % 8 / 2) * 8 + j % 2 * 4 + column % 2;
         __global half *to = (__global half *)(out + core * TC);
         vstore_half_rte(c.x * factor, at, to);
-        vstore_half_rte((c.y + shift) * factor, at + 2, to);
+        vstore_half_rte((c.y + (i < k ? components[i].w : 0.0f) + shift) * factor, at + 2, to);
         return;
     }
     uint4 terms = (uint4)(0);

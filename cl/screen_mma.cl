@@ -104,7 +104,7 @@ static inline void stage(__local uint4 *factors, __local float2 *columns, __glob
 // Rows and the places of their candidates are listed.clh's. hints [block rows]; hint_a, hint_b [k, dp], as in
 // screen_rows.clh. packed_rows, row_starts (norm, start): what pack_rows made of these rows, where STEPS is 0.
 // packed [tiles, chunks, CHUNK, NT / 2, 32]: two registers each of two tiles of 8. constants [tiles TC]: multiplier, c1; components
-// [k]: multiplier, c1, c2 - c1, unused. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again: a list of the rows
+// [k]: multiplier, c1, c2 - c1, of guess_tiles. bounds: log cut (0 in hard passes), 16 g, Cmax, pad. again: a list of the rows
 // that the f32 screen must take. list: or NULL.
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 screen_mma(__global const row_t *rows, ulong offset, ulong pitch, uint row0, uint out0, uint n, uint d, uint dp, uint k,
