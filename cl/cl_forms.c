@@ -64,10 +64,10 @@ void cl_split_all(fgmm_device *device, const cl_split_values *split) {
 /* ---- the screens ---- */
 
 /* What the screens know of a component: M = sum a m^2 of its scaled mean; the scaled a (the last, where there are several), their sums, and
- * of diagonal ones the largest of a and 2 a |m|. Of the features that guesses leave out: their part of M, and -1/2 sum log 2 a, with which the norm is
- * that of the others alone, but for what all components have in common. guess_factor: the largest factor of the others. */
+ * of diagonal ones the largest of a and 2 a |m|, and that of the features that guesses go by. Of those that they leave out: their part of M, and
+ * -1/2 sum log 2 a, with which the norm is that of the others alone, but for what all components have in common. */
 typedef struct screen_component {
-    double norm, log_w, m, a, most_a, sum_a, sum_am, left_m, left_norm, guess_factor;
+    double norm, log_w, m, a, most_a, sum_a, sum_am, most_guessed, left_m, left_norm;
     int sound; /* within what floats hold with room to spare */
 } screen_component;
 
@@ -117,13 +117,12 @@ static FGMM_INTO_CLONES void leave_out(const cl_engine *engine, const screen_fra
         add_sizes(mean + guessed, d - guessed, &square, &sum);
         out->left_m = out->a * square;
         out->left_norm = -0.5 * (double)(d - guessed) * log(2.0 * out->a);
-        out->guess_factor = 2.0 * sqrt(out->a * fmax(out->m - out->left_m, 0.0));
         return;
     }
-    out->guess_factor = 0.0;
+    out->most_guessed = 0.0;
     for (size_t f = 0; f < guessed; f++) {
         double a = inverse[f] * frame->inverse_square[f];
-        out->guess_factor = fmax(out->guess_factor, fmax(a, 2.0 * a * fabs(mean[f])));
+        out->most_guessed = fmax(out->most_guessed, fmax(a, 2.0 * a * fabs(mean[f])));
     }
     for (size_t f = guessed; f < d; f++) {
         double a = inverse[f] * frame->inverse_square[f];
@@ -184,7 +183,7 @@ FGMM_CLONES static screen_component form_component(const cl_engine *engine, cons
         out.sum_a = (double)d * a;
         out.sum_am = 2.0 * a * sum;
     }
-    out.guess_factor = inverse ? out.most_a : 2.0 * sqrt(out.a * out.m);
+    out.most_guessed = out.most_a;
     if (first && engine->matrix.guessed && engine->matrix.guessed < d) leave_out(engine, frame, inverse, mean, &out);
     /* Outside these a float's relative rounding no longer holds, or products overflow. */
     out.sound = least_a > 1e-30 && largest_a < 1e30 && most < 1e18 && out.m < 1e30 && fabs(out.norm) < 1e30;
@@ -260,7 +259,7 @@ static void matrix_constants(const cl_engine *engine, double g, const screen_com
     totals->suits_matrix = c->sound && c->m < most && error < 1e15 && multiplier > 1e-15 && multiplier < 1e15;
     totals->slack = (double)out[2];
     totals->m = fmax(c->m - c->left_m, 0.0);
-    totals->factor = c->guess_factor;
+    totals->factor = engine->diag ? c->most_guessed : 2.0 * sqrt(c->a * totals->m);
     totals->top = totals->bottom = c->norm + c->log_w + c->left_norm;
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum {
-    PARTS = 7,
+    ARRAYS = 7,
     SHARE = 1 << 14,     /* doubles of a thread, at a time */
     MOST_BYTES = 1 << 28 /* where the device's work leaves what this spares far behind */
 };
@@ -21,14 +21,14 @@ typedef struct array {
 } array;
 
 /* The arrays that parameters on the device are made of; first what differs where models do. */
-static void list_parts(const fgmm_params *params, array out[PARTS]) {
+static void list_arrays(const fgmm_params *params, array out[ARRAYS]) {
     size_t k = (size_t)params->k, d = (size_t)params->d, cells = k * d;
-    const array parts[PARTS] = {
+    const array arrays[ARRAYS] = {
         {params->log_norm, k}, {params->log_weights, k},
         {params->weights, k},  {params->centre, d},
         {params->scale, d},    {params->half_inv_var, params->covariance_type == FGMM_DIAG ? cells : k},
         {params->means, cells}};
-    memcpy(out, parts, sizeof parts);
+    memcpy(out, arrays, sizeof arrays);
 }
 
 static int same_array(const fgmm_device *device, const array *one, const double *kept) {
@@ -52,10 +52,10 @@ static void keep_array(const fgmm_device *device, const array *one, double *kept
 }
 
 static int same_arrays(const fgmm_device *device, const fgmm_params *params, const double *kept) {
-    array parts[PARTS];
-    list_parts(params, parts);
-    for (int i = 0; i < PARTS; kept += parts[i++].n)
-        if (!same_array(device, &parts[i], kept)) return 0;
+    array arrays[ARRAYS];
+    list_arrays(params, arrays);
+    for (int i = 0; i < ARRAYS; kept += arrays[i++].n)
+        if (!same_array(device, &arrays[i], kept)) return 0;
     return 1;
 }
 
@@ -110,16 +110,16 @@ static int make_room(fgmm_device *device, size_t bytes) {
 void cl_recall_keep(fgmm_device *device) {
     cl_engine *engine = device->engine;
     cl_recall *recall = &engine->recall;
-    array parts[PARTS];
+    array arrays[ARRAYS];
     size_t count = 0;
     if (recall->asked == engine->now.number) return;
     recall->asked = engine->now.number;
     if (!is_worth_it(device)) return;
-    list_parts(&engine->params, parts);
-    for (int i = 0; i < PARTS; i++) count += parts[i].n;
+    list_arrays(&engine->params, arrays);
+    for (int i = 0; i < ARRAYS; i++) count += arrays[i].n;
     if (!make_room(device, count * sizeof *recall->kept)) return;
     double *kept = recall->kept;
-    for (int i = 0; i < PARTS; kept += parts[i++].n) keep_array(device, &parts[i], kept);
+    for (int i = 0; i < ARRAYS; kept += arrays[i++].n) keep_array(device, &arrays[i], kept);
     recall->params = engine->params;
     recall->setbacks = device->setbacks;
     recall->number = engine->now.number;

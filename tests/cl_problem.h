@@ -115,6 +115,12 @@ static inline problem clusters(int64_t n, int64_t k, int64_t d, int diag, double
     return p;
 }
 
+/* Begins a pass whose rows are settled, whatever those before it found of that. */
+static inline void begin_settling(const fgmm_params *params) {
+    OK(backend->begin(device, params));
+    device->engine->settle_wait = device->engine->settle_rest = 0;
+}
+
 /* ---- results ---- */
 
 typedef struct result {

@@ -100,8 +100,7 @@ static trace run(problem *p, int64_t block_rows, int followed, surprise what, in
             for (int64_t i = 0; i < (p->diag ? n_blocks : 1); i++) OK(backend->estep(device, held[i], NULL));
         }
         int64_t before = device->engine ? device->engine->ahead.begun : 0;
-        OK(backend->begin(device, &prepared.params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        begin_settling(&prepared.params);
         for (int64_t i = 0; i < n_blocks; i++) OK(backend->estep(device, held[i], NULL));
         out.taken[pass] = device->engine->ahead.begun > before;
         OK(fgmm_stats_over(ctx, &stats, model));
@@ -258,8 +257,7 @@ static reply ask(const problem *p, const fgmm_params *given, fgmm_block **held, 
     reply out = {.t = told_new(p)};
     fgmm_params params = *given;
     params.summed = what == LABELS || what == BEST_TWO;
-    OK(backend->begin(device, &params));
-    device->engine->settle_wait = device->engine->settle_rest = 0;
+    begin_settling(&params);
     for (int64_t i = 0; i < n_blocks; i++) {
         int64_t first = i * block_rows;
         if (what == SCORE)

@@ -7,8 +7,7 @@ static told tell(problem *p, fgmm_dtype type, const char *data, int64_t block_ro
     told out = told_new(p);
     int64_t usual = device->settle_from;
     device->settle_from = 0;
-    OK(backend->begin(device, &p->params));
-    device->engine->settle_wait = device->engine->settle_rest = 0;
+    begin_settling(&p->params);
     for (int64_t first = 0; first < p->n; first += block_rows) {
         int64_t n = first + block_rows < p->n ? block_rows : p->n - first;
         double *centre = get((size_t)p->d * 8);
@@ -194,39 +193,42 @@ END_TEST
 
 /* ---- a model that comes again (cl_recall.c) ---- */
 
-/* Copies of a problem's parameters, which a call has for itself. */
-typedef struct loan {
-    double *all[7];
-    fgmm_params params;
-} loan;
+/* The arrays of a model's parameters, in one order throughout. */
+enum { MEANS, HALF, LOG_WEIGHTS, WEIGHTS, LOG_NORM, CENTRE, SCALE, ARRAYS };
+typedef struct arrays {
+    double *at[ARRAYS];
+    int64_t n[ARRAYS];
+} arrays;
 
-static double *lend(const double *from, int64_t n) {
-    double *out = get((size_t)n * 8);
-    memcpy(out, from, (size_t)n * 8);
-    return out;
+static arrays arrays_of(const problem *p) {
+    int64_t k = p->k, d = p->d;
+    return (arrays){{p->means, p->half, p->log_weights, p->weights, p->log_norm, p->centre, p->scale},
+                    {k * d, p->diag ? k * d : k, k, k, k, d, d}};
 }
 
-static loan lend_all(const problem *p) {
-    int64_t k = p->k, d = p->d;
-    loan out = {{lend(p->means, k * d), lend(p->half, p->diag ? k * d : k), lend(p->log_weights, k),
-                 lend(p->weights, k), lend(p->log_norm, k), lend(p->centre, d), lend(p->scale, d)},
-                p->params};
-    fgmm_params *params = &out.params;
-    params->means = params->sum_centres = out.all[0];
-    params->half_inv_var = out.all[1];
-    params->log_weights = out.all[2];
-    params->weights = out.all[3];
-    params->log_norm = out.all[4];
-    params->centre = out.all[5];
-    params->scale = out.all[6];
-    return out;
+/* Copies of them, which a call has for itself. */
+static fgmm_params lend(const problem *p, arrays *lent) {
+    fgmm_params params = p->params;
+    *lent = arrays_of(p);
+    for (int i = 0; i < ARRAYS; i++) {
+        size_t bytes = (size_t)lent->n[i] * 8;
+        lent->at[i] = memcpy(get(bytes), lent->at[i], bytes);
+    }
+    params.means = params.sum_centres = lent->at[MEANS];
+    params.half_inv_var = lent->at[HALF];
+    params.log_weights = lent->at[LOG_WEIGHTS];
+    params.weights = lent->at[WEIGHTS];
+    params.log_norm = lent->at[LOG_NORM];
+    params.centre = lent->at[CENTRE];
+    params.scale = lent->at[SCALE];
+    return params;
 }
 
 /* Nobody finds anything there any more. */
-static void return_all(loan *lent) {
-    for (int i = 0; i < 7; i++) {
-        *(volatile double *)lent->all[i] = NAN;
-        free(lent->all[i]);
+static void take_back(arrays *lent) {
+    for (int i = 0; i < ARRAYS; i++) {
+        *(volatile double *)lent->at[i] = NAN;
+        free(lent->at[i]);
     }
 }
 
@@ -245,13 +247,13 @@ static int call(const problem *p, fgmm_block *block, answer *out) {
     *out = (answer){.told = told_new(p)};
     int64_t made = 0;
     for (int way = 0; way < 2; way++) {
-        loan lent = lend_all(p);
-        OK(backend->begin(device, &lent.params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        arrays lent;
+        fgmm_params params = lend(p, &lent);
+        begin_settling(&params);
         made = device->generations;
         if (way == 0) tell_block(&out->told, block, 0);
         if (way == 1) OK(backend->score(device, block, &out->sum));
-        return_all(&lent);
+        take_back(&lent);
     }
     return device->generations == made;
 }
@@ -270,14 +272,6 @@ static answer call_first(const problem *p, const char *data) {
     call(p, block, &out);
     backend->release(device, block);
     return out;
-}
-
-/* Any number of what a model is made of, by one bit. */
-static double *any_number(const problem *p, int which) {
-    double *const from[] = {p->means, p->half, p->log_weights, p->weights, p->log_norm, p->centre, p->scale};
-    int64_t k = p->k, d = p->d;
-    const int64_t counts[] = {k * d, p->diag ? k * d : k, k, k, k, d, d};
-    return &from[which][(int64_t)(uniform() * (double)counts[which])];
 }
 
 /* A model that comes a second time is not prepared again, whatever memory it comes in, and tells rows the same to the bit, be they those of the last call or
@@ -306,9 +300,10 @@ START_TEST(models_come_again) {
             answer_free(&again);
             backend->release(device, fresh);
         }
-        for (int which = 0; which < 7; which++) {
-            double *number = any_number(&p, which), was = *number;
-            *number = which == 6 ? 2.0 * was : nextafter(was, 1.0);
+        arrays all = arrays_of(&p);
+        for (int which = 0; which < ARRAYS; which++) {
+            double *number = &all.at[which][(int64_t)(uniform() * (double)all.n[which])], was = *number;
+            *number = which == SCALE ? 2.0 * was : nextafter(was, 1.0);
             made = device->generations;
             ck_assert_msg(call(&p, held, &again) || near, "case %d: not the same as itself", i);
             ck_assert_msg(device->generations > made, "case %d: array %d was taken for another", i, which);
@@ -341,8 +336,7 @@ END_TEST
 
 static void pass(problem *p, fgmm_block *block, result *out) {
     p->params.summed = 1;
-    OK(backend->begin(device, &p->params));
-    device->engine->settle_wait = device->engine->settle_rest = 0;
+    begin_settling(&p->params);
     OK(backend->estep(device, block, NULL));
     OK(backend->collect(device, &out->sums));
     p->params.summed = 0;

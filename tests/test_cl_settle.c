@@ -100,8 +100,7 @@ static result run_settling(problem *p, int64_t from, int64_t block_rows, int tur
         out = result_new(p);
         if (pass) move_on(p, pass);
         if (pass == PASSES - 1 && turned) turn_round(p);
-        OK(backend->begin(device, &p->params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        begin_settling(&p->params);
         for (int64_t i = 0; i < n_blocks; i++)
             OK(backend->estep(device, held[i], p->params.summed ? NULL : out.log_prob + i * block_rows));
         *tried = device->engine->tried;
@@ -271,8 +270,7 @@ static result run_parts(problem *p, const layout *how, const char *data, const i
     for (int pass = 0; pass < 2; pass++) {
         if (pass) result_free(&out);
         out = result_new(p);
-        OK(backend->begin(device, &p->params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        begin_settling(&p->params);
         for (int i = 0; i < PARTS && (!pass || order[i] >= 0); i++)
             OK(backend->estep(device, parts[pass ? order[i] : i], NULL));
         OK(backend->collect(device, &out.sums));
@@ -341,14 +339,12 @@ static answers tell(problem *p, int64_t from, int64_t block_rows, int learned) {
         fgmm_block *block = put(p, &how, data, first, n);
         result sums = result_new(p);
         p->params.summed = learned;
-        OK(backend->begin(device, &p->params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        begin_settling(&p->params);
         if (learned) OK(backend->estep(device, block, NULL));
         if (learned) OK(backend->collect(device, &sums.sums));
         for (int summed = 0; summed < 2; summed++) {
             p->params.summed = summed;
-            OK(backend->begin(device, &p->params));
-            device->engine->settle_wait = device->engine->settle_rest = 0;
+            begin_settling(&p->params);
             if (summed)
                 OK(backend->assign(device, block, 1, out.labels + first, NULL, NULL));
             else
@@ -509,8 +505,7 @@ static void run_passes(problem *p, int64_t from, void (*move)(problem *p, int pa
     device->settle_from = from;
     for (int pass = 0; pass < PASSES; pass++) {
         if (pass) move(p, pass);
-        OK(backend->begin(device, &p->params));
-        device->engine->settle_wait = device->engine->settle_rest = 0;
+        begin_settling(&p->params);
         got[pass] = result_new(p);
         OK(backend->estep(device, block, NULL));
         OK(backend->collect(device, &got[pass].sums));
